@@ -1,0 +1,26 @@
+/* Private to model/: the open model, and what import hands to it. */
+#ifndef PENSTOCK_MODEL_MODEL_H
+#define PENSTOCK_MODEL_MODEL_H
+
+#include "model/chat.h"
+#include "model/config.h"
+#include "model/penstock.h"
+#include "model/tokenizer.h"
+
+/* Names of the metadata blobs in a volume. */
+#define PS_BLOB_MODEL "model.json"          /* ps_config_to_json */
+#define PS_BLOB_TOKENIZER "tokenizer"       /* ps_tokenizer_build_*; absent without a tokenizer */
+#define PS_BLOB_CHAT "chat_template"        /* the template's own text; absent without one */
+
+struct ps_model {
+    struct ps_volume *volume;
+    struct ps_config config;
+    struct ps_config_tensor *tensors; /* resident tensors in the order of the volume */
+    uint32_t tensor_count;
+    struct ps_tokenizer *tokenizer; /* NULL without */
+    enum ps_chat_family chat_family;
+    char expert_types[64];
+    struct ps_engine *engine; /* the one open engine, or NULL */
+};
+
+#endif

@@ -1,0 +1,206 @@
+/*
+ * Penstock's storage engine by itself: volumes of aligned objects over one or more drives, read past
+ * the page cache into hugepages. The model is one user of it; anything made of many large read-only
+ * records can be another. Installed as <penstock_io.h>; link with libpenstock_io.
+ *
+ * Words: a *volume* is laid out over *members* (files, partitions, drives). It holds *objects*, each
+ * cut into *slices* (the unit of reading, checking and computing), each made of *pieces* (contiguous
+ * ranges of one member). *Resident* objects are read once; *streamed* objects are addressed by
+ * (group, index), e.g. (layer, expert), and pass through a cache. See docs/format.md.
+ */
+#ifndef PENSTOCK_IO_H
+#define PENSTOCK_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/error.h"
+
+#define PS_MEMBER_COUNT_MAX 64
+#define PS_SLICE_BYTES_MAX (256u << 20)
+#define PS_MEMLIMIT_NONE UINT64_MAX
+
+/* ---- volumes --------------------------------------------------------------------------------- */
+
+struct ps_volume;
+
+enum ps_object_kind { PS_OBJECT_RESIDENT = 0, PS_OBJECT_STREAMED = 1 };
+
+struct ps_object_info {
+    enum ps_object_kind kind;
+    uint32_t group, index;  /* streamed: its address; resident: 0 and its number among the resident */
+    const char *name;       /* owned by the volume: a tensor's name, or "layer 3 expert 17" */
+    uint64_t bytes;         /* sum over its slices: a multiple of the volume's alignment */
+    uint32_t slice_count;
+};
+
+struct ps_slice_info {
+    uint64_t offset_bytes; /* in the object: slices follow each other without gaps */
+    uint32_t bytes;        /* a multiple of the volume's alignment */
+    uint32_t unit_begin;   /* the caller's own units (neurons), as given to the layout */
+    uint32_t unit_count;
+    uint32_t piece_count;
+};
+
+struct ps_piece_info {
+    uint32_t member;
+    uint32_t bytes;        /* a multiple of the volume's alignment */
+    uint64_t offset_bytes; /* on the member; a multiple of the volume's alignment */
+};
+
+struct ps_member_info {
+    const char *path; /* owned by the volume */
+    uint64_t bytes;   /* size of the file or device as recorded */
+    uint64_t data_begin_bytes, data_end_bytes;
+    bool is_device;
+};
+
+/*
+ * Opens a complete volume named by any one of its members, or by several: finds the others (the paths
+ * given always serve as themselves; then the recorded paths, then by identity and UUID), checks
+ * superblocks and map, takes a shared lock on every member. Files are opened read-only.
+ * paths: path_count strings, read during the call. *out is owned by the caller.
+ * Errors: -ENOENT, -PS_ERR_INCOMPLETE (stopped layout), -PS_ERR_FORMAT (not a volume or damaged),
+ * -PS_ERR_MEMBER (one is missing: named), -PS_ERR_TRUNCATED (a member is shorter than recorded),
+ * -PS_ERR_IN_USE (being written). Thread rule: a volume is immutable once open; close it last.
+ */
+int ps_volume_open(struct ps_volume **out, const char *const *paths, int path_count,
+                   struct ps_error *err);
+void ps_volume_close(struct ps_volume **volume);
+
+/* 36 characters and a final 0, owned by the volume. */
+const char *ps_volume_uuid(const struct ps_volume *volume);
+uint32_t ps_volume_align_bytes(const struct ps_volume *volume);
+int ps_volume_member_count(const struct ps_volume *volume);
+void ps_volume_member(const struct ps_volume *volume, int member, struct ps_member_info *info);
+uint32_t ps_volume_object_count(const struct ps_volume *volume);
+void ps_volume_object(const struct ps_volume *volume, uint32_t object, struct ps_object_info *info);
+void ps_volume_slice(const struct ps_volume *volume, uint32_t object, uint32_t slice,
+                     struct ps_slice_info *info);
+void ps_volume_piece(const struct ps_volume *volume, uint32_t object, uint32_t slice,
+                     uint32_t piece, struct ps_piece_info *info);
+/* The object's number, or -ENOENT. */
+int64_t ps_volume_find_streamed(const struct ps_volume *volume, uint32_t group, uint32_t index);
+int64_t ps_volume_find_resident(const struct ps_volume *volume, const char *name);
+
+/*
+ * A named blob that the layout's caller stored beside the map ("model.json", "tokenizer", ...).
+ * Returns 0 and a view owned by the volume, or -ENOENT.
+ */
+int ps_volume_metadata(const struct ps_volume *volume, const char *name, const void **data,
+                       uint64_t *bytes);
+
+/* Bytes that the open volume itself holds in memory (map, metadata). */
+uint64_t ps_volume_memory_bytes(const struct ps_volume *volume);
+
+struct ps_verify_report {
+    uint64_t bytes_read;
+    uint64_t slices_checked;
+    uint64_t slices_bad;
+};
+
+/*
+ * Reads everything (every slice of every object, both superblocks and the map of every member) and
+ * checks every checksum. bad() is called with one sentence per bad slice or range (object, slice,
+ * member, byte range); progress() now and then; both may be NULL. Returns 0 when all was read and
+ * checked, whether good or bad (see report); < 0 when it could not be carried out.
+ */
+int ps_volume_verify(struct ps_volume *volume, void (*bad)(void *ctx, const char *text),
+                     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes),
+                     void *ctx, struct ps_verify_report *report, struct ps_error *err);
+
+/*
+ * Gives a member back: overwrites its superblocks (and, for a plain file, removes it). Refuses what is
+ * not a member of a (complete or stopped) volume, and what is in use.
+ */
+int ps_member_wipe(const char *path, struct ps_error *err);
+
+/* ---- the store: engine + scheduler + cache ------------------------------------------------------ */
+
+struct ps_store;
+
+struct ps_store_options {
+    const char *engine;      /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
+    uint64_t cache_bytes;    /* for the cache of streamed objects; at least ps_store_floor_bytes() */
+    uint32_t lease_count;    /* streamed objects of one group that must fit at once (>= 1) */
+    uint32_t queue_depth;    /* reads in flight per member; 0 = default (8) */
+};
+
+/* What ps_store_open will take at least with these options (cache_bytes ignored), in bytes. */
+uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_store_options *opts);
+
+/*
+ * Maps the cache in hugepages, opens the engine and registers files and buffers. Everything the store
+ * ever allocates is allocated here. An engine that the kernel or the file system refuses falls back
+ * (uring to pread, O_DIRECT to buffered) with one log line; ps_store_stats tells what is used.
+ * Errors: -PS_ERR_ARGUMENT (unknown engine), -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open().
+ * Thread rule: a store is used by one thread at a time. The volume must outlive it.
+ */
+int ps_store_open(struct ps_store **out, struct ps_volume *volume,
+                  const struct ps_store_options *opts, struct ps_error *err);
+void ps_store_close(struct ps_store **store);
+
+/*
+ * Reads a whole object into buf (>= its bytes, aligned to the volume's alignment, faulted in), all
+ * members in parallel, every slice checked. Blocks. Nothing that failed its checksum is returned as
+ * good: on error the content of buf is undefined.
+ * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member.
+ */
+int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err);
+
+/*
+ * A lease pins a streamed object in the cache. Filled by ps_store_get, ended by ps_store_put.
+ * state and landed advance only inside ps_store_get and ps_store_wait.
+ */
+enum ps_lease_state { PS_LEASE_READING, PS_LEASE_READY };
+struct ps_lease {
+    uint32_t object;
+    uint32_t slot;           /* private to the store */
+    const uint8_t *data;     /* the object's bytes: slice s at its offset_bytes; [bytes] */
+    const uint8_t *landed;   /* landed[s] != 0: slice s is in memory and has passed its check */
+    uint32_t slice_count;
+    uint32_t landed_count;   /* as of the last get or wait on this lease */
+    bool was_hit;            /* everything was in memory when it was asked for */
+    enum ps_lease_state state;
+};
+
+/*
+ * Leases the object (group, index), starting demand reads for it if it is not in memory. Never blocks.
+ * Returns 1 (hit), 0 (reads are on their way), -EAGAIN (every slot is leased: put one first),
+ * -ENOENT (no such object), or another error.
+ */
+int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
+                 struct ps_error *err);
+
+/*
+ * Blocks until at least one more slice of one of the leases has landed and been checked, and updates
+ * them all. Returns the number of newly landed slices (0 only if every lease is READY already).
+ * On an error (checksum, short read, I/O) no lease of the failing object becomes READY; the others
+ * stay usable; put them all.
+ */
+int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
+                  struct ps_error *err);
+
+/* Ends the lease (the object stays cached). A lease with reads in flight may be put: its slot is
+ * reused only after the kernel is done with it. Zeroes *lease; takes an empty lease. */
+void ps_store_put(struct ps_store *store, struct ps_lease *lease);
+
+struct ps_store_stats {
+    const char *engine;        /* what is in use, after fallbacks */
+    bool direct;               /* O_DIRECT on every member */
+    bool registered_buffers;
+    uint64_t read_bytes;       /* delivered by the engine, resident objects included */
+    uint64_t read_count;       /* reads issued to the engine */
+    uint64_t streamed_bytes;   /* of read_bytes, for streamed objects */
+    uint64_t hits, misses;     /* ps_store_get calls; one that joins reads in flight is a miss too */
+    uint64_t evictions;
+    uint64_t wait_ns;          /* time spent inside ps_store_wait */
+    uint64_t slot_count;       /* over all size classes */
+    uint64_t cache_bytes;      /* mapped for slots */
+    uint64_t cache_waste_bytes; /* of them, never usable: rounding of slots and pages */
+    uint64_t memory_bytes;     /* everything the store allocated */
+};
+void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats);
+
+#endif
