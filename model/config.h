@@ -10,6 +10,7 @@
 #define PENSTOCK_MODEL_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "core/error.h"
