@@ -1,0 +1,232 @@
+/*
+ * Exact conversion between floats and the block types, one value or block at a time. These are the
+ * definitions of the formats (spec B.4): the kernels' decoders must give the same floats.
+ */
+#include "quant/type.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#define Q_BLOCK_LEN 32
+#define Q4_0_BYTES 18
+#define Q8_0_BYTES 34
+
+static uint32_t bits_of(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof(u));
+    return u;
+}
+
+static float float_of(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof(f));
+    return f;
+}
+
+/* Blocks are little endian on disk and need not be aligned. */
+static uint16_t load_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
+
+static void store_u16(uint8_t *p, uint16_t v)
+{
+    p[0] = (uint8_t)v;
+    p[1] = (uint8_t)(v >> 8);
+}
+
+static uint32_t load_u32(const uint8_t *p)
+{
+    return (uint32_t)load_u16(p) | (uint32_t)load_u16(p + 2) << 16;
+}
+
+float ps_f16_to_f32(uint16_t h)
+{
+    uint32_t sign = (uint32_t)(h & 0x8000) << 16;
+    uint32_t exponent = h >> 10 & 0x1f;
+    uint32_t mantissa = h & 0x3ff;
+
+    if (exponent == 0) {
+        /* Zero or denormal: mantissa * 2^-24, which every float holds exactly. */
+        float value = (float)mantissa * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    if (exponent == 31) {
+        /* Infinity, or a NaN made quiet as the processors' own conversion does. */
+        uint32_t quiet = mantissa != 0 ? 0x400000 : 0;
+        return float_of(sign | 0x7f800000 | quiet | mantissa << 13);
+    }
+    return float_of(sign | (exponent + 112) << 23 | mantissa << 13);
+}
+
+uint16_t ps_f32_to_f16(float f)
+{
+    uint32_t u = bits_of(f);
+    uint32_t sign = u >> 16 & 0x8000;
+    uint32_t a = u & 0x7fffffff;
+
+    if (a > 0x7f800000)
+        return (uint16_t)(sign | 0x7e00 | (a >> 13 & 0x3ff));
+    if (a >=
+        0x477ff000) /* 65520, halfway between the largest half and the next step: to infinity */
+        return (uint16_t)(sign | 0x7c00);
+    if (a < 0x38800000) {
+        /* Below 2^-14: a count of 2^-24, rounded to nearest even. 2^-25 and less round to zero. */
+        uint32_t exponent = a >> 23;
+        if (exponent < 102)
+            return (uint16_t)sign;
+        uint32_t mantissa = (a & 0x7fffff) | 0x800000;
+        uint32_t shift = 126 - exponent;
+        uint32_t odd = mantissa >> shift & 1;
+        return (uint16_t)(sign | (mantissa + (1u << (shift - 1)) - 1 + odd) >> shift);
+    }
+    /* A carry out of the mantissa raises the exponent, as rounding should. */
+    return (uint16_t)(sign | (a - 0x38000000 + 0xfff + (a >> 13 & 1)) >> 13);
+}
+
+float ps_bf16_to_f32(uint16_t h)
+{
+    return float_of((uint32_t)h << 16);
+}
+
+uint16_t ps_f32_to_bf16(float f)
+{
+    uint32_t u = bits_of(f);
+    if ((u & 0x7fffffff) > 0x7f800000)
+        return (uint16_t)(u >> 16 |
+                          0x40); /* cutting a NaN could leave an infinity: set the quiet bit */
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+static void decode_q8_0(const uint8_t *src, float *dst, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, src += Q8_0_BYTES, dst += Q_BLOCK_LEN) {
+        float d = ps_f16_to_f32(load_u16(src));
+        for (int i = 0; i < Q_BLOCK_LEN; i++)
+            dst[i] = d * (float)(int8_t)src[2 + i];
+    }
+}
+
+static void decode_q4_0(const uint8_t *src, float *dst, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, src += Q4_0_BYTES, dst += Q_BLOCK_LEN) {
+        float d = ps_f16_to_f32(load_u16(src));
+        for (int i = 0; i < Q_BLOCK_LEN / 2; i++) {
+            dst[i] = d * (float)((src[2 + i] & 15) - 8);
+            dst[i + Q_BLOCK_LEN / 2] = d * (float)((src[2 + i] >> 4) - 8);
+        }
+    }
+}
+
+void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count)
+{
+    const uint8_t *p = src;
+
+    switch (type) {
+    case PS_TYPE_F32:
+        for (size_t i = 0; i < count; i++)
+            dst[i] = float_of(load_u32(p + 4 * i));
+        return;
+    case PS_TYPE_F16:
+        for (size_t i = 0; i < count; i++)
+            dst[i] = ps_f16_to_f32(load_u16(p + 2 * i));
+        return;
+    case PS_TYPE_BF16:
+        for (size_t i = 0; i < count; i++)
+            dst[i] = ps_bf16_to_f32(load_u16(p + 2 * i));
+        return;
+    case PS_TYPE_Q8_0:
+        decode_q8_0(p, dst, count / Q_BLOCK_LEN);
+        return;
+    case PS_TYPE_Q4_0:
+        decode_q4_0(p, dst, count / Q_BLOCK_LEN);
+        return;
+    default:
+        assert(!"a type with has_kernels");
+    }
+}
+
+/*
+ * The cast of a quotient to an integer in [low, high]. Quotients are in range but for blocks that
+ * hold infinities or NaN, or whose scale is so small that its reciprocal overflows; a cast out of
+ * range is undefined, so these are cut first, and NaN becomes 0.
+ */
+static int cut_to_int(float v, int low, int high)
+{
+    if (!(v == v))
+        return 0;
+    if (v < (float)low)
+        return low;
+    return v > (float)high ? high : (int)v;
+}
+
+static void encode_q8_0(const float *src, uint8_t *dst, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, src += Q_BLOCK_LEN, dst += Q8_0_BYTES) {
+        float max = 0;
+        for (int i = 0; i < Q_BLOCK_LEN; i++)
+            max = fabsf(src[i]) > max ? fabsf(src[i]) : max;
+        float d = max / 127;
+        /* GGUF's makers multiply by the reciprocal of the unrounded scale; a quotient could differ.
+         */
+        float inverse = d != 0 ? 1 / d : 0;
+        store_u16(dst, ps_f32_to_f16(d));
+        for (int i = 0; i < Q_BLOCK_LEN; i++)
+            dst[2 + i] = (uint8_t)cut_to_int(roundf(src[i] * inverse), -127, 127);
+    }
+}
+
+static void encode_q4_0(const float *src, uint8_t *dst, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, src += Q_BLOCK_LEN, dst += Q4_0_BYTES) {
+        float max = 0, largest = 0;
+        for (int i = 0; i < Q_BLOCK_LEN; i++) {
+            if (fabsf(src[i]) > max) {
+                max = fabsf(src[i]);
+                largest = src[i];
+            }
+        }
+        float d = largest / -8;
+        float inverse = d != 0 ? 1 / d : 0;
+        store_u16(dst, ps_f32_to_f16(d));
+        for (int i = 0; i < Q_BLOCK_LEN / 2; i++) {
+            int low = cut_to_int(src[i] * inverse + 8.5f, 0, 15);
+            int high = cut_to_int(src[i + Q_BLOCK_LEN / 2] * inverse + 8.5f, 0, 15);
+            dst[2 + i] = (uint8_t)(low | high << 4);
+        }
+    }
+}
+
+void ps_row_encode(uint32_t type, const float *src, void *dst, size_t count)
+{
+    uint8_t *p = dst;
+
+    switch (type) {
+    case PS_TYPE_F32:
+        for (size_t i = 0; i < count; i++) {
+            uint32_t u = bits_of(src[i]);
+            store_u16(p + 4 * i, (uint16_t)u);
+            store_u16(p + 4 * i + 2, (uint16_t)(u >> 16));
+        }
+        return;
+    case PS_TYPE_F16:
+        for (size_t i = 0; i < count; i++)
+            store_u16(p + 2 * i, ps_f32_to_f16(src[i]));
+        return;
+    case PS_TYPE_BF16:
+        for (size_t i = 0; i < count; i++)
+            store_u16(p + 2 * i, ps_f32_to_bf16(src[i]));
+        return;
+    case PS_TYPE_Q8_0:
+        encode_q8_0(src, p, count / Q_BLOCK_LEN);
+        return;
+    case PS_TYPE_Q4_0:
+        encode_q4_0(src, p, count / Q_BLOCK_LEN);
+        return;
+    default:
+        assert(!"a type with has_encoder");
+    }
+}
