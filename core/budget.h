@@ -8,8 +8,8 @@
 #include "core/error.h"
 
 /*
- * Parses "4096", "512K", "24G", "1.5G" (K, M, G, T = powers of 1024; upper or lower case; an optional
- * "iB" or "B" after the letter). Returns 0, or -PS_ERR_ARGUMENT with a sentence.
+ * Parses "4096", "512K", "24G", "1.5G" (K, M, G, T = powers of 1024; upper or lower case; an
+ * optional "iB" or "B" after the letter). Returns 0, or -PS_ERR_ARGUMENT with a sentence.
  */
 int ps_size_parse(const char *text, uint64_t *bytes, struct ps_error *err);
 

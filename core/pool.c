@@ -1,0 +1,227 @@
+#include "core/pool.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "core/topology.h"
+#include "core/util.h"
+
+/*
+ * Long enough to bridge the caller's serial work between two runs (a norm, a top-k), short enough
+ * not to take the processor from the threads that reap I/O.
+ */
+#define SPIN_NS 8000u
+#define CACHE_LINE_BYTES 64
+
+struct worker {
+    struct ps_pool *pool;
+    pthread_t thread;
+    int thread_idx;
+    int cpu;
+};
+
+/* Words that different sides write stand on lines of their own. */
+struct ps_pool {
+    /* Written by the caller: one more for each run. Workers wait for it to change. */
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t generation;
+    int stop;
+    ps_pool_fn *fn;
+    void *ctx;
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleeper_count; /* workers in or near futex_wait */
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t pending_count; /* workers still running fn */
+    _Atomic uint32_t caller_sleeps;
+    _Alignas(CACHE_LINE_BYTES) int thread_count;
+    int started_count; /* workers whose thread exists: less than thread_count - 1 if half built */
+    uint64_t spin_ns;
+    struct worker workers[];
+};
+
+static void futex_wait(_Atomic uint32_t *word, uint32_t value)
+{
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0);
+}
+
+static void futex_wake(_Atomic uint32_t *word, int count)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+}
+
+static void cpu_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+/* Spins until (*word == value) is `wanted`; returns 1 then, 0 when the time is up before. */
+static int spin(_Atomic uint32_t *word, uint32_t value, int wanted, uint64_t spin_ns)
+{
+    uint64_t end_ns = 0;
+    for (unsigned i = 0;; i++) {
+        if ((atomic_load_explicit(word, memory_order_acquire) == value) == wanted)
+            return 1;
+        if (i % 16 == 0) {
+            uint64_t now_ns = ps_now_ns();
+            end_ns = i == 0 ? now_ns + spin_ns : end_ns;
+            if (now_ns >= end_ns)
+                return 0;
+        }
+        cpu_pause();
+    }
+}
+
+/*
+ * Sleeping is announced before the word is looked at again, and the other side changes the word
+ * before it looks for sleepers, both sequentially consistent: one of the two sees the other, so no
+ * wake-up is lost and none is sent when nobody sleeps.
+ */
+static void wait_for_run(struct ps_pool *pool, uint32_t seen)
+{
+    if (spin(&pool->generation, seen, 0, pool->spin_ns))
+        return;
+    atomic_fetch_add(&pool->sleeper_count, 1);
+    while (atomic_load(&pool->generation) == seen)
+        futex_wait(&pool->generation, seen);
+    atomic_fetch_sub(&pool->sleeper_count, 1);
+}
+
+static void wait_for_workers(struct ps_pool *pool)
+{
+    if (spin(&pool->pending_count, 0, 1, pool->spin_ns))
+        return;
+    atomic_store(&pool->caller_sleeps, 1);
+    for (uint32_t pending; (pending = atomic_load(&pool->pending_count)) != 0;)
+        futex_wait(&pool->pending_count, pending);
+    atomic_store(&pool->caller_sleeps, 0);
+}
+
+/* Refused pinning (cpusets that changed, seccomp) costs speed only. */
+static void pin_self(int cpu)
+{
+    size_t bytes = CPU_ALLOC_SIZE(PS_CPU_COUNT_MAX);
+    cpu_set_t *set = CPU_ALLOC(PS_CPU_COUNT_MAX);
+    if (!set)
+        return;
+    CPU_ZERO_S(bytes, set);
+    CPU_SET_S((size_t)cpu, bytes, set);
+    (void)pthread_setaffinity_np(pthread_self(), bytes, set);
+    CPU_FREE(set);
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker *self = arg;
+    struct ps_pool *pool = self->pool;
+    char name[16];
+    snprintf(name, sizeof(name), "ps-pool-%d", self->thread_idx);
+    (void)pthread_setname_np(pthread_self(), name);
+    pin_self(self->cpu);
+
+    for (uint32_t seen = 0;; seen++) {
+        wait_for_run(pool, seen);
+        if (pool->stop)
+            return NULL;
+        pool->fn(pool->ctx, self->thread_idx, pool->thread_count);
+        if (atomic_fetch_sub(&pool->pending_count, 1) == 1 && atomic_load(&pool->caller_sleeps))
+            futex_wake(&pool->pending_count, 1);
+    }
+}
+
+static void start_generation(struct ps_pool *pool)
+{
+    atomic_fetch_add(&pool->generation, 1);
+    if (atomic_load(&pool->sleeper_count) > 0)
+        futex_wake(&pool->generation, INT_MAX);
+}
+
+void ps_pool_run(struct ps_pool *pool, ps_pool_fn *fn, void *ctx)
+{
+    if (pool->thread_count > 1) {
+        pool->fn = fn;
+        pool->ctx = ctx;
+        atomic_store(&pool->pending_count, (uint32_t)pool->thread_count - 1);
+        start_generation(pool);
+    }
+    fn(ctx, 0, pool->thread_count);
+    if (pool->thread_count > 1)
+        wait_for_workers(pool);
+}
+
+static int start_workers(struct ps_pool *pool, const struct ps_topology *topo)
+{
+    /* Signals are for the program's own threads: Ctrl-C must interrupt the main one. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = 0;
+    for (int i = 1; i < pool->thread_count && rc == 0; i++) {
+        struct worker *worker = &pool->workers[i - 1];
+        worker->pool = pool;
+        worker->thread_idx = i;
+        worker->cpu = topo->cpu_id[i % topo->cpu_count];
+        rc = -pthread_create(&worker->thread, NULL, worker_main, worker);
+        pool->started_count += rc == 0;
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+int ps_pool_open(struct ps_pool **out, int thread_count, struct ps_error *err)
+{
+    struct ps_topology topo;
+    ps_topology_get(&topo);
+    if (thread_count == 0)
+        thread_count = topo.cpu_count;
+    if (thread_count < 0 || thread_count > PS_CPU_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "threads",
+                            "%d threads were asked for; between 1 and %d can be had, 0 means one "
+                            "per CPU.",
+                            thread_count, PS_CPU_COUNT_MAX);
+
+    size_t bytes = sizeof(struct ps_pool) + (size_t)thread_count * sizeof(struct worker);
+    struct ps_pool *pool = aligned_alloc(CACHE_LINE_BYTES, ps_align_up(bytes, CACHE_LINE_BYTES));
+    if (!pool)
+        return ps_error_set(err, -ENOMEM, "threads", "There is no memory for %d threads.",
+                            thread_count);
+    memset(pool, 0, bytes);
+    pool->thread_count = thread_count;
+    /* With more threads than CPUs a spinning thread keeps the one it waits for from running. */
+    pool->spin_ns = thread_count <= topo.cpu_count ? SPIN_NS : 0;
+
+    int rc = start_workers(pool, &topo);
+    if (rc < 0) {
+        ps_error_set(err, rc, "threads", "Thread %d of %d did not start: %s; ask for fewer.",
+                     pool->started_count + 2, thread_count, ps_strerror(rc));
+        ps_pool_close(&pool);
+        return rc;
+    }
+    *out = pool;
+    return 0;
+}
+
+int ps_pool_thread_count(const struct ps_pool *pool)
+{
+    return pool->thread_count;
+}
+
+void ps_pool_close(struct ps_pool **pool)
+{
+    if (!pool || !*pool)
+        return;
+    (*pool)->stop = 1;
+    start_generation(*pool);
+    for (int i = 0; i < (*pool)->started_count; i++)
+        pthread_join((*pool)->workers[i].thread, NULL);
+    free(*pool);
+    *pool = NULL;
+}
