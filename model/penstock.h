@@ -1,14 +1,14 @@
 /*
- * Penstock: run Mixture-of-Experts models larger than memory. The public C API; docs/api.md explains
- * it with an example. Everything here is prefixed ps_/PS_.
+ * Penstock: run Mixture-of-Experts models larger than memory. The public C API; docs/api.md
+ * explains it with an example. Everything here is prefixed ps_/PS_.
  *
  * A *model* is an open volume with its configuration and tokenizer: cheap, no weights in memory. An
- * *engine* holds the resident weights, the expert cache and the threads, under one memory ceiling. A
- * *session* is one sequence of tokens with its state. Results do not depend on the ceiling, the I/O
- * engine, the thread count, the members, the slice size, or how a prompt is cut into calls.
+ * *engine* holds the resident weights, the expert cache and the threads, under one memory ceiling.
+ * A *session* is one sequence of tokens with its state. Results do not depend on the ceiling, the
+ * I/O engine, the thread count, the members, the slice size, or how a prompt is cut into calls.
  *
- * Thread rule: one thread at a time per model and all that was opened from it. Functions return >= 0,
- * or -errno / -PS_ERR_* with *err filled. Close in reverse order; close functions take NULL.
+ * Thread rule: one thread at a time per model and all that was opened from it. Functions return >=
+ * 0, or -errno / -PS_ERR_* with *err filled. Close in reverse order; close functions take NULL.
  */
 #ifndef PENSTOCK_H
 #define PENSTOCK_H
@@ -27,30 +27,31 @@
 extern "C" {
 #endif
 
-/* ---- layout: from a checkpoint to a volume ---------------------------------------------------- */
+/* ---- layout: from a checkpoint to a volume ----------------------------------------------------
+ */
 
 struct ps_model_layout_options {
-    const char *source;          /* a .gguf file (the first of a split set), or a safetensors directory */
-    const char *const *members;  /* files, partitions or drives */
+    const char *source; /* a .gguf file (the first of a split set), or a safetensors directory */
+    const char *const *members; /* files, partitions or drives */
     int member_count;
     /*
-     * NULL: the source's default ("keep" for GGUF, "experts=q4_0,rest=bf16" for safetensors). "keep",
-     * or a comma list of GROUP=TYPE: groups experts, rest; types f32, f16, bf16, q8_0, q4_0, keep.
-     * Routers, norms and other vectors are never quantised.
+     * NULL: the source's default ("keep" for GGUF, "experts=q4_0,rest=bf16" for safetensors).
+     * "keep", or a comma list of GROUP=TYPE: groups experts, rest; types f32, f16, bf16, q8_0,
+     * q4_0, keep. Routers, norms and other vectors are never quantised.
      */
     const char *quant;
-    uint64_t slice_bytes;        /* size aimed at for the slices of an expert; 0 = 2 MiB */
+    uint64_t slice_bytes; /* size aimed at for the slices of an expert; 0 = 2 MiB */
     bool resume;
-    const char *const *destroy;  /* identities that may be overwritten */
+    const char *const *destroy; /* identities that may be overwritten */
     int destroy_count;
-    int threads;                 /* 0 = one per CPU */
+    int threads; /* 0 = one per CPU */
     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
-    const volatile int *stop;    /* non-zero stops cleanly (resumable) */
+    const volatile int *stop; /* non-zero stops cleanly (resumable) */
 };
 
 struct ps_model_layout_report {
-    uint64_t bytes;          /* of data written, over all members */
+    uint64_t bytes; /* of data written, over all members */
     uint64_t tensors_used;
     uint64_t tensors_skipped;
     char skipped_groups[512]; /* "model.visual.* (333), mtp.* (19)"; empty when none */
@@ -62,25 +63,26 @@ struct ps_model_layout_report {
 int ps_model_layout(const struct ps_model_layout_options *options,
                     struct ps_model_layout_report *report, struct ps_error *err);
 
-/* ---- model -------------------------------------------------------------------------------------- */
+/* ---- model --------------------------------------------------------------------------------------
+ */
 
 struct ps_model;
 
 struct ps_model_info {
-    const char *arch;        /* "qwen3_5_moe"; strings are owned by the model */
-    const char *name;        /* may be empty */
+    const char *arch; /* "qwen3_5_moe"; strings are owned by the model */
+    const char *name; /* may be empty */
     uint32_t layer_count, moe_layer_count;
     uint32_t hidden;
-    uint32_t vocab_rows;     /* V: rows of the head, length of a logits row */
+    uint32_t vocab_rows; /* V: rows of the head, length of a logits row */
     uint32_t expert_count, experts_used, expert_width;
     uint32_t context_max;
-    uint64_t resident_bytes;          /* weights that stay in memory */
-    uint64_t streamed_bytes;          /* all experts, as laid out */
-    uint64_t expert_bytes_max;        /* largest expert, as laid out */
-    uint64_t token_bytes;             /* expert bytes one token reads when nothing is cached */
-    uint32_t slices_per_expert;       /* of the first MoE layer */
-    const char *expert_types;         /* "gate Q4_0, up Q4_0, down Q4_0" of the first MoE layer */
-    const char *chat_family;          /* "qwen3.5", "qwen3", "chatml", or "" without a template */
+    uint64_t resident_bytes;    /* weights that stay in memory */
+    uint64_t streamed_bytes;    /* all experts, as laid out */
+    uint64_t expert_bytes_max;  /* largest expert, as laid out */
+    uint64_t token_bytes;       /* expert bytes one token reads when nothing is cached */
+    uint32_t slices_per_expert; /* of the first MoE layer */
+    const char *expert_types;   /* "gate Q4_0, up Q4_0, down Q4_0" of the first MoE layer */
+    const char *chat_family;    /* "qwen3.5", "qwen3", "chatml", or "" without a template */
     bool has_tokenizer;
     const char *source_name;
 };
@@ -93,26 +95,27 @@ void ps_model_info(const struct ps_model *model, struct ps_model_info *info);
 struct ps_volume *ps_model_volume(struct ps_model *model); /* owned by the model */
 
 /*
- * Text to ids. text: UTF-8 (invalid bytes become U+FFFD). Special tokens in the text are recognised;
- * none is added. Returns the number of ids (which may exceed `capacity`: then only the first were
- * stored; call again with more room), or -PS_ERR_NO_TOKENIZER, -ENOMEM.
+ * Text to ids. text: UTF-8 (invalid bytes become U+FFFD). Special tokens in the text are
+ * recognised; none is added. Returns the number of ids (which may exceed `capacity`: then only the
+ * first were stored; call again with more room), or -PS_ERR_NO_TOKENIZER, -ENOMEM.
  */
 int64_t ps_model_tokenize(const struct ps_model *model, const char *text, size_t text_bytes,
                           int32_t *ids, size_t capacity, struct ps_error *err);
 
 /*
- * Ids to bytes (UTF-8 once joined; a single token may be part of a character). Returns the number of
- * bytes, of which at most `capacity` were stored; errors as above, -PS_ERR_ARGUMENT for an id outside
- * the vocabulary. skip_special leaves out control tokens.
+ * Ids to bytes (UTF-8 once joined; a single token may be part of a character). Returns the number
+ * of bytes, of which at most `capacity` were stored; errors as above, -PS_ERR_ARGUMENT for an id
+ * outside the vocabulary. skip_special leaves out control tokens.
  */
 int64_t ps_model_detokenize(const struct ps_model *model, const int32_t *ids, size_t id_count,
                             bool skip_special, char *text, size_t capacity, struct ps_error *err);
 
 /*
- * Renders a conversation with the model's own template. json: an object with "messages" (and optional
- * "tools", "add_generation_prompt" (default true here), "enable_thinking"), as in the chat completions
- * API. *text is malloc'd, 0-terminated, owned by the caller (free()). Errors: -PS_ERR_ARGUMENT (bad
- * JSON or conversation), -PS_ERR_UNSUPPORTED (no template known for this model).
+ * Renders a conversation with the model's own template. json: an object with "messages" (and
+ * optional "tools", "add_generation_prompt" (default true here), "enable_thinking"), as in the chat
+ * completions API. *text is malloc'd, 0-terminated, owned by the caller (free()). Errors:
+ * -PS_ERR_ARGUMENT (bad JSON or conversation), -PS_ERR_UNSUPPORTED (no template known for this
+ * model).
  */
 int ps_model_chat(const struct ps_model *model, const char *json, char **text,
                   struct ps_error *err);
@@ -120,37 +123,39 @@ int ps_model_chat(const struct ps_model *model, const char *json, char **text,
 /* True for the ids that end a generation. */
 bool ps_model_is_end(const struct ps_model *model, int32_t id);
 
-/* ---- plan and engine ---------------------------------------------------------------------------- */
+/* ---- plan and engine ----------------------------------------------------------------------------
+ */
 
-#define PS_MEMORY_DEFAULT 0u       /* what the machine and the cgroup leave */
-#define PS_MEMORY_MIN UINT64_MAX   /* the floor */
+#define PS_MEMORY_DEFAULT 0u     /* what the machine and the cgroup leave */
+#define PS_MEMORY_MIN UINT64_MAX /* the floor */
 
 struct ps_engine_options {
-    uint64_t memory_bytes;  /* ceiling on resident set plus hugepages */
-    const char *io;         /* NULL = "uring"; "pread", "pagecache", "mmap" */
-    int threads;            /* 0 = one per CPU */
-    uint32_t ctx;           /* tokens a session can hold; 0 = min(4096, the model's) */
-    uint32_t experts_used;  /* 0 = the model's; fewer changes the output */
-    uint32_t chunk_tokens;  /* most prompt tokens per pass; 0 = as memory allows */
+    uint64_t memory_bytes;    /* ceiling on resident set plus hugepages */
+    const char *io;           /* NULL = "uring"; "pread", "pagecache", "mmap" */
+    int threads;              /* 0 = one per CPU */
+    uint32_t ctx;             /* tokens a session can hold; 0 = min(4096, the model's) */
+    uint32_t experts_used;    /* 0 = the model's; fewer changes the output */
+    uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
+    const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
 };
 
 #define PS_PLAN_LINE_COUNT_MAX 16
 struct ps_plan {
     struct {
-        char name[48];      /* "resident weights", "expert cache", "KV cache", ... */
+        char name[48]; /* "resident weights", "expert cache", "KV cache", ... */
         uint64_t bytes;
         uint64_t floor_bytes;
     } lines[PS_PLAN_LINE_COUNT_MAX];
     int line_count;
-    uint64_t total_bytes;   /* sum of bytes */
-    uint64_t floor_bytes;   /* sum of floor_bytes: what --memory min gives */
-    uint64_t budget_bytes;  /* the ceiling that was resolved */
+    uint64_t total_bytes;  /* sum of bytes */
+    uint64_t floor_bytes;  /* sum of floor_bytes: what --memory min gives */
+    uint64_t budget_bytes; /* the ceiling that was resolved */
     uint32_t ctx, chunk_tokens, expert_slots;
 };
 
 /*
- * How a ceiling would be spent. Fills *plan also when it returns -PS_ERR_MEMORY_FLOOR (the ceiling is
- * under the floor; err's sentence gives both figures and what the floor is made of).
+ * How a ceiling would be spent. Fills *plan also when it returns -PS_ERR_MEMORY_FLOOR (the ceiling
+ * is under the floor; err's sentence gives both figures and what the floor is made of).
  */
 int ps_model_plan(struct ps_model *model, const struct ps_engine_options *options,
                   struct ps_plan *plan, struct ps_error *err);
@@ -165,16 +170,17 @@ void ps_engine_close(struct ps_engine **engine);
 struct ps_engine_stats {
     struct ps_store_stats store;
     uint64_t prefill_tokens, prefill_ns;
-    uint64_t decode_tokens, decode_ns;   /* eval calls of one token after the first call */
-    uint64_t memory_peak_bytes;          /* VmHWM plus the most hugetlb pages held */
-    uint64_t hugepage_bytes;             /* hugetlb pages held now */
+    uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */
+    uint64_t memory_peak_bytes;        /* VmHWM plus the most hugetlb pages held */
+    uint64_t hugepage_bytes;           /* hugetlb pages held now */
     uint64_t budget_bytes;
     int threads;
-    const char *cpu;                     /* "avx512" */
+    const char *cpu; /* "avx512" */
 };
 void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *stats);
 
-/* ---- session ------------------------------------------------------------------------------------ */
+/* ---- session ------------------------------------------------------------------------------------
+ */
 
 struct ps_session;
 
@@ -188,15 +194,17 @@ uint32_t ps_session_position(const struct ps_session *session);
 typedef void ps_logits_fn(void *ctx, uint32_t position, const float *logits);
 
 /*
- * Appends tokens. With on_logits, every token's logits are computed and handed over in order; without,
- * only the last token's, to be had from ps_session_logits. Errors: -PS_ERR_ARGUMENT (id outside the
- * vocabulary, none given), -PS_ERR_CONTEXT_FULL, and those of ps_store_wait, after which the session
- * must be reset or closed (its state is behind or ahead of nothing: eval refuses until then).
+ * Appends tokens. With on_logits, every token's logits are computed and handed over in order;
+ * without, only the last token's, to be had from ps_session_logits. Errors: -PS_ERR_ARGUMENT (id
+ * outside the vocabulary, none given), -PS_ERR_CONTEXT_FULL, -EINTR (options.stop), and those of
+ * ps_store_wait. After the last two the state is that of no sequence: eval refuses (-EIO) until
+ * ps_session_reset.
  */
 int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_count,
                     ps_logits_fn *on_logits, void *ctx, struct ps_error *err);
 
-/* [V] floats of the last token evaluated, owned by the session, valid until the next eval; or NULL. */
+/* [V] floats of the last token evaluated, owned by the session, valid until the next eval; or NULL.
+ */
 const float *ps_session_logits(const struct ps_session *session);
 
 /* Called once per token and MoE layer with the experts chosen, best first, and their weights. */
@@ -204,7 +212,8 @@ typedef void ps_route_fn(void *ctx, uint32_t layer, uint32_t position, uint32_t 
                          const uint32_t *experts, const float *weights);
 void ps_session_on_route(struct ps_session *session, ps_route_fn *fn, void *ctx);
 
-/* ---- sampling and generation ---------------------------------------------------------------------- */
+/* ---- sampling and generation
+ * ---------------------------------------------------------------------- */
 
 struct ps_sampling {
     float temperature;    /* 0 = greedy: the largest logit, the lowest id among equals */
@@ -235,7 +244,8 @@ enum ps_stop_reason { PS_STOP_LENGTH, PS_STOP_END, PS_STOP_CONTEXT, PS_STOP_CALL
 
 /*
  * Evaluates the prompt, then samples and evaluates up to max_tokens tokens, each handed to on_token
- * (end tokens are not). Returns a ps_stop_reason, or an error. A model without tokenizer passes empty texts.
+ * (end tokens are not). Returns a ps_stop_reason, or an error. A model without tokenizer passes
+ * empty texts.
  */
 int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,

@@ -1,12 +1,12 @@
 /*
- * Penstock's storage engine by itself: volumes of aligned objects over one or more drives, read past
- * the page cache into hugepages. The model is one user of it; anything made of many large read-only
- * records can be another. Installed as <penstock_io.h>; link with libpenstock_io.
+ * Penstock's storage engine by itself: volumes of aligned objects over one or more drives, read
+ * past the page cache into hugepages. The model is one user of it; anything made of many large
+ * read-only records can be another. Installed as <penstock_io.h>; link with libpenstock_io.
  *
- * Words: a *volume* is laid out over *members* (files, partitions, drives). It holds *objects*, each
- * cut into *slices* (the unit of reading, checking and computing), each made of *pieces* (contiguous
- * ranges of one member). *Resident* objects are read once; *streamed* objects are addressed by
- * (group, index), e.g. (layer, expert), and pass through a cache. See docs/format.md.
+ * Words: a *volume* is laid out over *members* (files, partitions, drives). It holds *objects*,
+ * each cut into *slices* (the unit of reading, checking and computing), each made of *pieces*
+ * (contiguous ranges of one member). *Resident* objects are read once; *streamed* objects are
+ * addressed by (group, index), e.g. (layer, expert), and pass through a cache. See docs/format.md.
  */
 #ifndef PENSTOCK_IO_H
 #define PENSTOCK_IO_H
@@ -29,9 +29,10 @@ enum ps_object_kind { PS_OBJECT_RESIDENT = 0, PS_OBJECT_STREAMED = 1 };
 
 struct ps_object_info {
     enum ps_object_kind kind;
-    uint32_t group, index;  /* streamed: its address; resident: 0 and its number among the resident */
-    const char *name;       /* owned by the volume: a tensor's name, or "layer 3 expert 17" */
-    uint64_t bytes;         /* sum over its slices: a multiple of the volume's alignment */
+    uint32_t group,
+        index;        /* streamed: its address; resident: 0 and its number among the resident */
+    const char *name; /* owned by the volume: a tensor's name, or "layer 3 expert 17" */
+    uint64_t bytes;   /* sum over its slices: a multiple of the volume's alignment */
     uint32_t slice_count;
 };
 
@@ -57,9 +58,9 @@ struct ps_member_info {
 };
 
 /*
- * Opens a complete volume named by any one of its members, or by several: finds the others (the paths
- * given always serve as themselves; then the recorded paths, then by identity and UUID), checks
- * superblocks and map, takes a shared lock on every member. Files are opened read-only.
+ * Opens a complete volume named by any one of its members, or by several: finds the others (the
+ * paths given always serve as themselves; then the recorded paths, then by identity and UUID),
+ * checks superblocks and map, takes a shared lock on every member. Files are opened read-only.
  * paths: path_count strings, read during the call. *out is owned by the caller.
  * Errors: -ENOENT, -PS_ERR_INCOMPLETE (stopped layout), -PS_ERR_FORMAT (not a volume or damaged),
  * -PS_ERR_MEMBER (one is missing: named), -PS_ERR_TRUNCATED (a member is shorter than recorded),
@@ -111,30 +112,36 @@ int ps_volume_verify(struct ps_volume *volume, void (*bad)(void *ctx, const char
                      void *ctx, struct ps_verify_report *report, struct ps_error *err);
 
 /*
- * Gives a member back: overwrites its superblocks (and, for a plain file, removes it). Refuses what is
- * not a member of a (complete or stopped) volume, and what is in use.
+ * Gives a member back: overwrites its superblocks (and, for a plain file, removes it). Refuses what
+ * is not a member of a (complete or stopped) volume, and what is in use.
  */
 int ps_member_wipe(const char *path, struct ps_error *err);
 
-/* ---- the store: engine + scheduler + cache ------------------------------------------------------ */
+/* ---- the store: engine + scheduler + cache ------------------------------------------------------
+ */
 
 struct ps_store;
 
 struct ps_store_options {
-    const char *engine;      /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
-    uint64_t cache_bytes;    /* for the cache of streamed objects; at least ps_store_floor_bytes() */
-    uint32_t lease_count;    /* streamed objects of one group that must fit at once (>= 1) */
-    uint32_t queue_depth;    /* reads in flight per member; 0 = default (8) */
+    const char *engine;   /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
+    uint64_t cache_bytes; /* for the cache of streamed objects; at least ps_store_floor_bytes() */
+    uint32_t lease_count; /* streamed objects of one group that must fit at once (>= 1) */
+    uint32_t queue_depth; /* reads in flight per member; 0 = default (8) */
 };
 
 /* What ps_store_open will take at least with these options (cache_bytes ignored), in bytes. */
 uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_store_options *opts);
 
+/* What ps_store_open will take with these options (at most cache_bytes), and how many objects its
+ * cache will hold in *slot_count (may be NULL). Opens and allocates nothing. */
+uint64_t ps_store_plan_bytes(const struct ps_volume *volume, const struct ps_store_options *opts,
+                             uint32_t *slot_count);
+
 /*
- * Maps the cache in hugepages, opens the engine and registers files and buffers. Everything the store
- * ever allocates is allocated here. An engine that the kernel or the file system refuses falls back
- * (uring to pread, O_DIRECT to buffered) with one log line; ps_store_stats tells what is used.
- * Errors: -PS_ERR_ARGUMENT (unknown engine), -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open().
+ * Maps the cache in hugepages, opens the engine and registers files and buffers. Everything the
+ * store ever allocates is allocated here. An engine that the kernel or the file system refuses
+ * falls back (uring to pread, O_DIRECT to buffered) with one log line; ps_store_stats tells what is
+ * used. Errors: -PS_ERR_ARGUMENT (unknown engine), -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open().
  * Thread rule: a store is used by one thread at a time. The volume must outlive it.
  */
 int ps_store_open(struct ps_store **out, struct ps_volume *volume,
@@ -156,28 +163,28 @@ int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_
 enum ps_lease_state { PS_LEASE_READING, PS_LEASE_READY };
 struct ps_lease {
     uint32_t object;
-    uint32_t slot;           /* private to the store */
-    const uint8_t *data;     /* the object's bytes: slice s at its offset_bytes; [bytes] */
-    const uint8_t *landed;   /* landed[s] != 0: slice s is in memory and has passed its check */
+    uint32_t slot;         /* private to the store */
+    const uint8_t *data;   /* the object's bytes: slice s at its offset_bytes; [bytes] */
+    const uint8_t *landed; /* landed[s] != 0: slice s is in memory and has passed its check */
     uint32_t slice_count;
-    uint32_t landed_count;   /* as of the last get or wait on this lease */
-    bool was_hit;            /* everything was in memory when it was asked for */
+    uint32_t landed_count; /* as of the last get or wait on this lease */
+    bool was_hit;          /* everything was in memory when it was asked for */
     enum ps_lease_state state;
 };
 
 /*
- * Leases the object (group, index), starting demand reads for it if it is not in memory. Never blocks.
- * Returns 1 (hit), 0 (reads are on their way), -EAGAIN (every slot is leased: put one first),
- * -ENOENT (no such object), or another error.
+ * Leases the object (group, index), starting demand reads for it if it is not in memory. Never
+ * blocks. Returns 1 (hit), 0 (reads are on their way), -EAGAIN (every slot is leased: put one
+ * first), -ENOENT (no such object), or another error.
  */
 int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
                  struct ps_error *err);
 
 /*
- * Blocks until at least one more slice of one of the leases has landed and been checked, and updates
- * them all. Returns the number of newly landed slices (0 only if every lease is READY already).
- * On an error (checksum, short read, I/O) no lease of the failing object becomes READY; the others
- * stay usable; put them all.
+ * Blocks until at least one more slice of one of the leases has landed and been checked, and
+ * updates them all. Returns the number of newly landed slices (0 only if every lease is READY
+ * already). On an error (checksum, short read, I/O) no lease of the failing object becomes READY;
+ * the others stay usable; put them all.
  */
 int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
                   struct ps_error *err);
@@ -187,19 +194,19 @@ int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_
 void ps_store_put(struct ps_store *store, struct ps_lease *lease);
 
 struct ps_store_stats {
-    const char *engine;        /* what is in use, after fallbacks */
-    bool direct;               /* O_DIRECT on every member */
+    const char *engine; /* what is in use, after fallbacks */
+    bool direct;        /* O_DIRECT on every member */
     bool registered_buffers;
-    uint64_t read_bytes;       /* delivered by the engine, resident objects included */
-    uint64_t read_count;       /* reads issued to the engine */
-    uint64_t streamed_bytes;   /* of read_bytes, for streamed objects */
-    uint64_t hits, misses;     /* ps_store_get calls; one that joins reads in flight is a miss too */
+    uint64_t read_bytes;     /* delivered by the engine, resident objects included */
+    uint64_t read_count;     /* reads issued to the engine */
+    uint64_t streamed_bytes; /* of read_bytes, for streamed objects */
+    uint64_t hits, misses;   /* ps_store_get calls; one that joins reads in flight is a miss too */
     uint64_t evictions;
-    uint64_t wait_ns;          /* time spent inside ps_store_wait */
-    uint64_t slot_count;       /* over all size classes */
-    uint64_t cache_bytes;      /* mapped for slots */
+    uint64_t wait_ns;           /* time spent inside ps_store_wait */
+    uint64_t slot_count;        /* over all size classes */
+    uint64_t cache_bytes;       /* mapped for slots */
     uint64_t cache_waste_bytes; /* of them, never usable: rounding of slots and pages */
-    uint64_t memory_bytes;     /* everything the store allocated */
+    uint64_t memory_bytes;      /* everything the store allocated */
 };
 void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats);
 

@@ -1,0 +1,204 @@
+/* The engine: one memory ceiling, the resident weights, the store, the threads. */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/budget.h"
+#include "core/util.h"
+#include "model/engine.h"
+#include "model/moe.h"
+
+static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_config_tensor *t)
+{
+    switch (t->role) {
+    case PS_ROLE_EMBED:
+        return &engine->embed;
+    case PS_ROLE_OUT_NORM:
+        return &engine->out_norm;
+    case PS_ROLE_HEAD:
+        return &engine->head;
+    default:
+        return &engine->layers[t->layer].weights[t->role];
+    }
+}
+
+/* Objects are padded to the volume's alignment, so they can follow each other in one region and
+ * each still be the target of O_DIRECT reads. */
+static int load_resident(struct ps_engine *engine, struct ps_error *err)
+{
+    const struct ps_model *model = engine->model;
+    uint64_t total = 0, offset = 0;
+
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        struct ps_object_info info;
+        char name[64];
+        ps_role_name(model->tensors[i].role, model->tensors[i].layer, name, sizeof(name));
+        ps_volume_object(model->volume, (uint32_t)ps_volume_find_resident(model->volume, name),
+                         &info);
+        total += info.bytes;
+    }
+    int rc = ps_region_map(&engine->resident_region, total, -1, err);
+    for (uint32_t i = 0; rc >= 0 && i < model->tensor_count; i++) {
+        const struct ps_config_tensor *t = &model->tensors[i];
+        struct ps_weight *w = weight_slot(engine, t);
+        struct ps_object_info info;
+        uint64_t rows, cols;
+        char name[64];
+
+        ps_role_name(t->role, t->layer, name, sizeof(name));
+        uint32_t object = (uint32_t)ps_volume_find_resident(model->volume, name);
+        ps_volume_object(model->volume, object, &info);
+        ps_role_shape(&model->config, t->role, &rows, &cols);
+        w->data = (uint8_t *)engine->resident_region.base + offset;
+        w->rows = (uint32_t)rows;
+        w->cols = (uint32_t)cols;
+        w->type = t->type;
+        w->stride_bytes = ps_row_bytes(t->type, cols);
+        rc = ps_store_read(engine->store, object, (uint8_t *)engine->resident_region.base + offset,
+                           err);
+        offset += info.bytes;
+    }
+    if (rc >= 0 && !engine->head.data)
+        engine->head = engine->embed;
+    return rc;
+}
+
+static int place_buffers(struct ps_engine *engine, struct ps_error *err)
+{
+    const struct ps_config *c = engine->config;
+    const struct ps_engine_options *o = &engine->options;
+
+    ps_state_shape(c, o->ctx, &engine->state);
+    int rc = ps_region_map(&engine->state_region,
+                           engine->state.kv_bytes + engine->state.recurrent_bytes, -1, err);
+    if (rc < 0)
+        return rc;
+    uint64_t bytes =
+        ps_work_place(c, o->chunk_tokens, o->ctx, o->threads, o->experts_used, NULL, &engine->work);
+    rc = ps_region_map(&engine->work_region, bytes, -1, err);
+    if (rc < 0)
+        return rc;
+    ps_work_place(c, o->chunk_tokens, o->ctx, o->threads, o->experts_used, engine->work_region.base,
+                  &engine->work);
+    return ps_moe_open(engine, err);
+}
+
+/* The reference computes its frequencies in float; rounding them likewise keeps far positions
+ * equal. */
+static int make_frequencies(struct ps_engine *engine, struct ps_error *err)
+{
+    uint32_t half = engine->config->rope_dims / 2;
+
+    engine->inv_freq = calloc(half ? half : 1, sizeof(float));
+    if (!engine->inv_freq)
+        return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
+    for (uint32_t j = 0; j < half; j++)
+        engine->inv_freq[j] =
+            (float)pow(engine->config->rope_theta, -2.0 * j / engine->config->rope_dims);
+    return 0;
+}
+
+static int number_layers(struct ps_engine *engine, struct ps_error *err)
+{
+    uint32_t next[2] = {0, 0};
+
+    engine->layers = calloc(engine->config->layer_count, sizeof(*engine->layers));
+    if (!engine->layers)
+        return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
+    for (uint32_t l = 0; l < engine->config->layer_count; l++)
+        engine->layers[l].mixer_idx = next[engine->config->layers[l].mixer == PS_MIXER_DELTA]++;
+    return 0;
+}
+
+static void log_pages(const struct ps_engine *engine)
+{
+    const struct ps_region *r = &engine->resident_region;
+
+    if (r->bytes >= (2u << 20) && r->kind != PS_PAGE_1G && r->kind != PS_PAGE_2M)
+        ps_log(PS_LOG_INFO,
+               "the resident weights are in %s; huge pages are faster: sudo sysctl "
+               "vm.nr_hugepages=%llu",
+               ps_page_kind_name(r->kind),
+               (unsigned long long)ps_div_up(engine->plan.total_bytes, 2u << 20));
+}
+
+int ps_engine_open(struct ps_engine **out, struct ps_model *model,
+                   const struct ps_engine_options *options, struct ps_error *err)
+{
+    uint64_t cache_bytes = 0;
+    int rc;
+
+    if (model->engine)
+        return ps_error_set(err, -EBUSY, NULL, "the model already has an open engine; close it");
+    struct ps_engine *engine = calloc(1, sizeof(*engine));
+    if (!engine)
+        return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
+    engine->model = model;
+    engine->config = &model->config;
+    engine->k = ps_kernels_get(ps_cpu_level());
+    rc = ps_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
+    if (rc < 0)
+        goto fail;
+    engine->thread_count = engine->options.threads;
+    struct ps_store_options so = {.engine = engine->options.io,
+                                  .cache_bytes = cache_bytes,
+                                  .lease_count = engine->options.experts_used};
+    rc = ps_store_open(&engine->store, model->volume, &so, err);
+    if (rc >= 0)
+        rc = ps_pool_open(&engine->pool, engine->thread_count, err);
+    if (rc >= 0)
+        rc = number_layers(engine, err);
+    if (rc >= 0)
+        rc = make_frequencies(engine, err);
+    if (rc >= 0)
+        rc = load_resident(engine, err);
+    if (rc >= 0)
+        rc = place_buffers(engine, err);
+    if (rc < 0)
+        goto fail;
+    log_pages(engine);
+    model->engine = engine;
+    *out = engine;
+    return 0;
+
+fail:
+    ps_engine_close(&engine);
+    return rc;
+}
+
+void ps_engine_close(struct ps_engine **engine)
+{
+    struct ps_engine *e = engine ? *engine : NULL;
+
+    if (!e)
+        return;
+    ps_store_close(&e->store);
+    ps_pool_close(&e->pool);
+    ps_region_unmap(&e->resident_region);
+    ps_region_unmap(&e->state_region);
+    ps_region_unmap(&e->work_region);
+    ps_moe_close(e);
+    free(e->inv_freq);
+    free(e->layers);
+    if (e->model->engine == e)
+        e->model->engine = NULL;
+    free(e);
+    *engine = NULL;
+}
+
+void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *stats)
+{
+    memset(stats, 0, sizeof(*stats));
+    ps_store_stats(engine->store, &stats->store);
+    stats->prefill_tokens = engine->prefill_tokens;
+    stats->prefill_ns = engine->prefill_ns;
+    stats->decode_tokens = engine->decode_tokens;
+    stats->decode_ns = engine->decode_ns;
+    stats->memory_peak_bytes = ps_rss_peak_bytes() + ps_mem_hugetlb_peak_bytes();
+    stats->hugepage_bytes = ps_mem_hugetlb_bytes();
+    stats->budget_bytes = engine->plan.budget_bytes;
+    stats->threads = engine->thread_count;
+    stats->cpu = ps_cpu_level_name(ps_cpu_level());
+}

@@ -1,0 +1,187 @@
+/* Private to model/: the engine's parts, shared by the files of the forward pass. */
+#ifndef PENSTOCK_MODEL_ENGINE_H
+#define PENSTOCK_MODEL_ENGINE_H
+
+#include "core/mem.h"
+#include "core/pool.h"
+#include "model/expert.h"
+#include "model/model.h"
+#include "quant/kernels.h"
+
+#define PS_CHUNK_TOKENS_MAX 512u
+#define PS_CHUNK_TOKENS_MIN 8u
+#define PS_CTX_DEFAULT 4096u
+#define PS_LOGITS_ROWS 4u   /* rows of the head's output computed together */
+#define PS_CONV_BLOCK 256u  /* channels whose convolution history is stored together */
+#define PS_EXPERT_PAIRS 64u /* (token, expert) pairs in work at once, when chunks are short */
+#define PS_DOWN_ROWS 32u    /* output rows of a down projection done as one task */
+#define PS_UP_ROWS 32u      /* neurons done as one task */
+#define PS_THREAD_COUNT_MAX 512
+
+/* A resident matrix [rows, cols], or a vector [1, cols]. data points into the resident region. */
+struct ps_weight {
+    const uint8_t *data; /* NULL: the model has no such tensor */
+    uint64_t stride_bytes;
+    uint32_t rows, cols, type;
+};
+
+struct ps_layer {
+    struct ps_weight weights[PS_ROLE_COUNT]; /* indexed by role; global roles unused */
+    uint32_t mixer_idx;                      /* number among the layers with the same mixer */
+};
+
+/* Byte sizes and offsets of the one sequence's state. All F32. */
+struct ps_state_shape {
+    uint64_t kv_row;         /* floats of K (or V) per token and attention layer */
+    uint64_t kv_layer_bytes; /* K and V of one attention layer over ctx tokens */
+    uint64_t delta_layer_bytes;
+    uint64_t conv_layer_bytes;
+    uint32_t attention_count, delta_count;
+    uint64_t kv_bytes, recurrent_bytes; /* totals */
+};
+
+/* Buffers of the forward pass for `chunk` tokens; floats unless said otherwise. */
+struct ps_work {
+    uint32_t chunk;      /* tokens */
+    uint32_t pairs;      /* (token, expert) pairs in work at once */
+    float *x;            /* [chunk, H] residual stream */
+    float *xn;           /* [chunk, H] normalised input of a block */
+    float *y;            /* [chunk, H] output of a block */
+    float *wide;         /* [chunk, wide_cols] q|gate, or q|k|v of a delta layer, or dense gate */
+    float *z;            /* [chunk, z_cols] gate of a delta layer, or up of a dense/shared FFN */
+    float *mix;          /* [chunk, mix_cols] output of the heads */
+    float *beta, *alpha; /* [chunk, delta_v_heads] */
+    float *rope_cos, *rope_sin; /* [chunk, rope_dims / 2] */
+    float *router;              /* [chunk, E] */
+    float *shared_scale;        /* [chunk] */
+    float *route_weight;        /* [chunk, K] best first */
+    uint32_t *route;            /* [chunk, K] */
+    uint32_t *pair_token;       /* [chunk * K] tokens grouped by expert */
+    float *pair_weight;         /* [chunk * K] */
+    uint32_t *expert_begin;     /* [E + 1] into pair_token */
+    float *expert_x;            /* [pairs, H] */
+    float *expert_act;          /* [pairs, I] */
+    float *expert_out;          /* [pairs, H] */
+    float *logits;              /* [PS_LOGITS_ROWS, V] */
+    float *thread;              /* per thread: scores [ctx], temporaries */
+    uint64_t thread_floats;
+    uint64_t wide_cols, z_cols, mix_cols;
+};
+
+struct ps_expert_job;
+struct ps_up_task;
+
+struct ps_engine {
+    struct ps_model *model;
+    const struct ps_config *config;
+    const struct ps_kernels *k;
+    struct ps_pool *pool;
+    int thread_count;
+    struct ps_store *store;
+    struct ps_engine_options options; /* resolved: no zeroes for defaults */
+    struct ps_plan plan;
+
+    struct ps_region resident_region, state_region, work_region;
+    struct ps_weight embed, out_norm, head;
+    struct ps_layer *layers;
+
+    struct ps_state_shape state;
+    struct ps_work work;
+    struct ps_expert_job *jobs;   /* [job_count] */
+    struct ps_lease *leases;      /* [job_count], beside the jobs */
+    struct ps_slice_info *slices; /* of the experts of one layer: [slice_count_max] */
+    uint32_t job_count;           /* capacity of jobs and leases: the experts of a layer */
+    struct ps_up_task *up_tasks;  /* of one round */
+    uint32_t *round_jobs;         /* [job_count] jobs with work in the round */
+    uint32_t slice_count_max;
+    float *inv_freq; /* [rope_dims / 2], rounded to float as the reference has them */
+
+    struct ps_session *session; /* the one open session, or NULL */
+    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns;
+};
+
+struct ps_session {
+    struct ps_engine *engine;
+    uint32_t position; /* tokens evaluated */
+    bool broken;       /* an eval failed half way */
+    bool has_logits;
+    ps_route_fn *on_route;
+    void *on_route_ctx;
+};
+
+/* ---- shapes and plan (plan.c) ---- */
+
+void ps_state_shape(const struct ps_config *config, uint32_t ctx, struct ps_state_shape *shape);
+
+/*
+ * Lays the work buffers out one after the other from base (NULL: only counts). Returns the bytes
+ * that they take. The same function plans and places, so the two cannot disagree.
+ */
+uint64_t ps_work_place(const struct ps_config *config, uint32_t chunk, uint32_t ctx, int threads,
+                       uint32_t experts_used, uint8_t *base, struct ps_work *work);
+
+/* Resolves defaults and fills the plan and the store's cache size. */
+int ps_plan_make(struct ps_model *model, const struct ps_engine_options *options,
+                 struct ps_engine_options *resolved, uint64_t *cache_bytes, struct ps_plan *plan,
+                 struct ps_error *err);
+
+/* ---- pieces of the forward pass ---- */
+
+struct ps_linear {
+    const struct ps_weight *w;
+    const float *x;
+    size_t ldx;
+    float *y;
+    size_t ldy;
+};
+
+/* y = W x for n tokens and several matrices, rows dealt to all threads in one go. */
+void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int item_count,
+                   uint32_t n);
+
+/* fn(engine, ctx, thread_idx, task_idx) for every task, dealt to the threads as they come free. */
+typedef void ps_task_fn(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx);
+void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t task_count);
+
+/* Scratch of a thread, [work.thread_floats]. */
+float *ps_thread_scratch(struct ps_engine *engine, int thread_idx);
+
+/* work.y = Mixer(work.xn) for n tokens from `position` on; updates the layer's state. */
+void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t position, uint32_t n);
+void ps_delta_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
+
+/* work.y = FFN(work.xn). */
+int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n,
+               struct ps_error *err);
+void ps_dense_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
+/* The same for the shared expert of a MoE layer, not yet scaled. */
+void ps_shared_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
+
+/*
+ * Runs n <= chunk tokens through all layers; work.x then holds the last layer's output. Does not
+ * move the session's position.
+ */
+int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
+                     struct ps_error *err);
+
+/* work.logits rows [0, n) = head of the tokens first .. first + n - 1 of the last chunk. */
+void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n);
+
+/* K and V rows of an attention layer, [ctx, kv_row] each; recurrent and convolution state. */
+float *ps_state_k(struct ps_engine *engine, uint32_t attention_idx);
+float *ps_state_v(struct ps_engine *engine, uint32_t attention_idx);
+float *ps_state_delta(struct ps_engine *engine, uint32_t delta_idx);
+float *ps_state_conv(struct ps_engine *engine, uint32_t delta_idx);
+
+static inline const struct ps_weight *ps_layer_weight(const struct ps_engine *engine,
+                                                      uint32_t layer, enum ps_role role)
+{
+    return &engine->layers[layer].weights[role];
+}
+
+static inline const float *ps_weight_f32(const struct ps_weight *w)
+{
+    return (const float *)(const void *)w->data;
+}
+
+#endif

@@ -1,0 +1,289 @@
+/* How a memory ceiling is spent: shapes of state and work buffers, the table, the floor. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/budget.h"
+#include "core/topology.h"
+#include "core/util.h"
+#include "model/engine.h"
+
+/* Room for what cannot be counted beforehand: thread stacks, the heap of the tool on top, the C
+ * library's own buffers. */
+#define RESERVE_BYTES (3u << 20)
+#define THREAD_BYTES (64u << 10)
+#define HUGE_BYTES (2u << 20)
+
+/* What ps_region_map will take: whole huge pages from 2 MiB on. */
+static uint64_t region_bytes(uint64_t bytes)
+{
+    return bytes >= HUGE_BYTES ? ps_align_up(bytes, HUGE_BYTES) : ps_align_up(bytes, 4096);
+}
+
+void ps_state_shape(const struct ps_config *c, uint32_t ctx, struct ps_state_shape *s)
+{
+    memset(s, 0, sizeof(*s));
+    for (uint32_t l = 0; l < c->layer_count; l++) {
+        if (c->layers[l].mixer == PS_MIXER_ATTENTION)
+            s->attention_count++;
+        else
+            s->delta_count++;
+    }
+    uint64_t channels =
+        2ull * c->delta_k_heads * c->delta_k_dim + (uint64_t)c->delta_v_heads * c->delta_v_dim;
+    s->kv_row = (uint64_t)c->kv_head_count * c->head_dim;
+    s->kv_layer_bytes = ps_align_up(2 * s->kv_row * ctx * sizeof(float), 64);
+    s->delta_layer_bytes = ps_align_up(
+        (uint64_t)c->delta_v_heads * c->delta_k_dim * c->delta_v_dim * sizeof(float), 64);
+    s->conv_layer_bytes =
+        c->conv_taps ? ps_align_up(channels * (c->conv_taps - 1) * sizeof(float), 64) : 0;
+    s->kv_bytes = s->attention_count * s->kv_layer_bytes;
+    s->recurrent_bytes = s->delta_count * (s->delta_layer_bytes + s->conv_layer_bytes);
+}
+
+/* ---- work buffers --------------------------------------------------------------------------- */
+
+struct arena {
+    uint8_t *base;
+    uint64_t used;
+};
+
+static void *take(struct arena *a, uint64_t count, uint64_t item_bytes)
+{
+    uint64_t offset = a->used;
+
+    a->used = ps_align_up(offset + count * item_bytes, 64);
+    return a->base ? a->base + offset : NULL;
+}
+
+static uint64_t max3(uint64_t a, uint64_t b, uint64_t c)
+{
+    return ps_max_u64(a, ps_max_u64(b, c));
+}
+
+static void work_widths(const struct ps_config *c, struct ps_work *w)
+{
+    uint64_t q = (uint64_t)c->head_count * c->head_dim;
+    uint64_t dv = (uint64_t)c->delta_v_heads * c->delta_v_dim;
+    uint64_t channels = 2ull * c->delta_k_heads * c->delta_k_dim + dv;
+    uint64_t ffn = ps_max_u64(c->shared_width, c->dense_width);
+
+    w->wide_cols = max3(c->attn_gate ? 2 * q : q, channels, ffn);
+    w->z_cols = ps_max_u64(dv, ffn);
+    w->mix_cols = ps_max_u64(q, dv);
+}
+
+static uint64_t thread_floats(const struct ps_config *c, uint32_t ctx, uint32_t pairs)
+{
+    uint64_t delta = 2ull * c->delta_k_dim + 2ull * c->delta_v_dim;
+    uint64_t up = (uint64_t)pairs * PS_UP_ROWS;
+    uint64_t down = (uint64_t)pairs * PS_DOWN_ROWS + (uint64_t)PS_LANES * PS_DOWN_ROWS * PS_LANES;
+
+    return ps_align_up(max3(ps_max_u64(ctx, delta), ps_max_u64(up, down), PS_CONV_BLOCK), 16);
+}
+
+uint64_t ps_work_place(const struct ps_config *c, uint32_t chunk, uint32_t ctx, int threads,
+                       uint32_t experts_used, uint8_t *base, struct ps_work *w)
+{
+    struct arena a = {base, 0};
+    uint64_t all_pairs = (uint64_t)chunk * experts_used;
+
+    memset(w, 0, sizeof(*w));
+    work_widths(c, w);
+    w->chunk = chunk;
+    w->pairs = (uint32_t)max3(chunk, experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
+    w->thread_floats = thread_floats(c, ctx, w->pairs);
+    w->x = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
+    w->xn = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
+    w->y = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
+    w->wide = take(&a, chunk * w->wide_cols, sizeof(float));
+    w->z = take(&a, chunk * w->z_cols, sizeof(float));
+    w->mix = take(&a, chunk * w->mix_cols, sizeof(float));
+    w->beta = take(&a, (uint64_t)chunk * c->delta_v_heads, sizeof(float));
+    w->alpha = take(&a, (uint64_t)chunk * c->delta_v_heads, sizeof(float));
+    w->rope_cos = take(&a, (uint64_t)chunk * (c->rope_dims / 2), sizeof(float));
+    w->rope_sin = take(&a, (uint64_t)chunk * (c->rope_dims / 2), sizeof(float));
+    w->router = take(&a, (uint64_t)chunk * c->expert_count, sizeof(float));
+    w->shared_scale = take(&a, chunk, sizeof(float));
+    w->route_weight = take(&a, all_pairs, sizeof(float));
+    w->route = take(&a, all_pairs, sizeof(uint32_t));
+    w->pair_token = take(&a, all_pairs, sizeof(uint32_t));
+    w->pair_weight = take(&a, all_pairs, sizeof(float));
+    w->expert_begin = take(&a, (uint64_t)c->expert_count + 1, sizeof(uint32_t));
+    w->expert_x = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    w->expert_act = take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
+    w->expert_out = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    w->logits = take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
+    w->thread = take(&a, w->thread_floats * (uint64_t)threads, sizeof(float));
+    return a.used;
+}
+
+/* ---- the table ------------------------------------------------------------------------------ */
+
+static void add_line(struct ps_plan *plan, const char *name, uint64_t bytes, uint64_t floor_bytes)
+{
+    int i = plan->line_count++;
+
+    snprintf(plan->lines[i].name, sizeof(plan->lines[i].name), "%s", name);
+    plan->lines[i].bytes = bytes;
+    plan->lines[i].floor_bytes = floor_bytes;
+    plan->total_bytes += bytes;
+    plan->floor_bytes += floor_bytes;
+}
+
+static int resolve(const struct ps_model *model, const struct ps_engine_options *in,
+                   struct ps_engine_options *out, struct ps_error *err)
+{
+    static const struct ps_engine_options defaults;
+    struct ps_topology topo;
+
+    *out = in ? *in : defaults;
+    if (!out->io)
+        out->io = "uring";
+    if (out->threads < 0 || out->threads > PS_THREAD_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--threads",
+                            "%d is out of range; give 1 to %d, or 0 for one per CPU", out->threads,
+                            PS_THREAD_COUNT_MAX);
+    if (out->threads == 0) {
+        ps_topology_get(&topo);
+        out->threads = topo.cpu_count < PS_THREAD_COUNT_MAX ? topo.cpu_count : PS_THREAD_COUNT_MAX;
+    }
+    if (out->ctx == 0)
+        out->ctx = (uint32_t)ps_min_u64(PS_CTX_DEFAULT, model->config.context_max);
+    if (out->ctx > model->config.context_max)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--ctx",
+                            "%" PRIu32 " tokens are more than the %" PRIu32
+                            " that this model was made for",
+                            out->ctx, model->config.context_max);
+    if (out->experts_used == 0)
+        out->experts_used = model->config.experts_used;
+    if (out->experts_used > model->config.experts_used)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--experts-used",
+                            "%" PRIu32 " is more than the %" PRIu32
+                            " experts per token that this model was made for",
+                            out->experts_used, model->config.experts_used);
+    if (out->chunk_tokens > PS_CHUNK_TOKENS_MAX)
+        out->chunk_tokens = PS_CHUNK_TOKENS_MAX;
+    return 0;
+}
+
+static uint64_t resident_bytes(const struct ps_model *model)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = 0; i < ps_volume_object_count(model->volume); i++) {
+        struct ps_object_info o;
+        ps_volume_object(model->volume, i, &o);
+        if (o.kind == PS_OBJECT_RESIDENT)
+            bytes += o.bytes;
+    }
+    return bytes;
+}
+
+static uint64_t work_bytes(const struct ps_model *model, const struct ps_engine_options *o,
+                           uint32_t chunk)
+{
+    struct ps_work work;
+
+    return region_bytes(
+        ps_work_place(&model->config, chunk, o->ctx, o->threads, o->experts_used, NULL, &work));
+}
+
+/* The longest chunk whose buffers take no more than a quarter of what is free beyond the floor:
+ * longer chunks read each expert more rarely in a prompt, a larger cache more rarely in what
+ * follows. */
+static uint32_t choose_chunk(const struct ps_model *model, const struct ps_engine_options *o,
+                             uint64_t spare_bytes)
+{
+    uint32_t smallest = (uint32_t)ps_min_u64(PS_CHUNK_TOKENS_MIN, o->ctx);
+    uint64_t smallest_bytes = work_bytes(model, o, smallest);
+
+    if (o->chunk_tokens)
+        return (uint32_t)ps_min_u64(o->chunk_tokens, o->ctx);
+    for (uint32_t chunk = PS_CHUNK_TOKENS_MAX; chunk > smallest; chunk /= 2)
+        if (chunk <= o->ctx && work_bytes(model, o, chunk) - smallest_bytes <= spare_bytes / 4)
+            return chunk;
+    return smallest;
+}
+
+static int floor_error(const struct ps_plan *plan, struct ps_error *err)
+{
+    char parts[256] = "", need[32], have[32], size[32];
+    size_t used = 0;
+
+    for (int i = 0; i < plan->line_count; i++) {
+        int n = snprintf(parts + used, sizeof(parts) - used, "%s%s %s", i ? ", " : "",
+                         plan->lines[i].name,
+                         ps_size_text_binary(plan->lines[i].floor_bytes, size, sizeof(size)));
+        if (n < 0 || (size_t)n >= sizeof(parts) - used)
+            break;
+        used += (size_t)n;
+    }
+    return ps_error_set(
+        err, -PS_ERR_MEMORY_FLOOR, "--memory",
+        "%s is less than the %s (%" PRIu64 " bytes) that this model needs at least: %s; give more, "
+        "or a smaller --ctx",
+        ps_size_text_binary(plan->budget_bytes, have, sizeof(have)),
+        ps_size_text_binary(plan->floor_bytes, need, sizeof(need)), plan->floor_bytes, parts);
+}
+
+/* In the modes that read through the page cache the slots stay at the minimum, and the rest of the
+ * ceiling is the page cache's. */
+static bool uses_page_cache(const char *io)
+{
+    return strcmp(io, "pagecache") == 0 || strcmp(io, "mmap") == 0;
+}
+
+int ps_plan_make(struct ps_model *model, const struct ps_engine_options *options,
+                 struct ps_engine_options *resolved, uint64_t *cache_bytes, struct ps_plan *plan,
+                 struct ps_error *err)
+{
+    struct ps_engine_options o;
+    struct ps_state_shape state;
+
+    memset(plan, 0, sizeof(*plan));
+    int rc = resolve(model, options, &o, err);
+    if (rc < 0)
+        return rc;
+    ps_state_shape(&model->config, o.ctx, &state);
+    struct ps_store_options so = {.engine = o.io, .lease_count = o.experts_used};
+    uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
+    uint64_t resident = region_bytes(resident_bytes(model));
+    uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
+                    (uint64_t)o.threads * THREAD_BYTES;
+    uint64_t state_bytes = region_bytes(state.kv_bytes + state.recurrent_bytes);
+    uint32_t smallest = o.chunk_tokens ? o.chunk_tokens : PS_CHUNK_TOKENS_MIN;
+    uint64_t floor_work = work_bytes(model, &o, (uint32_t)ps_min_u64(smallest, o.ctx));
+    uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache;
+
+    plan->budget_bytes = o.memory_bytes == PS_MEMORY_DEFAULT ? ps_budget_default_bytes()
+                         : o.memory_bytes == PS_MEMORY_MIN   ? floor_total
+                                                             : o.memory_bytes;
+    uint64_t spare = plan->budget_bytes > floor_total ? plan->budget_bytes - floor_total : 0;
+    plan->ctx = o.ctx;
+    plan->chunk_tokens = choose_chunk(model, &o, spare);
+    uint64_t work = work_bytes(model, &o, plan->chunk_tokens);
+    spare -= ps_min_u64(spare, work - floor_work);
+    so.cache_bytes = floor_cache + (uses_page_cache(o.io) ? 0 : spare);
+    uint64_t cache = ps_store_plan_bytes(model->volume, &so, &plan->expert_slots);
+
+    add_line(plan, "program and tables", base, base);
+    add_line(plan, "resident weights", resident, resident);
+    add_line(plan, "KV cache and recurrent state", state_bytes, state_bytes);
+    add_line(plan, "work buffers", work, floor_work);
+    add_line(plan, "expert cache", cache, floor_cache);
+    o.memory_bytes = plan->budget_bytes;
+    o.chunk_tokens = plan->chunk_tokens;
+    if (resolved)
+        *resolved = o;
+    if (cache_bytes)
+        *cache_bytes = so.cache_bytes;
+    return plan->budget_bytes < plan->floor_bytes ? floor_error(plan, err) : 0;
+}
+
+int ps_model_plan(struct ps_model *model, const struct ps_engine_options *options,
+                  struct ps_plan *plan, struct ps_error *err)
+{
+    return ps_plan_make(model, options, NULL, NULL, plan, err);
+}
