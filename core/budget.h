@@ -26,7 +26,10 @@ const char *ps_size_text_binary(uint64_t bytes, char *buf, size_t buf_bytes);
  */
 uint64_t ps_budget_default_bytes(void);
 
-/* The tightest cgroup memory limit less what is used already, or UINT64_MAX where there is none. */
+/*
+ * The tightest cgroup memory limit less what is used already (cold file cache not counted), or
+ * UINT64_MAX where there is none.
+ */
 uint64_t ps_budget_cgroup_bytes(void);
 
 /* VmRSS and VmHWM of this process in bytes (hugetlb pages are not in them). 0 if unreadable. */

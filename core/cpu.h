@@ -2,8 +2,7 @@
 #ifndef PENSTOCK_CORE_CPU_H
 #define PENSTOCK_CORE_CPU_H
 
-/* Ascending; a level implies all below it. Decided by CPUID and XGETBV together, never by one bit.
- */
+/* Ascending; a level implies all below. Decided by CPUID and XGETBV together, never by one bit. */
 enum ps_cpu_level {
     PS_CPU_SCALAR, /* baseline x86-64, or any other processor */
     PS_CPU_AVX2,   /* AVX2, FMA, F16C, BMI1/2 with YMM state enabled (x86-64-v3) */

@@ -23,8 +23,7 @@ enum ps_err {
     PS_ERR_ARGUMENT = 4109,       /* an argument is out of its range; text says which */
 };
 
-/* What went wrong, for a person: filled by callees, owned by the caller, plain data (copy freely).
- */
+/* What went wrong, for a person: filled by callees, owned by the caller, plain data. */
 struct ps_error {
     int code;        /* < 0: the value the function returned; 0 while nothing has failed */
     char where[192]; /* file, member, tensor or option the sentence is about; may be empty */

@@ -23,12 +23,17 @@ struct ps_region {
 };
 
 /*
- * Maps at least `bytes` zeroed bytes, bound to `node` (-1: no binding), every page present on
- * return (MADV_POPULATE_WRITE, so lack of memory is an error here and not a signal later). Tries 1
- * GiB pages (only when they waste nothing: bytes a multiple of 1 GiB), then 2 MiB pages
- * (libhugetlbfs tells the sizes), then transparent huge pages, then plain pages. Regions under 2
- * MiB go straight to plain pages. Errors: -ENOMEM (text says how much was asked for). Thread-safe.
- * May block while pages are cleared.
+ * Maps at least `bytes` (> 0) zeroed bytes, bound to `node` (-1: no binding), every page present on
+ * return (MADV_POPULATE_WRITE, so lack of memory is an error here and not a signal later).
+ *
+ * Tries 1 GiB pages (only when they waste nothing: bytes a multiple of 1 GiB), then 2 MiB pages
+ * (libhugetlbfs tells the sizes), then transparent huge pages, then plain pages, quietly: look at
+ * region->kind. Regions under 2 MiB go straight to plain pages. Hugetlb pages are bound strictly;
+ * the other kinds prefer the node, and spill over to another rather than end the process. Where the
+ * kernel refuses to bind, region->node is -1 and the memory is good.
+ *
+ * *region is written only on success. Errors: -ENOMEM (text says how much was asked for),
+ * -PS_ERR_ARGUMENT (no bytes). Thread-safe. May block while pages are cleared.
  */
 int ps_region_map(struct ps_region *region, size_t bytes, int node, struct ps_error *err);
 

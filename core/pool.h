@@ -13,8 +13,9 @@ typedef void ps_pool_fn(void *ctx, int thread_idx, int thread_count);
 
 /*
  * Starts thread_count - 1 threads (0 = one per CPU that this process may use), each pinned to one
- * CPU (the caller is not pinned). No thread is created later. *out is owned by the caller. Errors:
- * -ENOMEM, -EAGAIN (thread limit). Thread rule: open, run and close from one thread at a time.
+ * CPU (the caller is not pinned). No thread is created later. *out is owned by the caller.
+ * Errors: -ENOMEM, -EAGAIN (thread limit), -PS_ERR_ARGUMENT (a count below 0 or above 1024).
+ * Thread rule: open, run and close from one thread at a time.
  */
 int ps_pool_open(struct ps_pool **out, int thread_count, struct ps_error *err);
 

@@ -7,8 +7,7 @@
 #define PS_NODE_COUNT_MAX 64
 #define PS_CPU_COUNT_MAX 1024
 
-/* Only nodes that have at least one usable CPU are listed; a machine without NUMA has one, node 0.
- */
+/* Only nodes with a usable CPU are listed; a machine without NUMA has one node, 0. */
 struct ps_topology {
     int node_count;
     int node_id[PS_NODE_COUNT_MAX]; /* kernel node numbers, ascending */
@@ -17,8 +16,7 @@ struct ps_topology {
     int cpu_node[PS_CPU_COUNT_MAX]; /* index into node_id for each */
 };
 
-/* Fills *topo from the affinity mask and libnuma. Cannot fail: without NUMA everything is node 0.
- */
+/* Fills *topo from the affinity mask and libnuma. Cannot fail. */
 void ps_topology_get(struct ps_topology *topo);
 
 #endif

@@ -1,1 +1,6 @@
-# Tests: see CMakeLists.txt.
+# Errors, CPU levels, memory, budget, threads.
+foreach(name error cpu budget mem hugepages)
+  ps_test(core_${name} unit SOURCES test_core_${name}.c LINK penstock_core)
+endforeach()
+ps_test(core_pool unit SOURCES test_core_pool.c LINK penstock_core)
+set_tests_properties(core_pool PROPERTIES LABELS "unit;threaded")

@@ -1,0 +1,85 @@
+/* Regions in hugetlb pages: taken when there are enough, given up whole when there are not. */
+#include "util.h"
+
+#include <sys/mman.h>
+
+#include "core/budget.h"
+#include "core/internal.h"
+#include "core/mem.h"
+
+#define MIB ((size_t)1 << 20)
+
+static void takes_hugetlb_pages(void **state)
+{
+    (void)state;
+    uint64_t free_before = ps_mem_hugetlb_free_bytes();
+    uint64_t rss_before = ps_rss_bytes();
+    struct ps_region a, b;
+    assert_int_equal(ps_region_map(&a, 4 * MIB, -1, NULL), 0);
+    assert_int_equal(a.kind, PS_PAGE_2M);
+    assert_int_equal(ps_mem_hugetlb_bytes(), 4 * MIB);
+    assert_int_equal(ps_region_map(&b, 2 * MIB + 1, -1, NULL), 0);
+    assert_int_equal(b.kind, PS_PAGE_2M);
+    assert_int_equal(b.bytes, 4 * MIB);
+    assert_int_equal(ps_mem_hugetlb_bytes(), 8 * MIB);
+    assert_true(ps_rss_bytes() < rss_before + 4 * MIB); /* not part of the resident set */
+    assert_true(ps_mem_hugetlb_free_bytes() <= free_before - 8 * MIB);
+
+    memset(a.base, 0xff, a.bytes);
+    ps_region_unmap(&a);
+    assert_int_equal(ps_mem_hugetlb_bytes(), 4 * MIB);
+    ps_region_unmap(&b);
+    assert_int_equal(ps_mem_hugetlb_bytes(), 0);
+    assert_true(ps_mem_hugetlb_peak_bytes() >= 8 * MIB);
+}
+
+static void small_regions_leave_them_alone(void **state)
+{
+    (void)state;
+    struct ps_region region;
+    assert_int_equal(ps_region_map(&region, 2 * MIB - 1, -1, NULL), 0);
+    assert_int_equal(region.kind, PS_PAGE_PLAIN);
+    ps_region_unmap(&region);
+}
+
+static void too_few_means_none(void **state)
+{
+    (void)state;
+    uint64_t free_before = ps_mem_hugetlb_free_bytes();
+    if (free_before > 1024 * MIB)
+        PS_SKIP_ONE("more than 1 GiB of 2 MiB pages is free; this would fill memory");
+    struct ps_region region;
+    assert_int_equal(ps_region_map(&region, free_before + 2 * MIB, -1, NULL), 0);
+    assert_true(region.kind == PS_PAGE_THP || region.kind == PS_PAGE_PLAIN);
+    assert_int_equal(ps_mem_hugetlb_bytes(), 0);
+    assert_int_equal(ps_mem_hugetlb_free_bytes(), free_before);
+    ps_region_unmap(&region);
+}
+
+static void old_kernels_get_an_error_not_a_signal(void **state)
+{
+    (void)state;
+    uint64_t free_before = ps_mem_hugetlb_free_bytes();
+    if (free_before > 1024 * MIB)
+        PS_SKIP_ONE("more than 1 GiB of 2 MiB pages is free; this would take them all");
+    /* Without a reservation the lack of pages shows when they are touched. */
+    size_t bytes = free_before + 2 * MIB;
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    assert_true(p != MAP_FAILED);
+    assert_int_equal(ps_populate_by_read(p, bytes), -EFAULT);
+    munmap(p, bytes);
+}
+
+int main(void)
+{
+    if (ps_mem_hugetlb_free_bytes() < 16 * MIB)
+        PS_SKIP("8 free hugepages of 2 MiB are needed (echo 64 > /proc/sys/vm/nr_hugepages)");
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(takes_hugetlb_pages),
+        cmocka_unit_test(small_regions_leave_them_alone),
+        cmocka_unit_test(too_few_means_none),
+        cmocka_unit_test(old_kernels_get_an_error_not_a_signal),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
