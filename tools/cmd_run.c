@@ -1,0 +1,413 @@
+/* penstock run VOLUME... -p TEXT: generates text. */
+#include "tools/tool.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#define SEED_BITS 53u /* a seed survives as a JSON number in every reader */
+
+enum {
+    KEY_TEMP = 1,
+    KEY_TOP_K,
+    KEY_TOP_P,
+    KEY_MIN_P,
+    KEY_REPEAT_PENALTY,
+    KEY_SEED,
+    KEY_CHAT,
+    KEY_SYSTEM,
+    KEY_NO_THINK,
+    KEY_IDS,
+    KEY_STATS,
+    KEY_JSON
+};
+
+struct run_args {
+    struct tool_volume volume;
+    struct ps_engine_options engine;
+    const char *prompt, *system, *ids, *stats;
+    uint32_t token_count;
+    double temperature, top_p, min_p, repeat_penalty; /* NaN: the model's own */
+    int64_t top_k;                                    /* < 0: the model's own */
+    uint64_t seed;
+    bool has_seed, chat, no_think, json;
+};
+
+struct generation {
+    FILE *out; /* NULL: into text and ids, for JSON */
+    json_t *ids;
+    char *text;
+    size_t text_bytes, text_room;
+    uint32_t token_count;
+    char last;
+    int failure; /* -errno of writing or of memory */
+};
+
+static error_t sampling_parse(int key, char *arg, struct argp_state *state)
+{
+    struct run_args *args = state->input;
+
+    switch (key) {
+    case KEY_TEMP:
+        args->temperature = tool_real(state, "--temp", arg, 0, 100);
+        return 0;
+    case KEY_TOP_K:
+        args->top_k = (int64_t)tool_number(state, "--top-k", arg, 0, INT32_MAX);
+        return 0;
+    case KEY_TOP_P:
+        args->top_p = tool_real(state, "--top-p", arg, 0, 1);
+        return 0;
+    case KEY_MIN_P:
+        args->min_p = tool_real(state, "--min-p", arg, 0, 1);
+        return 0;
+    case KEY_REPEAT_PENALTY:
+        args->repeat_penalty = tool_real(state, "--repeat-penalty", arg, 0.01, 100);
+        return 0;
+    case KEY_SEED:
+        args->seed = tool_number(state, "--seed", arg, 0, UINT64_MAX);
+        args->has_seed = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static void args_check(const struct run_args *args, struct argp_state *state)
+{
+    if ((args->prompt == NULL) == (args->ids == NULL))
+        argp_error(state, "give a prompt: -p TEXT (\"-\" reads it from standard input) or --ids");
+    if (args->chat && args->prompt == NULL)
+        argp_error(state, "--chat needs -p TEXT");
+    if (!args->chat && (args->no_think || args->system != NULL))
+        argp_error(state, "--no-think and --system need --chat");
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct run_args *args = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &args->volume;
+        state->child_inputs[1] = &args->engine;
+        return 0;
+    case 'p':
+        args->prompt = arg;
+        return 0;
+    case 'n':
+        args->token_count = (uint32_t)tool_number(state, "-n", arg, 1, UINT32_MAX);
+        return 0;
+    case KEY_IDS:
+        args->ids = arg;
+        return 0;
+    case KEY_CHAT:
+        args->chat = true;
+        return 0;
+    case KEY_SYSTEM:
+        args->system = arg;
+        return 0;
+    case KEY_NO_THINK:
+        args->no_think = true;
+        return 0;
+    case KEY_STATS:
+        args->stats = arg;
+        return 0;
+    case KEY_JSON:
+        args->json = true;
+        return 0;
+    case ARGP_KEY_END:
+        args_check(args, state);
+        return 0;
+    default:
+        return sampling_parse(key, arg, state);
+    }
+}
+
+static const struct argp_option options[] = {
+    {"prompt", 'p', "TEXT", 0, "the text to continue; - reads it from standard input", 1},
+    {"ids", KEY_IDS, "IDS", 0, "a prompt of token ids (1,2,3) instead of text", 1},
+    {"tokens", 'n', "N", 0,
+     "at most N tokens (default: until the model ends or the context is full)", 1},
+    {"chat", KEY_CHAT, NULL, 0, "put TEXT through the model's chat template", 1},
+    {"system", KEY_SYSTEM, "TEXT", 0, "system message for --chat", 1},
+    {"no-think", KEY_NO_THINK, NULL, 0, "with --chat: answer without a thought first", 1},
+    {"temp", KEY_TEMP, "T", 0, "temperature; 0 takes the likeliest token (default: the model's)",
+     2},
+    {"top-k", KEY_TOP_K, "K", 0, "only the K likeliest tokens; 0 = off", 2},
+    {"top-p", KEY_TOP_P, "P", 0, "only the likeliest tokens that make up P; 1 = off", 2},
+    {"min-p", KEY_MIN_P, "P", 0, "only tokens at least P times as likely as the first; 0 = off", 2},
+    {"repeat-penalty", KEY_REPEAT_PENALTY, "X", 0, "make recent tokens less likely; 1 = off", 2},
+    {"seed", KEY_SEED, "N", 0, "of the random choices (default: a random one, which is printed)",
+     2},
+    {"stats", KEY_STATS, "FILE", 0, "write the statistics to FILE as JSON", 3},
+    {"json", KEY_JSON, NULL, 0, "print text, ids and statistics as JSON at the end", 3},
+    {0}};
+static const struct argp_child children[] = {
+    {&tool_volume_argp, 0, NULL, 4}, {&tool_engine_argp, 0, NULL, 4}, {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .children = children,
+    .doc = "Continues TEXT. The continuation goes to standard output as it comes, everything else "
+           "to standard error. Ctrl-C stops; what was generated stays."};
+
+/* The prompt with its chat template around it; *text is malloc'd. */
+static int chat_render(const struct run_args *args, const struct ps_model *model,
+                       const char *prompt, size_t prompt_bytes, char **text, struct ps_error *err)
+{
+    json_t *messages = json_array();
+    json_t *user = json_pack("{s:s, s:s%}", "role", "user", "content", prompt, prompt_bytes);
+    int rc;
+
+    if (args->system != NULL) {
+        json_array_append_new(messages,
+                              json_pack("{s:s, s:s}", "role", "system", "content", args->system));
+    }
+    json_array_append_new(messages, user);
+    json_t *chat =
+        json_pack("{s:o, s:b}", "messages", messages, "enable_thinking", args->no_think ? 0 : 1);
+    char *json = user == NULL || chat == NULL ? NULL : json_dumps(chat, 0);
+    json_decref(chat);
+    if (json == NULL)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "the prompt is not valid UTF-8");
+    rc = ps_model_chat(model, json, text, err);
+    free(json);
+    return rc;
+}
+
+static int prompt_text_ids(const struct run_args *args, const struct ps_model *model, int32_t **ids,
+                           size_t *id_count, struct ps_error *err)
+{
+    char *read = NULL, *rendered = NULL;
+    const char *text = args->prompt;
+    size_t text_bytes = strlen(text);
+    int rc = 0;
+
+    if (strcmp(args->prompt, "-") == 0) {
+        rc = tool_text_read("-", &read, &text_bytes, err);
+        text = read;
+    }
+    if (rc == 0 && args->chat) {
+        rc = chat_render(args, model, text, text_bytes, &rendered, err);
+        text = rendered;
+        text_bytes = rendered == NULL ? 0 : strlen(rendered);
+    }
+    if (rc == 0)
+        rc = tool_tokenize(model, text, text_bytes, ids, id_count, err);
+    free(read);
+    free(rendered);
+    if (rc == 0 && *id_count == 0) {
+        free(*ids);
+        *ids = NULL;
+        rc = ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                          "the prompt is empty: there is nothing to "
+                          "continue");
+    }
+    return rc;
+}
+
+static int prompt_ids(const struct run_args *args, const struct ps_model *model, int32_t **ids,
+                      size_t *id_count, struct ps_error *err)
+{
+    if (args->ids != NULL)
+        return tool_ids_parse(args->ids, ids, id_count, err);
+    return prompt_text_ids(args, model, ids, id_count, err);
+}
+
+/* The model's own settings, with what the user asked for over them. */
+static void sampling_resolve(struct run_args *args, const struct ps_model *model,
+                             struct ps_sampling *sampling)
+{
+    ps_model_sampling(model, sampling);
+    if (!isnan(args->temperature))
+        sampling->temperature = (float)args->temperature;
+    if (!isnan(args->top_p))
+        sampling->top_p = (float)args->top_p;
+    if (!isnan(args->min_p))
+        sampling->min_p = (float)args->min_p;
+    if (!isnan(args->repeat_penalty))
+        sampling->repeat_penalty = (float)args->repeat_penalty;
+    if (args->top_k >= 0)
+        sampling->top_k = (int)args->top_k;
+    if (!args->has_seed && sampling->temperature > 0) {
+        if (getrandom(&args->seed, sizeof(args->seed), 0) != (ssize_t)sizeof(args->seed))
+            args->seed = (uint64_t)getpid();
+        args->seed >>= 64 - SEED_BITS;
+        fprintf(stderr, "seed %" PRIu64 "\n", args->seed);
+    }
+    sampling->seed = args->seed;
+}
+
+static int text_append(struct generation *gen, int32_t id, const char *text, size_t text_bytes)
+{
+    if (gen->text_room - gen->text_bytes < text_bytes) {
+        size_t room = 2 * gen->text_room + text_bytes + 4096;
+        char *grown = realloc(gen->text, room);
+        if (grown == NULL)
+            return -ENOMEM;
+        gen->text = grown;
+        gen->text_room = room;
+    }
+    memcpy(gen->text + gen->text_bytes, text, text_bytes);
+    gen->text_bytes += text_bytes;
+    return json_array_append_new(gen->ids, json_integer(id)) == 0 ? 0 : -ENOMEM;
+}
+
+static int token_take(void *ctx, int32_t id, const char *text, size_t text_bytes)
+{
+    struct generation *gen = ctx;
+
+    gen->token_count++;
+    if (gen->out == NULL) {
+        gen->failure = text_append(gen, id, text, text_bytes);
+    } else if (text_bytes > 0) {
+        errno = 0;
+        gen->last = text[text_bytes - 1];
+        if (fwrite(text, 1, text_bytes, gen->out) != text_bytes || fflush(gen->out) != 0)
+            gen->failure = errno != 0 ? -errno : -EIO;
+    }
+    return gen->failure < 0 || tool_stop_status() != 0;
+}
+
+static const char *stop_name(int reason)
+{
+    switch (reason) {
+    case PS_STOP_LENGTH:
+        return "length";
+    case PS_STOP_END:
+        return "end";
+    case PS_STOP_CONTEXT:
+        return "context";
+    default:
+        return "interrupted";
+    }
+}
+
+static json_t *stats_json(const struct run_args *args, const struct ps_engine_stats *stats,
+                          const struct ps_sampling *sampling, const struct generation *gen,
+                          int reason)
+{
+    json_t *json = tool_stats_json(stats);
+
+    if (json == NULL)
+        return NULL;
+    json_object_set_new(json, "generated_tokens", json_integer(gen->token_count));
+    json_object_set_new(json, "stop", json_string(stop_name(reason)));
+    if (sampling->temperature > 0)
+        json_object_set_new(json, "seed", json_integer((json_int_t)sampling->seed));
+    if (args->engine.experts_used != 0)
+        json_object_set_new(json, "experts_used", json_integer(args->engine.experts_used));
+    return json;
+}
+
+static int stats_write(const char *path, const json_t *json, struct ps_error *err)
+{
+    struct tool_output out;
+    int rc = tool_output_open(&out, path, err);
+
+    if (rc < 0)
+        return rc;
+    json_dumpf(json, out.file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    fputc('\n', out.file);
+    return tool_output_commit(&out, err);
+}
+
+/* Prints what there is to say at the end. Returns the exit status. */
+static int run_report(const struct run_args *args, const struct ps_engine *engine,
+                      const struct ps_sampling *sampling, const struct generation *gen, int reason)
+{
+    struct ps_engine_stats stats;
+    struct ps_error err = {0};
+    int status = tool_stop_status();
+
+    if (gen->out != NULL && gen->last != '\0' && gen->last != '\n' && isatty(STDOUT_FILENO) == 1)
+        putchar('\n');
+    ps_engine_stats(engine, &stats);
+    json_t *json = stats_json(args, &stats, sampling, gen, reason);
+    if (args->stats != NULL && stats_write(args->stats, json, &err) < 0)
+        status = tool_fail(&err);
+    if (args->json) {
+        json_t *text = json_stringn(gen->text == NULL ? "" : gen->text, gen->text_bytes);
+        int rc =
+            tool_json_print(json_pack("{s:o, s:O, s:O}", "text", text == NULL ? json_null() : text,
+                                      "ids", gen->ids, "stats", json));
+        status = rc != 0 ? rc : status;
+    } else {
+        fputc('\n', stderr);
+        tool_stats_print(&stats);
+        if (reason == PS_STOP_CONTEXT)
+            fputs("  stopped   the context is full; --ctx N makes it larger\n", stderr);
+    }
+    json_decref(json);
+    return status;
+}
+
+static int generate(struct run_args *args, struct ps_model *model, const int32_t *ids,
+                    size_t id_count)
+{
+    struct generation gen = {.out = args->json ? NULL : stdout, .ids = json_array()};
+    struct ps_sampler *sampler = NULL;
+    struct ps_session *session = NULL;
+    struct ps_engine *engine = NULL;
+    struct ps_sampling sampling;
+    struct ps_error err = {0};
+    int status = 1, rc;
+
+    rc = tool_engine_open(&engine, &session, model, &args->engine, &err);
+    if (rc == 0) {
+        sampling_resolve(args, model, &sampling);
+        rc = ps_sampler_open(&sampler, model, &sampling, &err);
+    }
+    if (rc == 0) {
+        rc = ps_session_generate(session, ids, id_count, args->token_count, sampler, token_take,
+                                 &gen, &err);
+    }
+    if (rc == -EINTR && tool_stop_status() != 0)
+        rc = PS_STOP_CALLER;
+    if (rc == PS_STOP_CALLER && gen.failure < 0)
+        rc = ps_error_set(&err, gen.failure, "standard output", "%s", strerror(-gen.failure));
+    if (rc < 0) {
+        fflush(stdout);
+        status = tool_fail(&err);
+    } else {
+        status = run_report(args, engine, &sampling, &gen, rc);
+    }
+    ps_sampler_close(&sampler);
+    ps_session_close(&session);
+    ps_engine_close(&engine);
+    json_decref(gen.ids);
+    free(gen.text);
+    return status;
+}
+
+int cmd_run(int argc, char **argv)
+{
+    struct run_args args = {.token_count = UINT32_MAX,
+                            .temperature = NAN,
+                            .top_p = NAN,
+                            .min_p = NAN,
+                            .repeat_penalty = NAN,
+                            .top_k = -1};
+    struct ps_model *model = NULL;
+    struct ps_error err = {0};
+    int32_t *ids = NULL;
+    size_t id_count = 0;
+    int status;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    if (tool_model_open(&model, &args.volume, &err) < 0)
+        return tool_fail(&err);
+    if (prompt_ids(&args, model, &ids, &id_count, &err) < 0) {
+        status = tool_fail(&err);
+    } else {
+        args.engine.stop = tool_stop_flag();
+        status = generate(&args, model, ids, id_count);
+    }
+    free(ids);
+    ps_model_close(&model);
+    return status;
+}

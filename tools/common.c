@@ -1,0 +1,175 @@
+#include "tools/tool.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/budget.h"
+#include "core/util.h"
+
+#define PROGRESS_INTERVAL_NS 100000000u
+#define PROGRESS_SETTLE_NS 1000000000u /* no estimate of the time left before this */
+
+static bool
+    line_drawn; /* a progress line is on the terminal: sentences go on a line of their own */
+
+static void line_clear(void)
+{
+    if (line_drawn)
+        fputs("\r\033[K", stderr);
+    line_drawn = false;
+}
+
+int tool_fail(const struct ps_error *err)
+{
+    const char *text = err->text[0] != '\0' ? err->text : ps_strerror(err->code);
+    line_clear();
+    if (err->where[0] != '\0')
+        fprintf(stderr, "penstock: %s: %s\n", err->where, text);
+    else
+        fprintf(stderr, "penstock: %s\n", text);
+    return 1;
+}
+
+int tool_fail_text(const char *where, const char *fmt, ...)
+{
+    struct ps_error err = {.code = -PS_ERR_ARGUMENT};
+    va_list args;
+
+    if (where != NULL)
+        snprintf(err.where, sizeof(err.where), "%s", where);
+    va_start(args, fmt);
+    vsnprintf(err.text, sizeof(err.text), fmt, args);
+    va_end(args);
+    return tool_fail(&err);
+}
+
+static void log_print(void *ctx, enum ps_log_level level, const char *text)
+{
+    const bool *verbose = ctx;
+    if (level <= PS_LOG_WARN || *verbose) {
+        line_clear();
+        fprintf(stderr, "penstock: %s\n", text);
+    }
+}
+
+void tool_log_start(bool verbose)
+{
+    static bool log_verbose;
+    log_verbose = verbose;
+    ps_log_set(log_print, &log_verbose);
+}
+
+int tool_json_print(json_t *json)
+{
+    if (json == NULL)
+        return tool_fail_text(NULL, "not enough memory for the JSON output");
+    json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    putchar('\n');
+    json_decref(json);
+    return 0; /* a failed write is found when main closes standard output */
+}
+
+const char *tool_count_text(uint64_t count, char *buf)
+{
+    char digits[24];
+    int len = snprintf(digits, sizeof(digits), "%" PRIu64, count);
+    char *out = buf;
+
+    for (int i = 0; i < len; i++) {
+        if (i > 0 && (len - i) % 3 == 0)
+            *out++ = ',';
+        *out++ = digits[i];
+    }
+    *out = '\0';
+    return buf;
+}
+
+const char *tool_time_text(uint64_t ns, char *buf)
+{
+    double seconds = (double)ns / 1e9;
+    uint64_t whole = (uint64_t)(seconds + 0.5);
+
+    if (seconds < 9.95)
+        snprintf(buf, 32, "%.1f s", seconds);
+    else if (whole < 60)
+        snprintf(buf, 32, "%" PRIu64 " s", whole);
+    else if (whole < 3600)
+        snprintf(buf, 32, "%" PRIu64 " min %02" PRIu64 " s", whole / 60, whole % 60);
+    else
+        snprintf(buf, 32, "%" PRIu64 " h %02" PRIu64 " min", whole / 3600, whole % 3600 / 60);
+    return buf;
+}
+
+double tool_rate(uint64_t count, uint64_t ns)
+{
+    return ns == 0 ? 0 : (double)count * 1e9 / (double)ns;
+}
+
+void tool_progress_init(struct tool_progress *progress, const char *verb)
+{
+    *progress = (struct tool_progress){.verb = verb, .shown = isatty(STDERR_FILENO) == 1};
+}
+
+void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
+{
+    struct tool_progress *progress = ctx;
+    uint64_t now = ps_now_ns();
+    char done[32], total[32], left[32];
+
+    if (!progress->shown)
+        return;
+    if (progress->begin_ns == 0) {
+        progress->begin_ns = now;
+        progress->begin_bytes = done_bytes;
+    }
+    if (now - progress->drawn_ns < PROGRESS_INTERVAL_NS)
+        return;
+    progress->drawn_ns = now;
+    line_drawn = true;
+
+    uint64_t passed_ns = now - progress->begin_ns;
+    double rate = tool_rate(done_bytes - progress->begin_bytes, passed_ns);
+    fprintf(stderr, "\r%s  %s of %s  %.0f %%  %.2f GB/s", progress->verb,
+            ps_size_text(done_bytes, done, sizeof(done)),
+            ps_size_text(total_bytes, total, sizeof(total)),
+            total_bytes == 0 ? 100.0 : 100.0 * (double)done_bytes / (double)total_bytes,
+            rate / 1e9);
+    if (passed_ns >= PROGRESS_SETTLE_NS && rate > 0) {
+        double left_ns = (double)(total_bytes - done_bytes) / rate * 1e9;
+        fprintf(stderr, "  %s left", tool_time_text((uint64_t)left_ns, left));
+    }
+    fputs("\033[K", stderr);
+}
+
+void tool_progress_end(struct tool_progress *progress)
+{
+    line_clear();
+    progress->shown = false;
+}
+
+static volatile int stop_flag;
+static volatile sig_atomic_t stop_signal;
+
+static void stop_handle(int signal_number)
+{
+    stop_signal = signal_number;
+    stop_flag = 1;
+}
+
+const volatile int *tool_stop_flag(void)
+{
+    struct sigaction action = {.sa_handler = stop_handle, .sa_flags = SA_RESETHAND};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    return &stop_flag;
+}
+
+int tool_stop_status(void)
+{
+    return stop_signal == 0 ? 0 : 128 + stop_signal;
+}

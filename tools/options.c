@@ -1,0 +1,203 @@
+#include "tools/tool.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/budget.h"
+
+enum { KEY_IO = 0x100, KEY_ACTIVATIONS, KEY_CHUNK, KEY_EXPERTS_USED, KEY_CTX, KEY_MEMORY };
+
+uint64_t tool_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
+                     uint64_t max)
+{
+    char *end = NULL;
+    errno = 0;
+    unsigned long long value = isdigit((unsigned char)*text) ? strtoull(text, &end, 10) : 0;
+
+    if (end == NULL || *end != '\0' || errno != 0 || value < min || value > max) {
+        argp_error(state, "%s: \"%s\" is not a whole number from %llu to %llu", option, text,
+                   (unsigned long long)min, (unsigned long long)max);
+    }
+    return value;
+}
+
+double tool_real(struct argp_state *state, const char *option, const char *text, double min,
+                 double max)
+{
+    char *end = NULL;
+    double value = strtod(text, &end);
+
+    if (end == text || *end != '\0' || !(value >= min && value <= max))
+        argp_error(state, "%s: \"%s\" is not a number from %g to %g", option, text, min, max);
+    return value;
+}
+
+uint64_t tool_size(struct argp_state *state, const char *option, const char *text)
+{
+    struct ps_error err = {0};
+    uint64_t bytes = 0;
+
+    if (ps_size_parse(text, &bytes, &err) < 0)
+        argp_error(state, "%s: %s", option, err.text);
+    return bytes;
+}
+
+static void volume_add(struct argp_state *state, struct tool_volume *volume, const char *path)
+{
+    if (volume->path_count == PS_MEMBER_COUNT_MAX)
+        argp_error(state, "a volume has at most %d members", PS_MEMBER_COUNT_MAX);
+    else
+        volume->paths[volume->path_count++] = path;
+}
+
+static error_t volume_parse(int key, char *arg, struct argp_state *state)
+{
+    struct tool_volume *volume = state->input;
+
+    switch (key) {
+    case 'm':
+    case ARGP_KEY_ARG:
+        volume_add(state, volume, arg);
+        return 0;
+    case 'v':
+        volume->verbose = true;
+        return 0;
+    case ARGP_KEY_END:
+        if (volume->path_count == 0)
+            argp_error(state, "name a VOLUME: any member of it");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option volume_options[] = {
+    {"member", 'm', "PATH", 0, "a further member of the volume, where it is not found by itself",
+     0},
+    {"verbose", 'v', NULL, 0, "say more on standard error", 0},
+    {0}};
+const struct argp tool_volume_argp = {
+    .options = volume_options, .parser = volume_parse, .args_doc = "VOLUME..."};
+
+static error_t memory_parse(int key, char *arg, struct argp_state *state)
+{
+    struct ps_engine_options *options = state->input;
+
+    switch (key) {
+    case KEY_MEMORY:
+        if (strcmp(arg, "min") == 0) {
+            options->memory_bytes = PS_MEMORY_MIN;
+            return 0;
+        }
+        options->memory_bytes = tool_size(state, "--memory", arg);
+        if (options->memory_bytes == 0)
+            argp_error(state, "--memory: 0 bytes are no ceiling; \"min\" takes the least possible");
+        return 0;
+    case KEY_CTX:
+        options->ctx = (uint32_t)tool_number(state, "--ctx", arg, 1, UINT32_MAX);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option memory_options[] = {
+    {"memory", KEY_MEMORY, "SIZE", 0,
+     "ceiling on all memory held, hugepages included: bytes, K, M or G (powers of 1024), or min "
+     "(default: what the machine or the cgroup leaves)",
+     0},
+    {"ctx", KEY_CTX, "N", 0, "tokens that the context holds", 0},
+    {0}};
+const struct argp tool_memory_argp = {.options = memory_options, .parser = memory_parse};
+
+static void io_check(struct argp_state *state, const char *name)
+{
+    static const char *const names[] = {"uring", "pread", "pagecache", "mmap"};
+
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return;
+    }
+    argp_error(state, "--io: \"%s\" is not one of uring, pread, pagecache, mmap", name);
+}
+
+static error_t engine_parse(int key, char *arg, struct argp_state *state)
+{
+    struct ps_engine_options *options = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = state->input;
+        return 0;
+    case KEY_IO:
+        io_check(state, arg);
+        options->io = arg;
+        return 0;
+    case 't':
+        options->threads = (int)tool_number(state, "--threads", arg, 1, 512);
+        return 0;
+    case KEY_ACTIVATIONS:
+        if (strcmp(arg, "f32") != 0)
+            argp_error(state, "--activations: \"%s\" is not supported, only f32 is", arg);
+        return 0;
+    case KEY_CHUNK:
+        options->chunk_tokens = (uint32_t)tool_number(state, "--chunk", arg, 1, UINT32_MAX);
+        return 0;
+    case KEY_EXPERTS_USED:
+        options->experts_used = (uint32_t)tool_number(state, "--experts-used", arg, 1, 65536);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option engine_options[] = {
+    {"io", KEY_IO, "ENGINE", 0, "uring (default), pread, pagecache or mmap", 0},
+    {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
+    {"activations", KEY_ACTIVATIONS, "TYPE", 0, "f32, the only value", 0},
+    {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
+    {"experts-used", KEY_EXPERTS_USED, "K", 0,
+     "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},
+    {0}};
+static const struct argp_child engine_children[] = {{&tool_memory_argp, 0, NULL, 0}, {0}};
+const struct argp tool_engine_argp = {
+    .options = engine_options, .parser = engine_parse, .children = engine_children};
+
+int tool_model_open(struct ps_model **model, const struct tool_volume *volume, struct ps_error *err)
+{
+    tool_log_start(volume->verbose);
+    return ps_model_open(model, volume->paths, volume->path_count, err);
+}
+
+int tool_engine_open(struct ps_engine **engine, struct ps_session **session, struct ps_model *model,
+                     const struct ps_engine_options *options, struct ps_error *err)
+{
+    bool notice = isatty(STDERR_FILENO) == 1;
+    struct ps_model_info info;
+    char size[32];
+    int rc;
+
+    ps_model_info(model, &info);
+    if (options->experts_used != 0 && options->experts_used < info.experts_used) {
+        fprintf(stderr,
+                "penstock: running %u experts per token instead of %u: this changes the output\n",
+                options->experts_used, info.experts_used);
+    }
+    if (notice) {
+        fprintf(stderr, "\rreading %s of resident weights ...\033[K",
+                ps_size_text(info.resident_bytes, size, sizeof(size)));
+    }
+    rc = ps_engine_open(engine, model, options, err);
+    if (notice)
+        fputs("\r\033[K", stderr);
+    if (rc < 0)
+        return rc;
+    rc = ps_session_open(session, *engine, err);
+    if (rc < 0)
+        ps_engine_close(engine);
+    return rc;
+}

@@ -1,0 +1,195 @@
+#include "tools/tool.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define TEXT_GROW_BYTES 65536u
+
+/* Opens a temporary file beside the path, with the permissions that a plain create would give. */
+static int temp_open(struct tool_output *out, struct ps_error *err)
+{
+    mode_t mask = umask(0);
+    int fd;
+
+    umask(mask);
+    if (asprintf(&out->temp_path, "%s.XXXXXX", out->path) < 0) {
+        out->temp_path = NULL;
+        return ps_error_set(err, -ENOMEM, out->name, "not enough memory for a file name");
+    }
+    fd = mkstemp(out->temp_path);
+    if (fd < 0) {
+        int code = -errno;
+        free(out->temp_path);
+        out->temp_path = NULL;
+        return ps_error_set(err, code, out->name, "cannot create a file here: %s", strerror(-code));
+    }
+    fchmod(fd, 0666 & ~mask);
+    out->file = fdopen(fd, "wb");
+    if (out->file == NULL) {
+        close(fd);
+        return ps_error_set(err, -ENOMEM, out->name, "not enough memory for a file buffer");
+    }
+    return 0;
+}
+
+int tool_output_open(struct tool_output *out, const char *path, struct ps_error *err)
+{
+    struct stat st;
+    bool exists = stat(path, &st) == 0;
+    int rc = 0;
+
+    *out = (struct tool_output){.name = path};
+    if (exists && !S_ISREG(st.st_mode)) {
+        out->file = fopen(path, "wb");
+        if (out->file == NULL)
+            rc = ps_error_set(err, -errno, path, "cannot write: %s", strerror(errno));
+        return rc;
+    }
+    /* A link stays one: what it points to is replaced. */
+    out->path = exists ? realpath(path, NULL) : strdup(path);
+    if (out->path == NULL)
+        return ps_error_set(err, -errno, path, "cannot write: %s", strerror(errno));
+    rc = temp_open(out, err);
+    if (rc < 0)
+        tool_output_abandon(out);
+    return rc;
+}
+
+int tool_output_commit(struct tool_output *out, struct ps_error *err)
+{
+    FILE *file = out->file;
+    int code = 0;
+
+    errno = 0;
+    if (fflush(file) != 0 || ferror(file))
+        code = errno != 0 ? -errno : -EIO;
+    if (code == 0 && out->temp_path != NULL && fsync(fileno(file)) != 0)
+        code = -errno;
+    if (fclose(file) != 0 && code == 0)
+        code = -errno;
+    out->file = NULL;
+    if (code == 0 && out->temp_path != NULL && rename(out->temp_path, out->path) != 0)
+        code = -errno;
+    if (code < 0) {
+        ps_error_set(err, code, out->name, "cannot write: %s", strerror(-code));
+        tool_output_abandon(out);
+        return code;
+    }
+    free(out->temp_path);
+    free(out->path);
+    *out = (struct tool_output){0};
+    return 0;
+}
+
+void tool_output_abandon(struct tool_output *out)
+{
+    if (out->file != NULL)
+        fclose(out->file);
+    if (out->temp_path != NULL)
+        unlink(out->temp_path);
+    free(out->temp_path);
+    free(out->path);
+    *out = (struct tool_output){0};
+}
+
+int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err)
+{
+    bool is_stdin = strcmp(path, "-") == 0;
+    const char *name = is_stdin ? "standard input" : path;
+    FILE *file = is_stdin ? stdin : fopen(path, "rb");
+    size_t bytes = 0, room = 0;
+    char *data = NULL;
+    int rc = 0;
+
+    if (file == NULL)
+        return ps_error_set(err, -errno, name, "cannot read: %s", strerror(errno));
+    for (;;) {
+        if (room - bytes < TEXT_GROW_BYTES) {
+            room = room * 2 + 2 * TEXT_GROW_BYTES;
+            char *grown = realloc(data, room);
+            if (grown == NULL) {
+                rc = ps_error_set(err, -ENOMEM, name, "does not fit into memory");
+                break;
+            }
+            data = grown;
+        }
+        size_t got = fread(data + bytes, 1, room - bytes - 1, file);
+        bytes += got;
+        if (got == 0)
+            break;
+    }
+    if (rc == 0 && ferror(file))
+        rc = ps_error_set(err, -errno, name, "cannot read: %s", strerror(errno));
+    if (!is_stdin)
+        fclose(file);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
+    data[bytes] = '\0';
+    *text = data;
+    *text_bytes = bytes;
+    return 0;
+}
+
+/* Steps over white space, commas and the brackets of a JSON array. */
+static const char *ids_skip(const char *at)
+{
+    while (isspace((unsigned char)*at) || *at == ',' || *at == '[' || *at == ']')
+        at++;
+    return at;
+}
+
+int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_error *err)
+{
+    size_t count = 0, room = strlen(text) / 2 + 1; /* an id and what parts it from the next */
+    int32_t *list = malloc(room * sizeof(*list));
+
+    if (list == NULL)
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
+    for (const char *at = ids_skip(text); *at != '\0'; at = ids_skip(at)) {
+        char *end;
+        errno = 0;
+        long value = strtol(at, &end, 10);
+        bool parted = *end == '\0' || ids_skip(end) != end;
+        if (!isdigit((unsigned char)*at) || errno != 0 || value > INT32_MAX || !parted) {
+            free(list);
+            return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                                "\"%.24s\" is not a list of token ids such as 1,2,3", at);
+        }
+        list[count++] = (int32_t)value;
+        at = end;
+    }
+    if (count == 0 && strchr(text, '[') == NULL) {
+        free(list);
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "no token ids were given");
+    }
+    *ids = list;
+    *id_count = count;
+    return 0;
+}
+
+int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
+                  size_t *id_count, struct ps_error *err)
+{
+    int64_t count = ps_model_tokenize(model, text, text_bytes, NULL, 0, err);
+    int32_t *list;
+
+    if (count < 0)
+        return (int)count;
+    list = malloc(((size_t)count + 1) * sizeof(*list));
+    if (list == NULL)
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
+    count = ps_model_tokenize(model, text, text_bytes, list, (size_t)count, err);
+    if (count < 0) {
+        free(list);
+        return (int)count;
+    }
+    *ids = list;
+    *id_count = (size_t)count;
+    return 0;
+}

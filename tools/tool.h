@@ -1,0 +1,157 @@
+/*
+ * What the subcommands share: errors, options, output files, numbers as text, progress, Ctrl-C.
+ *
+ * Exit status: 0 done; 1 failed, with one sentence "penstock: WHERE: TEXT" on standard error; 2
+ * wrong usage (argp prints it); 128 + signal when the user stopped it. Results go to standard
+ * output, everything else to standard error.
+ */
+#ifndef PENSTOCK_TOOLS_TOOL_H
+#define PENSTOCK_TOOLS_TOOL_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "model/penstock.h"
+
+/* ---- the subcommands: each parses its own arguments and returns the exit status ----------------
+ */
+
+int cmd_layout(int argc, char **argv);
+int cmd_info(int argc, char **argv);
+int cmd_verify(int argc, char **argv);
+int cmd_wipe(int argc, char **argv);
+int cmd_plan(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+int cmd_logits(int argc, char **argv);
+int cmd_perplexity(int argc, char **argv);
+int cmd_tokenize(int argc, char **argv);
+
+/* ---- speaking (common.c) -----------------------------------------------------------------------
+ */
+
+/* Prints the error's sentence to standard error. Returns 1, the exit status. */
+int tool_fail(const struct ps_error *err);
+
+/* As tool_fail, for a failure found here. where may be NULL. */
+int tool_fail_text(const char *where, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Makes the libraries' log go to standard error: warnings and errors, or all of it. */
+void tool_log_start(bool verbose);
+
+/* Prints the object and a newline to standard output and releases it. Returns the exit status. */
+int tool_json_print(json_t *json);
+
+/* 12345678 as "12,345,678". Returns buf, which must hold 32 bytes. */
+const char *tool_count_text(uint64_t count, char *buf);
+
+/* Nanoseconds as "0.4 s", "2 min 05 s" or "3 h 12 min". Returns buf, which must hold 32 bytes. */
+const char *tool_time_text(uint64_t ns, char *buf);
+
+/* count per second, 0 when no time has passed. */
+double tool_rate(uint64_t count, uint64_t ns);
+
+/* A progress line on standard error, drawn only when that is a terminal. */
+struct tool_progress {
+    const char *verb; /* "reading" */
+    bool shown, drawn;
+    uint64_t begin_bytes; /* done when the first call came: a resumed layout does not start at 0 */
+    uint64_t begin_ns, drawn_ns;
+};
+void tool_progress_init(struct tool_progress *progress, const char *verb);
+/* Has the shape of the libraries' progress callbacks; ctx is the struct tool_progress. */
+void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+/* Clears the line. */
+void tool_progress_end(struct tool_progress *progress);
+
+/* ---- stopping (common.c) -----------------------------------------------------------------------
+ */
+
+/*
+ * From now on the first SIGINT or SIGTERM sets the flag that is returned; the second one ends the
+ * process as usual.
+ */
+const volatile int *tool_stop_flag(void);
+
+/* 0, or 128 + the signal that came. */
+int tool_stop_status(void);
+
+/* ---- input and output (output.c) ---------------------------------------------------------------
+ */
+
+/* A file that appears under its name only when it is whole. Devices and pipes are written directly.
+ */
+struct tool_output {
+    FILE *file;
+    const char *name; /* as the user gave it */
+    char *path, *temp_path;
+};
+int tool_output_open(struct tool_output *out, const char *path, struct ps_error *err);
+/* Flushes, syncs and renames; the output is closed either way. */
+int tool_output_commit(struct tool_output *out, struct ps_error *err);
+/* Closes and removes what was written so far. Takes an output that is not open. */
+void tool_output_abandon(struct tool_output *out);
+
+/* Reads a whole file ("-": standard input). *text is malloc'd, 0-terminated, owned by the caller.
+ */
+int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err);
+
+/*
+ * "1,2,3", "[1, 2, 3]" or ids apart by white space. *ids is malloc'd, owned by the caller. An empty
+ * list is an error unless it is "[]". -PS_ERR_ARGUMENT.
+ */
+int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_error *err);
+
+/* Text to ids; *ids is malloc'd, owned by the caller. */
+int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
+                  size_t *id_count, struct ps_error *err);
+
+/* ---- options (options.c) -----------------------------------------------------------------------
+ */
+
+/* A whole decimal number in [min, max], or wrong usage: argp_error names the option. */
+uint64_t tool_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
+                     uint64_t max);
+double tool_real(struct argp_state *state, const char *option, const char *text, double min,
+                 double max);
+/* A size such as 24G, or wrong usage. */
+uint64_t tool_size(struct argp_state *state, const char *option, const char *text);
+
+/* VOLUME... and --member PATH, as an argp child: its input is a struct tool_volume. */
+struct tool_volume {
+    const char *paths[PS_MEMBER_COUNT_MAX];
+    int path_count;
+    bool verbose;
+};
+extern const struct argp tool_volume_argp;
+
+/* --memory and --ctx, as an argp child: its input is a struct ps_engine_options. */
+extern const struct argp tool_memory_argp;
+
+/* --io, --threads, --activations, --chunk, --experts-used: the same input. */
+extern const struct argp tool_engine_argp;
+
+/* Opens the model and starts the log. */
+int tool_model_open(struct ps_model **model, const struct tool_volume *volume,
+                    struct ps_error *err);
+
+/*
+ * Opens the engine and a session on it, with a notice on a terminal while the weights are read.
+ * Says that --experts-used changes the output.
+ */
+int tool_engine_open(struct ps_engine **engine, struct ps_session **session, struct ps_model *model,
+                     const struct ps_engine_options *options, struct ps_error *err);
+
+/* ---- statistics (stats.c) ----------------------------------------------------------------------
+ */
+
+/* The statistics of docs/commands.md. NULL when memory is short. */
+json_t *tool_stats_json(const struct ps_engine_stats *stats);
+
+/* The same, for people, on standard error. */
+void tool_stats_print(const struct ps_engine_stats *stats);
+
+#endif
