@@ -4,3 +4,5 @@ foreach(name error cpu budget mem hugepages)
 endforeach()
 ps_test(core_pool unit SOURCES test_core_pool.c LINK penstock_core)
 set_tests_properties(core_pool PROPERTIES LABELS "unit;threaded")
+# Counts the machine's free hugepages, which other tests take and give back.
+set_tests_properties(core_hugepages PROPERTIES RUN_SERIAL TRUE)
