@@ -29,7 +29,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {{"json", KEY_JSON, NULL, 0, "print it as JSON", 0},
                                              {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 5}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

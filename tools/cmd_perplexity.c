@@ -58,8 +58,9 @@ static const struct argp_option options[] = {
     {"file", KEY_FILE, "TEXT", 0, "the text file; - reads standard input", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
-static const struct argp_child children[] = {
-    {&tool_volume_argp, 0, NULL, 2}, {&tool_engine_argp, 0, NULL, 2}, {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
+                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
+                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

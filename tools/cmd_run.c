@@ -135,6 +135,7 @@ static const struct argp_option options[] = {
     {"chat", KEY_CHAT, NULL, 0, "put TEXT through the model's chat template", 1},
     {"system", KEY_SYSTEM, "TEXT", 0, "system message for --chat", 1},
     {"no-think", KEY_NO_THINK, NULL, 0, "with --chat: answer without a thought first", 1},
+    {NULL, 0, NULL, 0, "Sampling:", 2},
     {"temp", KEY_TEMP, "T", 0, "temperature; 0 takes the likeliest token (default: the model's)",
      2},
     {"top-k", KEY_TOP_K, "K", 0, "only the K likeliest tokens; 0 = off", 2},
@@ -143,11 +144,13 @@ static const struct argp_option options[] = {
     {"repeat-penalty", KEY_REPEAT_PENALTY, "X", 0, "make recent tokens less likely; 1 = off", 2},
     {"seed", KEY_SEED, "N", 0, "of the random choices (default: a random one, which is printed)",
      2},
+    {NULL, 0, NULL, 0, "Output:", 3},
     {"stats", KEY_STATS, "FILE", 0, "write the statistics to FILE as JSON", 3},
     {"json", KEY_JSON, NULL, 0, "print text, ids and statistics as JSON at the end", 3},
     {0}};
-static const struct argp_child children[] = {
-    {&tool_volume_argp, 0, NULL, 4}, {&tool_engine_argp, 0, NULL, 4}, {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 9},
+                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 8},
+                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

@@ -35,7 +35,7 @@ static const struct argp_option options[] = {
     {"decode", KEY_DECODE, NULL, 0, "a JSON array of ids on standard input to text", 0},
     {"json", KEY_JSON, NULL, 0, "print ids as JSON, as always", 0},
     {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, NULL, 0}, {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 5}, {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,

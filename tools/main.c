@@ -50,8 +50,10 @@ static const struct command *command_find(const char *name)
 /* argv[0] becomes "penstock run", which is what argp prints in usage and errors. */
 static int command_run(const struct command *command, int argc, char **argv)
 {
-    char name[64];
+    char name[64], help_option[] = "--help";
 
+    if (argc == 2 && strcmp(argv[1], "-h") == 0)
+        argv[1] = help_option;
     snprintf(name, sizeof(name), "penstock %s", command->name);
     argv[0] = name;
     return command->run(argc, argv);
