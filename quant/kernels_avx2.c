@@ -1,6 +1,266 @@
+/*
+ * AVX2 with FMA and F16C: a v16 is two registers of eight, of which there are sixteen. Tiles work
+ * on one register of lanes at a time: 4 rows by 3 columns are 12 chains.
+ */
 #include "quant/kernels_internal.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define GEMV_ROWS 4
+#define TILE_ROWS 4
+#define TILE_COLUMNS 3
+#define DELTA_VECTORS 2
+
+typedef struct {
+    __m256 low, high;
+} v16;
+typedef __m256 vm;
+#define VM_LANES 8
+
+static ALWAYS_INLINE v16 v_pair(__m256 low, __m256 high)
+{
+    return (v16){low, high};
+}
+
+static ALWAYS_INLINE v16 v_set1(float f)
+{
+    __m256 v = _mm256_set1_ps(f);
+    return v_pair(v, v);
+}
+
+static ALWAYS_INLINE v16 v_zero(void)
+{
+    return v_set1(0);
+}
+
+static ALWAYS_INLINE v16 v_load(const float *p)
+{
+    return v_pair(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
+
+static ALWAYS_INLINE void v_store(float *p, v16 v)
+{
+    _mm256_storeu_ps(p, v.low);
+    _mm256_storeu_ps(p + 8, v.high);
+}
+
+/* Sixteen set words, then sixteen clear ones: a window into it selects the first lanes. */
+static const int32_t lane_masks[32] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                       -1, -1, -1, -1, -1, -1, -1, -1};
+
+static ALWAYS_INLINE __m256i first_lanes(size_t count, size_t offset)
+{
+    return _mm256_loadu_si256((const void *)(lane_masks + 16 - count + offset));
+}
+
+/* Lanes from count on are 0, and their memory is not touched. */
+static ALWAYS_INLINE v16 v_load_part(const float *p, size_t count)
+{
+    return v_pair(_mm256_maskload_ps(p, first_lanes(count, 0)),
+                  _mm256_maskload_ps(p + 8, first_lanes(count, 8)));
+}
+
+static ALWAYS_INLINE void v_store_part(float *p, v16 v, size_t count)
+{
+    _mm256_maskstore_ps(p, first_lanes(count, 0), v.low);
+    _mm256_maskstore_ps(p + 8, first_lanes(count, 8), v.high);
+}
+
+/* The first count lanes of a, the others of b. */
+static ALWAYS_INLINE v16 v_select_part(v16 a, v16 b, size_t count)
+{
+    __m256 low = _mm256_castsi256_ps(first_lanes(count, 0));
+    __m256 high = _mm256_castsi256_ps(first_lanes(count, 8));
+    return v_pair(_mm256_blendv_ps(b.low, a.low, low), _mm256_blendv_ps(b.high, a.high, high));
+}
+
+static ALWAYS_INLINE v16 v_fma(v16 a, v16 b, v16 c)
+{
+    return v_pair(_mm256_fmadd_ps(a.low, b.low, c.low), _mm256_fmadd_ps(a.high, b.high, c.high));
+}
+
+static ALWAYS_INLINE v16 v_add(v16 a, v16 b)
+{
+    return v_pair(_mm256_add_ps(a.low, b.low), _mm256_add_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_sub(v16 a, v16 b)
+{
+    return v_pair(_mm256_sub_ps(a.low, b.low), _mm256_sub_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_mul(v16 a, v16 b)
+{
+    return v_pair(_mm256_mul_ps(a.low, b.low), _mm256_mul_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_div(v16 a, v16 b)
+{
+    return v_pair(_mm256_div_ps(a.low, b.low), _mm256_div_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_min(v16 a, v16 b)
+{
+    return v_pair(_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_max(v16 a, v16 b)
+{
+    return v_pair(_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high));
+}
+
+static ALWAYS_INLINE v16 v_negate(v16 v)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return v_pair(_mm256_xor_ps(v.low, sign), _mm256_xor_ps(v.high, sign));
+}
+
+static ALWAYS_INLINE __m256 v_add_halves(v16 v)
+{
+    return _mm256_add_ps(v.low, v.high);
+}
+
+/* p times 2^n in two factors, n in the low mantissa bits of n + PS_EXP_ROUND. */
+static ALWAYS_INLINE __m256 scale_by_exponent(__m256 p, __m256 rounded)
+{
+    const __m256i bias = _mm256_set1_epi32(127);
+    __m256i n =
+        _mm256_sub_epi32(_mm256_castps_si256(rounded), _mm256_set1_epi32(PS_EXP_ROUND_BITS));
+    __m256i first = _mm256_srai_epi32(n, 1);
+    __m256i second = _mm256_sub_epi32(n, first);
+    first = _mm256_slli_epi32(_mm256_add_epi32(first, bias), 23);
+    second = _mm256_slli_epi32(_mm256_add_epi32(second, bias), 23);
+    return _mm256_mul_ps(_mm256_mul_ps(p, _mm256_castsi256_ps(first)), _mm256_castsi256_ps(second));
+}
+
+static ALWAYS_INLINE v16 v_scale_by_exponent(v16 p, v16 rounded)
+{
+    return v_pair(scale_by_exponent(p.low, rounded.low), scale_by_exponent(p.high, rounded.high));
+}
+
+static ALWAYS_INLINE vm vm_load(const float *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+static ALWAYS_INLINE void vm_store(float *p, vm v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+static ALWAYS_INLINE vm vm_fma(vm a, vm b, vm c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+static ALWAYS_INLINE void decode_f32(const uint8_t *src, v16 *w)
+{
+    w[0] = v_load((const void *)src);
+    w[1] = v_load((const void *)(src + 64));
+}
+
+static ALWAYS_INLINE __m256 widen_f16(const uint8_t *src)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128((const void *)src));
+}
+
+static ALWAYS_INLINE void decode_f16(const uint8_t *src, v16 *w)
+{
+    w[0] = v_pair(widen_f16(src), widen_f16(src + 16));
+    w[1] = v_pair(widen_f16(src + 32), widen_f16(src + 48));
+}
+
+static ALWAYS_INLINE __m256 widen_bf16(const uint8_t *src)
+{
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)src));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
+static ALWAYS_INLINE void decode_bf16(const uint8_t *src, v16 *w)
+{
+    w[0] = v_pair(widen_bf16(src), widen_bf16(src + 16));
+    w[1] = v_pair(widen_bf16(src + 32), widen_bf16(src + 48));
+}
+
+/* The scale of a block, in every lane. */
+static ALWAYS_INLINE __m256 block_scale(const uint8_t *src)
+{
+    uint16_t h;
+    memcpy(&h, src, sizeof(h));
+    return _mm256_set1_ps(_cvtsh_ss(h));
+}
+
+/* d times sixteen signed bytes. */
+static ALWAYS_INLINE v16 scale_bytes(__m256 d, __m128i bytes)
+{
+    __m256i low = _mm256_cvtepi8_epi32(bytes);
+    __m256i high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+    return v_pair(_mm256_mul_ps(d, _mm256_cvtepi32_ps(low)),
+                  _mm256_mul_ps(d, _mm256_cvtepi32_ps(high)));
+}
+
+static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, v16 *w)
+{
+    __m256 d = block_scale(src);
+    w[0] = scale_bytes(d, _mm_loadu_si128((const void *)(src + 2)));
+    w[1] = scale_bytes(d, _mm_loadu_si128((const void *)(src + 18)));
+}
+
+static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, v16 *w)
+{
+    const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
+    __m256 d = block_scale(src);
+    __m128i bytes = _mm_loadu_si128((const void *)(src + 2));
+    __m128i low = _mm_and_si128(bytes, nibble);
+    __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
+    w[0] = scale_bytes(d, _mm_sub_epi8(low, eight));
+    w[1] = scale_bytes(d, _mm_sub_epi8(high, eight));
+}
+
+/*
+ * Four taps of eight channels: channels i and i + 4 share a register, so that a transposition
+ * within its 128-bit halves leaves the channels in order.
+ */
+static ALWAYS_INLINE void taps4(const float *w, __m256 *tap)
+{
+    __m256 c[4];
+    for (int i = 0; i < 4; i++) {
+        __m256 low = _mm256_castps128_ps256(_mm_loadu_ps(w + 4 * i));
+        c[i] = _mm256_insertf128_ps(low, _mm_loadu_ps(w + 4 * (i + 4)), 1);
+    }
+    __m256 low01 = _mm256_unpacklo_ps(c[0], c[1]), high01 = _mm256_unpackhi_ps(c[0], c[1]);
+    __m256 low23 = _mm256_unpacklo_ps(c[2], c[3]), high23 = _mm256_unpackhi_ps(c[2], c[3]);
+    tap[0] = _mm256_shuffle_ps(low01, low23, 0x44);
+    tap[1] = _mm256_shuffle_ps(low01, low23, 0xee);
+    tap[2] = _mm256_shuffle_ps(high01, high23, 0x44);
+    tap[3] = _mm256_shuffle_ps(high01, high23, 0xee);
+}
+
+static ALWAYS_INLINE void v_taps4(const float *w, v16 *tap)
+{
+    __m256 low[4], high[4];
+    taps4(w, low);
+    taps4(w + 32, high);
+    for (int i = 0; i < 4; i++)
+        tap[i] = v_pair(low[i], high[i]);
+}
+
+#include "quant/kernels_vector.h"
+
+void ps_kernels_init_avx2(struct ps_kernels *table)
+{
+    init_table(table);
+}
+
+#else
 
 void ps_kernels_init_avx2(struct ps_kernels *table)
 {
     (void)table;
 }
+
+#endif

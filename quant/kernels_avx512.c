@@ -1,6 +1,221 @@
+/*
+ * AVX-512 (F, BW, CD, DQ, VL): a v16 is one register. There are 32 of them: a tile of 8 rows by 3
+ * columns keeps 24 chains going, enough to hide the latency of the multiply-add, and needs 11 loads
+ * for its 24 multiply-adds.
+ */
 #include "quant/kernels_internal.h"
+
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#define GEMV_ROWS 8
+#define TILE_ROWS 8
+#define TILE_COLUMNS 3
+#define DELTA_VECTORS 4
+
+typedef __m512 v16;
+typedef __m512 vm;
+#define VM_LANES 16
+
+static ALWAYS_INLINE v16 v_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+static ALWAYS_INLINE v16 v_set1(float f)
+{
+    return _mm512_set1_ps(f);
+}
+
+static ALWAYS_INLINE v16 v_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static ALWAYS_INLINE void v_store(float *p, v16 v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+static ALWAYS_INLINE __mmask16 first_lanes(size_t count)
+{
+    return (__mmask16)((1u << count) - 1);
+}
+
+/* Lanes from count on are 0, and their memory is not touched. */
+static ALWAYS_INLINE v16 v_load_part(const float *p, size_t count)
+{
+    return _mm512_maskz_loadu_ps(first_lanes(count), p);
+}
+
+static ALWAYS_INLINE void v_store_part(float *p, v16 v, size_t count)
+{
+    _mm512_mask_storeu_ps(p, first_lanes(count), v);
+}
+
+/* The first count lanes of a, the others of b. */
+static ALWAYS_INLINE v16 v_select_part(v16 a, v16 b, size_t count)
+{
+    return _mm512_mask_blend_ps(first_lanes(count), b, a);
+}
+
+static ALWAYS_INLINE v16 v_fma(v16 a, v16 b, v16 c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static ALWAYS_INLINE v16 v_add(v16 a, v16 b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_sub(v16 a, v16 b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_mul(v16 a, v16 b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_div(v16 a, v16 b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_min(v16 a, v16 b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_max(v16 a, v16 b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static ALWAYS_INLINE v16 v_negate(v16 v)
+{
+    return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f));
+}
+
+static ALWAYS_INLINE __m256 v_add_halves(v16 v)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
+
+/* p times 2^n in two factors, n in the low mantissa bits of n + PS_EXP_ROUND. */
+static ALWAYS_INLINE v16 v_scale_by_exponent(v16 p, v16 rounded)
+{
+    const __m512i bias = _mm512_set1_epi32(127);
+    __m512i n =
+        _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(PS_EXP_ROUND_BITS));
+    __m512i first = _mm512_srai_epi32(n, 1);
+    __m512i second = _mm512_sub_epi32(n, first);
+    first = _mm512_slli_epi32(_mm512_add_epi32(first, bias), 23);
+    second = _mm512_slli_epi32(_mm512_add_epi32(second, bias), 23);
+    return _mm512_mul_ps(_mm512_mul_ps(p, _mm512_castsi512_ps(first)), _mm512_castsi512_ps(second));
+}
+
+static ALWAYS_INLINE vm vm_load(const float *p)
+{
+    return _mm512_loadu_ps(p);
+}
+
+static ALWAYS_INLINE void vm_store(float *p, vm v)
+{
+    _mm512_storeu_ps(p, v);
+}
+
+static ALWAYS_INLINE vm vm_fma(vm a, vm b, vm c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+static ALWAYS_INLINE void decode_f32(const uint8_t *src, v16 *w)
+{
+    w[0] = _mm512_loadu_ps(src);
+    w[1] = _mm512_loadu_ps(src + 64);
+}
+
+static ALWAYS_INLINE void decode_f16(const uint8_t *src, v16 *w)
+{
+    w[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)src));
+    w[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src + 32)));
+}
+
+static ALWAYS_INLINE v16 widen_bf16(const uint8_t *src)
+{
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)src));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+static ALWAYS_INLINE void decode_bf16(const uint8_t *src, v16 *w)
+{
+    w[0] = widen_bf16(src);
+    w[1] = widen_bf16(src + 32);
+}
+
+/* The scale of a block, in every lane. */
+static ALWAYS_INLINE v16 block_scale(const uint8_t *src)
+{
+    uint16_t h;
+    memcpy(&h, src, sizeof(h));
+    return _mm512_set1_ps(_cvtsh_ss(h));
+}
+
+static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, v16 *w)
+{
+    v16 d = block_scale(src);
+    __m512i low = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(src + 2)));
+    __m512i high = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(src + 18)));
+    w[0] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(low));
+    w[1] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(high));
+}
+
+/*
+ * The sixteen values that a block can hold fit one register: d * (q - 8) is a look-up, and one
+ * multiplication serves 32 weights. The permutation reads the low four bits of an index only.
+ */
+static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, v16 *w)
+{
+    const v16 steps = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    v16 values = _mm512_mul_ps(block_scale(src), steps);
+    __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(src + 2)));
+    w[0] = _mm512_permutexvar_ps(bytes, values);
+    w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values);
+}
+
+/* Channels 0-3, 4-7, 8-11 and 12-15 come in one register each; tap i is every fourth value. */
+static ALWAYS_INLINE void v_taps4(const float *w, v16 *tap)
+{
+    const __m512i even =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(2));
+    v16 a = v_load(w), b = v_load(w + 16), c = v_load(w + 32), d = v_load(w + 48);
+    v16 ab01 = _mm512_permutex2var_ps(a, even, b), cd01 = _mm512_permutex2var_ps(c, even, d);
+    v16 ab23 = _mm512_permutex2var_ps(a, odd, b), cd23 = _mm512_permutex2var_ps(c, odd, d);
+    tap[0] = _mm512_shuffle_f32x4(ab01, cd01, 0x44);
+    tap[1] = _mm512_shuffle_f32x4(ab01, cd01, 0xee);
+    tap[2] = _mm512_shuffle_f32x4(ab23, cd23, 0x44);
+    tap[3] = _mm512_shuffle_f32x4(ab23, cd23, 0xee);
+}
+
+#include "quant/kernels_vector.h"
+
+void ps_kernels_init_avx512(struct ps_kernels *table)
+{
+    init_table(table);
+}
+
+#else
 
 void ps_kernels_init_avx512(struct ps_kernels *table)
 {
     (void)table;
 }
+
+#endif

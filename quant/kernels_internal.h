@@ -1,4 +1,4 @@
-/* What the versions of the kernels share: constants of the exponential, and how tables are filled.
+/* What the versions of the kernels share.
  */
 #ifndef PENSTOCK_QUANT_KERNELS_INTERNAL_H
 #define PENSTOCK_QUANT_KERNELS_INTERNAL_H
@@ -26,6 +26,15 @@
 #define PS_EXP_C4 0x1.5558f2p-5f
 #define PS_EXP_C5 0x1.123a20p-7f
 #define PS_EXP_C6 0x1.6a23d0p-10f
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* Loops of constant length over arrays that must stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 /* Override the entries that this level has its own version of; do nothing where it is not built. */
 void ps_kernels_init_avx2(struct ps_kernels *table);

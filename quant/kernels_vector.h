@@ -1,0 +1,610 @@
+/*
+ * The vector versions of the kernels, written once over sixteen floats and included by one file per
+ * CPU level. That file first defines
+ *     v16                    sixteen floats in registers, and the v_ operations on them
+ *     vm, VM_LANES, vm_...   one machine register of floats
+ *     decode_<type>          32 values of a type, from packed bytes to two v16
+ *     v_taps4                a [16, 4] matrix to its four columns
+ *     GEMV_ROWS, TILE_ROWS, TILE_COLUMNS, DELTA_VECTORS   what the registers of the level hold
+ * and afterwards finds init_table() to fill its entries with. Everything here is static; nothing
+ * but a kernels_<level>.c may include this.
+ *
+ * Why the bits are those of kernels.c: a v16 is the sixteen lanes of the definition, every
+ * operation is one IEEE operation per lane in the order of the definition, and lanes beyond the end
+ * of a vector keep their value instead of taking a product with zero (which could turn -0 into +0).
+ */
+#define PANEL_COLS 512   /* columns decoded at a time: a panel of TILE_ROWS rows stays in L1 */
+#define GROUP_COLUMNS 48 /* columns of x per decoding; a multiple of every TILE_COLUMNS */
+#define DECODE_LEN 32    /* values per call of a decoder; divides PANEL_COLS */
+
+typedef void decode_fn(const uint8_t *src, v16 *w);
+
+/* With a constant count of 16 these are plain loads and stores. */
+static ALWAYS_INLINE v16 load_upto(const float *p, size_t count)
+{
+    return count == PS_LANES ? v_load(p) : v_load_part(p, count);
+}
+
+static ALWAYS_INLINE void store_upto(float *p, v16 v, size_t count)
+{
+    if (count == PS_LANES)
+        v_store(p, v);
+    else
+        v_store_part(p, v, count);
+}
+
+/* One step of a dot product over the first `count` lanes. */
+static ALWAYS_INLINE v16 fma_upto(v16 a, v16 b, v16 acc, size_t count)
+{
+    v16 sum = v_fma(a, b, acc);
+    return count == PS_LANES ? sum : v_select_part(sum, acc, count);
+}
+
+/*
+ * Trees of four dot products at once. First l + (l + 8) and l + (l + 4) on each, which leaves four
+ * lanes; then pairs of products share a register for l + (l + 2), and all four for l + (l + 1).
+ */
+static ALWAYS_INLINE __m128 sum_four(const v16 *acc)
+{
+    __m128 quarter[4];
+    for (int i = 0; i < 4; i++) {
+        __m256 half = v_add_halves(acc[i]);
+        quarter[i] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    }
+    __m128 ab =
+        _mm_add_ps(_mm_movelh_ps(quarter[0], quarter[1]), _mm_movehl_ps(quarter[1], quarter[0]));
+    __m128 cd =
+        _mm_add_ps(_mm_movelh_ps(quarter[2], quarter[3]), _mm_movehl_ps(quarter[3], quarter[2]));
+    return _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd));
+}
+
+static ALWAYS_INLINE float sum_one(v16 acc)
+{
+    v16 four[4] = {acc, acc, acc, acc};
+    return _mm_cvtss_f32(sum_four(four));
+}
+
+/* ---- Matrix times one vector: weights go from memory through registers once ---- */
+
+/* The last columns, fewer than DECODE_LEN: only types with blocks of one value have any. */
+static void gemv_tail(const struct ps_matmul *m, const uint8_t *const *row, size_t k, v16 *acc)
+{
+    const size_t value_bytes = ps_type_info(m->type)->block_bytes;
+
+    for (; k < m->cols; k += PS_LANES) {
+        size_t count = m->cols - k < PS_LANES ? m->cols - k : PS_LANES;
+        v16 x = load_upto(m->x + k, count);
+        for (int i = 0; i < GEMV_ROWS; i++) {
+            float w[PS_LANES] = {0};
+            ps_row_decode(m->type, row[i] + k * value_bytes, w, count);
+            acc[i] = fma_upto(v_load(w), x, acc[i], count);
+        }
+    }
+}
+
+/* Rows [r, r + GEMV_ROWS), or those of them that there are. */
+static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, decode_fn *decode,
+                                    size_t src_bytes)
+{
+    const uint8_t *row[GEMV_ROWS];
+    v16 acc[GEMV_ROWS];
+    size_t count = m->rows - r < GEMV_ROWS ? m->rows - r : GEMV_ROWS;
+
+    /* Where rows are missing the last one is computed again: rare, and cheaper than more variants.
+     */
+    for (size_t i = 0; i < GEMV_ROWS; i++) {
+        size_t actual = r + (i < count ? i : count - 1);
+        row[i] = (const uint8_t *)m->w + actual * m->w_stride_bytes;
+        acc[i] = m->lanes_in != NULL ? v_load(m->lanes_in + actual * PS_LANES) : v_zero();
+    }
+
+    size_t k = 0, offset = 0;
+    for (; k + DECODE_LEN <= m->cols; k += DECODE_LEN, offset += src_bytes) {
+        v16 x0 = v_load(m->x + k), x1 = v_load(m->x + k + PS_LANES);
+        UNROLL for (int i = 0; i < GEMV_ROWS; i++)
+        {
+            v16 w[2];
+            decode(row[i] + offset, w);
+            acc[i] = v_fma(w[0], x0, acc[i]);
+            acc[i] = v_fma(w[1], x1, acc[i]);
+        }
+    }
+    if (k < m->cols)
+        gemv_tail(m, row, k, acc);
+
+    if (m->lanes_out != NULL) {
+        for (size_t i = 0; i < count; i++)
+            v_store(m->lanes_out + (r + i) * PS_LANES, acc[i]);
+        return;
+    }
+    float y[GEMV_ROWS];
+    for (int i = 0; i < GEMV_ROWS; i += 4)
+        _mm_storeu_ps(y + i, sum_four(acc + i));
+    memcpy(m->y + r, y, count * sizeof(*y));
+}
+
+static ALWAYS_INLINE void gemv(const struct ps_matmul *m, decode_fn *decode, size_t src_bytes)
+{
+    for (size_t r = 0; r < m->rows; r += GEMV_ROWS)
+        gemv_rows(m, r, decode, src_bytes);
+}
+
+/* ---- Matrix times matrix: panels of weights are decoded once for up to GROUP_COLUMNS columns ----
+ */
+
+struct panel {
+    float w[TILE_ROWS][PANEL_COLS];
+    float lanes[GROUP_COLUMNS][TILE_ROWS][PS_LANES];
+};
+
+/*
+ * All rows of the panel times `n` columns of x, over `cols` columns of the panel. The lanes of one
+ * machine register are independent of the others, so narrow registers walk the panel more than
+ * once.
+ */
+static ALWAYS_INLINE void tile(struct panel *p, size_t cols, const float *x, size_t ldx, size_t c,
+                               const int n)
+{
+    for (int lane = 0; lane < PS_LANES; lane += VM_LANES) {
+        vm acc[TILE_COLUMNS][TILE_ROWS];
+        UNROLL for (int j = 0; j < n; j++)
+        {
+            UNROLL for (int i = 0; i < TILE_ROWS; i++) acc[j][i] =
+                vm_load(&p->lanes[c + (size_t)j][i][lane]);
+        }
+        for (size_t k = (size_t)lane; k < cols; k += PS_LANES) {
+            vm column[TILE_COLUMNS];
+            UNROLL for (int j = 0; j < n; j++) column[j] = vm_load(x + (size_t)j * ldx + k);
+            UNROLL for (int i = 0; i < TILE_ROWS; i++)
+            {
+                vm w = vm_load(&p->w[i][k]);
+                UNROLL for (int j = 0; j < n; j++) acc[j][i] = vm_fma(w, column[j], acc[j][i]);
+            }
+        }
+        UNROLL for (int j = 0; j < n; j++)
+        {
+            UNROLL for (int i = 0; i < TILE_ROWS; i++)
+                vm_store(&p->lanes[c + (size_t)j][i][lane], acc[j][i]);
+        }
+    }
+}
+
+/* The last columns of rows whose length is not a multiple of PS_LANES. */
+static void tile_tail(struct panel *p, size_t k, size_t count, const float *x, size_t ldx, size_t n)
+{
+    for (size_t c = 0; c < n; c++) {
+        v16 column = v_load_part(x + c * ldx + k, count);
+        for (int i = 0; i < TILE_ROWS; i++) {
+            v16 w = v_load_part(&p->w[i][k], count);
+            v16 acc = v_load(p->lanes[c][i]);
+            v_store(p->lanes[c][i], fma_upto(w, column, acc, count));
+        }
+    }
+}
+
+static void panel_multiply(struct panel *p, size_t cols, const float *x, size_t ldx, size_t n)
+{
+    size_t full = cols / PS_LANES * PS_LANES, c = 0;
+
+    for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
+        tile(p, full, x + c * ldx, ldx, c, TILE_COLUMNS);
+    if (n - c == 2)
+        tile(p, full, x + c * ldx, ldx, c, 2);
+    else if (n - c == 1)
+        tile(p, full, x + c * ldx, ldx, c, 1);
+    if (full < cols)
+        tile_tail(p, full, cols - full, x, ldx, n);
+}
+
+static ALWAYS_INLINE void panel_decode(struct panel *p, const struct ps_matmul *m, size_t r,
+                                       size_t rows, size_t k0, size_t cols, decode_fn *decode,
+                                       size_t src_bytes)
+{
+    for (size_t i = 0; i < rows; i++) {
+        const uint8_t *src =
+            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / DECODE_LEN * src_bytes;
+        size_t k = 0;
+        for (; k + DECODE_LEN <= cols; k += DECODE_LEN, src += src_bytes) {
+            v16 w[2];
+            decode(src, w);
+            v_store(&p->w[i][k], w[0]);
+            v_store(&p->w[i][k + PS_LANES], w[1]);
+        }
+        if (k < cols)
+            ps_row_decode(m->type, src, &p->w[i][k], cols - k);
+    }
+}
+
+static void lanes_begin(struct panel *p, const struct ps_matmul *m, size_t r, size_t rows, size_t c,
+                        size_t n)
+{
+    if (m->lanes_in == NULL || rows < TILE_ROWS)
+        memset(p->lanes, 0, n * sizeof(p->lanes[0]));
+    for (size_t j = 0; j < n && m->lanes_in != NULL; j++)
+        memcpy(p->lanes[j], m->lanes_in + ((c + j) * m->rows + r) * PS_LANES,
+               rows * sizeof(p->lanes[j][0]));
+}
+
+static void lanes_end(const struct panel *p, const struct ps_matmul *m, size_t r, size_t rows,
+                      size_t c, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        if (m->lanes_out != NULL) {
+            memcpy(m->lanes_out + ((c + j) * m->rows + r) * PS_LANES, p->lanes[j],
+                   rows * sizeof(p->lanes[j][0]));
+            continue;
+        }
+        float y[TILE_ROWS];
+        for (int i = 0; i < TILE_ROWS; i += 4) {
+            v16 acc[4];
+            for (int l = 0; l < 4; l++)
+                acc[l] = v_load(p->lanes[j][i + l]);
+            _mm_storeu_ps(y + i, sum_four(acc));
+        }
+        memcpy(m->y + (c + j) * m->ldy + r, y, rows * sizeof(*y));
+    }
+}
+
+static ALWAYS_INLINE void gemm(const struct ps_matmul *m, decode_fn *decode, size_t src_bytes)
+{
+    struct panel p;
+
+    memset(p.w, 0, sizeof(p.w)); /* rows that are missing in the last tile */
+    for (size_t r = 0; r < m->rows; r += TILE_ROWS) {
+        size_t rows = m->rows - r < TILE_ROWS ? m->rows - r : TILE_ROWS;
+        for (size_t c = 0; c < m->n; c += GROUP_COLUMNS) {
+            size_t n = m->n - c < GROUP_COLUMNS ? m->n - c : GROUP_COLUMNS;
+            lanes_begin(&p, m, r, rows, c, n);
+            for (size_t k = 0; k < m->cols; k += PANEL_COLS) {
+                size_t cols = m->cols - k < PANEL_COLS ? m->cols - k : PANEL_COLS;
+                panel_decode(&p, m, r, rows, k, cols, decode, src_bytes);
+                panel_multiply(&p, cols, m->x + c * m->ldx + k, m->ldx, n);
+            }
+            lanes_end(&p, m, r, rows, c, n);
+        }
+    }
+}
+
+/* One pair of functions per type, so that its decoder is inlined into both loops. */
+#define MATMUL_OF(type, src_bytes)                                                                 \
+    static void matmul_##type(const struct ps_matmul *m)                                           \
+    {                                                                                              \
+        if (m->n == 1)                                                                             \
+            gemv(m, decode_##type, src_bytes);                                                     \
+        else                                                                                       \
+            gemm(m, decode_##type, src_bytes);                                                     \
+    }
+
+MATMUL_OF(f32, 128)
+MATMUL_OF(f16, 64)
+MATMUL_OF(bf16, 64)
+MATMUL_OF(q8_0, 34)
+MATMUL_OF(q4_0, 18)
+
+static void matmul(const struct ps_matmul *m)
+{
+    switch (m->type) {
+    case PS_TYPE_F32:
+        matmul_f32(m);
+        return;
+    case PS_TYPE_F16:
+        matmul_f16(m);
+        return;
+    case PS_TYPE_BF16:
+        matmul_bf16(m);
+        return;
+    case PS_TYPE_Q8_0:
+        matmul_q8_0(m);
+        return;
+    case PS_TYPE_Q4_0:
+        matmul_q4_0(m);
+        return;
+    default: /* a type that has scalar kernels only */
+        ps_kernels_get(PS_CPU_SCALAR)->matmul(m);
+    }
+}
+
+/* ---- Vectors ---- */
+
+/*
+ * Runs step(i, count) over a vector: whole registers with the constant 16, which folds the checks
+ * of load_upto away, then the rest.
+ */
+#define FOR_LANES(n, step)                                                                         \
+    do {                                                                                           \
+        size_t at = 0;                                                                             \
+        for (; at + PS_LANES <= (n); at += PS_LANES)                                               \
+            step(at, PS_LANES);                                                                    \
+        if (at < (n))                                                                              \
+            step(at, (n)-at);                                                                      \
+    } while (0)
+
+static float dot(const float *a, const float *b, size_t n)
+{
+    v16 acc = v_zero();
+#define STEP(i, count)                                                                             \
+    acc = fma_upto(load_upto(a + (i), count), load_upto(b + (i), count), acc, count)
+    FOR_LANES(n, STEP);
+#undef STEP
+    return sum_one(acc);
+}
+
+static void axpy(float *y, float a, const float *x, size_t n)
+{
+    v16 factor = v_set1(a);
+#define STEP(i, count)                                                                             \
+    store_upto(y + (i), v_fma(factor, load_upto(x + (i), count), load_upto(y + (i), count)), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static void add(float *y, const float *x, size_t n)
+{
+#define STEP(i, count)                                                                             \
+    store_upto(y + (i), v_add(load_upto(y + (i), count), load_upto(x + (i), count)), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static void scale(float *y, float a, const float *x, size_t n)
+{
+    v16 factor = v_set1(a);
+#define STEP(i, count) store_upto(y + (i), v_mul(factor, load_upto(x + (i), count)), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static void rmsnorm(float *y, const float *x, const float *w, size_t n, float eps)
+{
+    v16 s = v_set1(1 / sqrtf(dot(x, x, n) / (float)n + eps));
+#define STEP(i, count)                                                                             \
+    store_upto(y + (i), v_mul(v_mul(load_upto(x + (i), count), s), load_upto(w + (i), count)),     \
+               count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static void l2norm(float *y, const float *x, size_t n, float eps, float a)
+{
+    v16 s = v_set1(1 / sqrtf(dot(x, x, n) + eps)), factor = v_set1(a);
+#define STEP(i, count)                                                                             \
+    store_upto(y + (i), v_mul(v_mul(load_upto(x + (i), count), s), factor), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+/* ps_expf in every lane; v_min and v_max return their second operand if it is NaN. */
+static ALWAYS_INLINE v16 v_exp(v16 x)
+{
+    x = v_min(v_set1(PS_EXP_MAX), x);
+    x = v_max(v_set1(PS_EXP_MIN), x);
+
+    v16 rounded = v_fma(x, v_set1(PS_LOG2_E), v_set1(PS_EXP_ROUND));
+    v16 n = v_sub(rounded, v_set1(PS_EXP_ROUND));
+    v16 r = v_fma(n, v_set1(-PS_LN2_HIGH), x);
+    r = v_fma(n, v_set1(-PS_LN2_LOW), r);
+
+    v16 p = v_fma(v_set1(PS_EXP_C6), r, v_set1(PS_EXP_C5));
+    p = v_fma(p, r, v_set1(PS_EXP_C4));
+    p = v_fma(p, r, v_set1(PS_EXP_C3));
+    p = v_fma(p, r, v_set1(PS_EXP_C2));
+    p = v_fma(p, r, v_set1(1));
+    p = v_fma(p, r, v_set1(1));
+    return v_scale_by_exponent(p, rounded);
+}
+
+static ALWAYS_INLINE v16 one_plus_exp_minus(v16 x)
+{
+    return v_add(v_set1(1), v_exp(v_negate(x)));
+}
+
+static ALWAYS_INLINE v16 silu_of(v16 x)
+{
+    return v_div(x, one_plus_exp_minus(x));
+}
+
+static void swiglu(float *y, const float *gate, const float *up, size_t n)
+{
+#define STEP(i, count)                                                                             \
+    store_upto(y + (i), v_mul(silu_of(load_upto(gate + (i), count)), load_upto(up + (i), count)),  \
+               count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static void silu(float *y, const float *x, size_t n)
+{
+#define STEP(i, count) store_upto(y + (i), silu_of(load_upto(x + (i), count)), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static ALWAYS_INLINE void sigmoid_mul_step(float *y, const float *x, const float *gate,
+                                           size_t count)
+{
+    v16 sigmoid = v_div(v_set1(1), one_plus_exp_minus(load_upto(gate, count)));
+    store_upto(y, v_mul(load_upto(x, count), sigmoid), count);
+}
+
+static void sigmoid_mul(float *y, const float *x, const float *gate, size_t n)
+{
+#define STEP(i, count) sigmoid_mul_step(y + (i), x + (i), gate + (i), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+static float maximum(const float *x, size_t n)
+{
+    v16 max = v_set1(x[0]);
+#define STEP(i, count) max = v_select_part(v_max(load_upto(x + (i), count), max), max, count)
+    FOR_LANES(n, STEP);
+#undef STEP
+    float lanes[PS_LANES];
+    v_store(lanes, max);
+    for (int l = 1; l < PS_LANES; l++)
+        lanes[0] = lanes[l] > lanes[0] ? lanes[l] : lanes[0];
+    return lanes[0];
+}
+
+static ALWAYS_INLINE v16 softmax_step(float *x, v16 max, v16 sum, size_t count)
+{
+    v16 e = v_exp(v_sub(load_upto(x, count), max));
+    store_upto(x, e, count);
+    return v_select_part(v_add(sum, e), sum, count);
+}
+
+static void softmax(float *x, size_t n)
+{
+    v16 max = v_set1(maximum(x, n)), sum = v_zero();
+#define STEP(i, count) sum = softmax_step(x + (i), max, sum, count)
+    FOR_LANES(n, STEP);
+#undef STEP
+    v16 divisor = v_set1(sum_one(sum));
+#define STEP(i, count) store_upto(x + (i), v_div(load_upto(x + (i), count), divisor), count)
+    FOR_LANES(n, STEP);
+#undef STEP
+}
+
+/* ---- Gated delta rule ---- */
+
+struct delta {
+    float *state;
+    const float *q, *k, *v;
+    float *o;
+    size_t dk, dv;
+    float decay, beta;
+};
+
+/*
+ * `vectors` registers of columns from j on, of which `count` lanes exist. The decayed state is
+ * computed twice (to the same bits) instead of being stored in between: one pass of writes instead
+ * of two.
+ */
+static ALWAYS_INLINE void delta_columns(const struct delta *s, size_t j, const int vectors,
+                                        size_t count)
+{
+    v16 sum[DELTA_VECTORS], d[DELTA_VECTORS], decay = v_set1(s->decay);
+
+    UNROLL for (int l = 0; l < vectors; l++) sum[l] = v_zero();
+    for (size_t i = 0; i < s->dk; i++) {
+        const float *row = s->state + i * s->dv + j;
+        v16 k = v_set1(s->k[i]);
+        UNROLL for (int l = 0; l < vectors; l++) sum[l] =
+            v_fma(v_mul(decay, load_upto(row + l * PS_LANES, count)), k, sum[l]);
+    }
+    UNROLL for (int l = 0; l < vectors; l++)
+    {
+        v16 v = load_upto(s->v + j + (size_t)l * PS_LANES, count);
+        d[l] = v_mul(v_set1(s->beta), v_sub(v, sum[l]));
+        sum[l] = v_zero();
+    }
+    for (size_t i = 0; i < s->dk; i++) {
+        float *row = s->state + i * s->dv + j;
+        v16 k = v_set1(s->k[i]), q = v_set1(s->q[i]);
+        UNROLL for (int l = 0; l < vectors; l++)
+        {
+            v16 decayed = v_mul(decay, load_upto(row + l * PS_LANES, count));
+            v16 updated = v_fma(k, d[l], decayed);
+            store_upto(row + l * PS_LANES, updated, count);
+            sum[l] = v_fma(updated, q, sum[l]);
+        }
+    }
+    UNROLL for (int l = 0; l < vectors; l++)
+        store_upto(s->o + j + (size_t)l * PS_LANES, sum[l], count);
+}
+
+static void delta_step(float *state, const float *q, const float *k, const float *v, float *o,
+                       float *tmp, size_t dk, size_t dv, float decay, float beta)
+{
+    const struct delta s = {state, q, k, v, o, dk, dv, decay, beta};
+    size_t j = 0;
+
+    (void)tmp;
+    for (; j + DELTA_VECTORS * PS_LANES <= dv; j += DELTA_VECTORS * PS_LANES)
+        delta_columns(&s, j, DELTA_VECTORS, PS_LANES);
+    for (; j + PS_LANES <= dv; j += PS_LANES)
+        delta_columns(&s, j, 1, PS_LANES);
+    if (j < dv)
+        delta_columns(&s, j, 1, dv - j);
+}
+
+/* ---- Causal convolution, four taps: the only length that models of this kind have ---- */
+
+struct conv {
+    float *y, *history;
+    const float *x, *w;
+    size_t channels;
+};
+
+static ALWAYS_INLINE void conv_channels(const struct conv *s, size_t ch, size_t count)
+{
+    float edge[4 * PS_LANES] = {0};
+    const float *w = s->w + 4 * ch;
+    v16 tap[4];
+
+    if (count < PS_LANES) {
+        memcpy(edge, w, 4 * count * sizeof(*w));
+        w = edge;
+    }
+    v_taps4(w, tap);
+
+    float *row = s->history + ch;
+    v16 h0 = load_upto(row, count), h1 = load_upto(row + s->channels, count);
+    v16 h2 = load_upto(row + 2 * s->channels, count), newest = load_upto(s->x + ch, count);
+    v16 sum = v_fma(tap[0], h0, v_zero());
+    sum = v_fma(tap[1], h1, sum);
+    sum = v_fma(tap[2], h2, sum);
+    sum = v_fma(tap[3], newest, sum);
+    store_upto(row, h1, count);
+    store_upto(row + s->channels, h2, count);
+    store_upto(row + 2 * s->channels, newest, count);
+    store_upto(s->y + ch, silu_of(sum), count);
+}
+
+static void conv_step(float *y, float *history, const float *x, const float *w, size_t channels,
+                      size_t taps)
+{
+    const struct conv s = {y, history, x, w, channels};
+
+    if (taps != 4) {
+        ps_kernels_get(PS_CPU_SCALAR)->conv_step(y, history, x, w, channels, taps);
+        return;
+    }
+#define STEP(i, count) conv_channels(&s, i, count)
+    FOR_LANES(channels, STEP);
+#undef STEP
+}
+
+static ALWAYS_INLINE void rope_step(float *low, float *high, const float *cos, const float *sin,
+                                    size_t count)
+{
+    v16 a = load_upto(low, count), b = load_upto(high, count);
+    v16 c = load_upto(cos, count), s = load_upto(sin, count);
+    store_upto(low, v_fma(a, c, v_negate(v_mul(b, s))), count);
+    store_upto(high, v_fma(b, c, v_mul(a, s)), count);
+}
+
+static void rope(float *x, const float *cos, const float *sin, size_t half)
+{
+#define STEP(i, count) rope_step(x + (i), x + half + (i), cos + (i), sin + (i), count)
+    FOR_LANES(half, STEP);
+#undef STEP
+}
+
+static void init_table(struct ps_kernels *table)
+{
+    table->matmul = matmul;
+    table->dot = dot;
+    table->axpy = axpy;
+    table->add = add;
+    table->scale = scale;
+    table->rmsnorm = rmsnorm;
+    table->l2norm = l2norm;
+    table->swiglu = swiglu;
+    table->silu = silu;
+    table->sigmoid_mul = sigmoid_mul;
+    table->softmax = softmax;
+    table->delta_step = delta_step;
+    table->conv_step = conv_step;
+    table->rope = rope;
+}
