@@ -1,0 +1,47 @@
+/* Superblocks: sealing, checking, and choosing between the two copies of a member. */
+#ifndef PENSTOCK_NVME_SUPERBLOCK_H
+#define PENSTOCK_NVME_SUPERBLOCK_H
+
+#include <stdbool.h>
+
+#include "core/error.h"
+#include "nvme/format.h"
+
+/* Where the second copy lies on a file or device of this size: multiple of 4096, or 0 if too small.
+ */
+uint64_t ps_superblock_second_offset(uint64_t member_bytes, bool is_device);
+
+/* Sets the checksum. */
+void ps_superblock_seal(struct ps_disk_superblock *sb);
+
+/*
+ * Checks one copy completely: magic, checksum, version, and that all areas follow each other inside
+ * member_bytes. Nothing of a copy that fails may be used. where: for the message.
+ * Errors: -PS_ERR_FORMAT, -PS_ERR_UNSUPPORTED (a later version).
+ */
+int ps_superblock_check(const struct ps_disk_superblock *sb, const char *where,
+                        struct ps_error *err);
+
+/* Both copies of a member as they are on it. */
+struct ps_superblock_pair {
+    struct ps_disk_superblock copy[2];
+    bool valid[2];
+    uint64_t second_offset; /* where copy[1] was looked for; 0 = nowhere */
+    int best;               /* the copy that counts */
+};
+
+/*
+ * Reads both copies and decides which counts: one that is not complete before one that is, so that
+ * an old superblock under a begun layout is never believed; else the higher generation, else the
+ * first. The second copy is looked for where the first one says, or, if that is damaged, where the
+ * size says. Returns 0 (at least one valid), -PS_ERR_FORMAT (not a member, or both damaged),
+ * -PS_ERR_TRUNCATED (the file ends inside its first superblock), -PS_ERR_UNSUPPORTED, or -errno.
+ * May block.
+ */
+int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair,
+                       struct ps_error *err);
+
+/* "xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx" into text[37]. */
+void ps_uuid_text(const uint8_t uuid[16], char text[37]);
+
+#endif

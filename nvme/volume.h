@@ -1,0 +1,25 @@
+/* An open volume: its members and its map. */
+#ifndef PENSTOCK_NVME_VOLUME_H
+#define PENSTOCK_NVME_VOLUME_H
+
+#include "nvme/map.h"
+#include "nvme/member.h"
+#include "nvme/penstock_io.h"
+
+struct ps_volume {
+    char uuid[37];
+    int member_count;
+    struct ps_member *members; /* [member_count], by number */
+    void *map_data;
+    uint64_t map_bytes;
+    struct ps_map map;
+};
+
+/*
+ * Reads and checks the copy of the map on one member: checksum, structure, and agreement with the
+ * member's own superblock. *data (malloc) and *map are filled only on success; map refers to data.
+ */
+int ps_volume_map_read(const struct ps_member *member, void **data, struct ps_map *map,
+                       struct ps_error *err);
+
+#endif
