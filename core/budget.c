@@ -172,6 +172,14 @@ uint64_t ps_rss_peak_bytes(void)
     return kib_of_file("/proc/self/status", "VmHWM");
 }
 
+uint64_t ps_memory_obtainable_bytes(void)
+{
+    char text[8192];
+    if (ps_text_file_read("/proc/meminfo", text, sizeof(text)) <= 0)
+        return UINT64_MAX;
+    return (ps_keyed_number(text, "MemAvailable") + ps_keyed_number(text, "SwapFree")) * 1024;
+}
+
 uint64_t ps_budget_cgroup_bytes(void)
 {
     return ps_cgroup_left_bytes("");

@@ -38,6 +38,12 @@ uint64_t ps_number_file_read(const char *path, uint64_t fallback);
 uint64_t ps_keyed_number(const char *text, const char *key);
 
 /*
+ * What the kernel thinks it could still give to programs in base pages, swap included, by
+ * /proc/meminfo. UINT64_MAX if unreadable.
+ */
+uint64_t ps_memory_obtainable_bytes(void);
+
+/*
  * Makes every page of [base, base + bytes) present and writable through read(2) from /dev/zero,
  * which reports lack of memory where a store would raise SIGBUS: for kernels before 5.14, which
  * have no MADV_POPULATE_WRITE. Contents become zero. Returns 0 or -errno.

@@ -177,9 +177,11 @@ int ps_region_map(struct ps_region *region, size_t bytes, int node, struct ps_er
             return 0;
         if (bytes >= BYTES_2M && map_hugetlb(region, bytes, PS_PAGE_2M, node) == 0)
             return 0;
-        if (bytes >= BYTES_2M && map_thp(region, bytes, node) == 0)
+        /* The kernel promises more than it has, and then ends a process to keep its promise. */
+        int fits = bytes < BYTES_2M || bytes <= ps_memory_obtainable_bytes();
+        if (bytes >= BYTES_2M && fits && map_thp(region, bytes, node) == 0)
             return 0;
-        if (map_plain(region, bytes, node) == 0)
+        if (fits && map_plain(region, bytes, node) == 0)
             return 0;
     }
     char size[32];

@@ -231,6 +231,7 @@ static void default_leaves_a_reserve(void **state)
     uint64_t physical = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     assert_true(bytes < physical);
     assert_true(bytes <= ps_budget_cgroup_bytes());
+    assert_in_range(ps_memory_obtainable_bytes(), MIB, UINT64_MAX / 2);
 }
 
 static int make_root(void **state)
