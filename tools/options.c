@@ -83,36 +83,17 @@ static const struct argp_option volume_options[] = {
 const struct argp tool_volume_argp = {
     .options = volume_options, .parser = volume_parse, .args_doc = "VOLUME..."};
 
-static error_t memory_parse(int key, char *arg, struct argp_state *state)
+static void memory_option_parse(struct argp_state *state, struct ps_engine_options *options,
+                                const char *arg)
 {
-    struct ps_engine_options *options = state->input;
-
-    switch (key) {
-    case KEY_MEMORY:
-        if (strcmp(arg, "min") == 0) {
-            options->memory_bytes = PS_MEMORY_MIN;
-            return 0;
-        }
-        options->memory_bytes = tool_size(state, "--memory", arg);
-        if (options->memory_bytes == 0)
-            argp_error(state, "--memory: 0 bytes are no ceiling; \"min\" takes the least possible");
-        return 0;
-    case KEY_CTX:
-        options->ctx = (uint32_t)tool_number(state, "--ctx", arg, 1, UINT32_MAX);
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
+    if (strcmp(arg, "min") == 0) {
+        options->memory_bytes = PS_MEMORY_MIN;
+        return;
     }
+    options->memory_bytes = tool_size(state, "--memory", arg);
+    if (options->memory_bytes == 0)
+        argp_error(state, "--memory: 0 bytes are no ceiling; \"min\" takes the least possible");
 }
-
-static const struct argp_option memory_options[] = {
-    {"memory", KEY_MEMORY, "SIZE", 0,
-     "ceiling on all memory held, hugepages included: bytes, K, M or G (powers of 1024), or min "
-     "(default: what the machine or the cgroup leaves)",
-     0},
-    {"ctx", KEY_CTX, "N", 0, "tokens that the context holds", 0},
-    {0}};
-const struct argp tool_memory_argp = {.options = memory_options, .parser = memory_parse};
 
 static void io_check(struct argp_state *state, const char *name)
 {
@@ -130,8 +111,11 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
     struct ps_engine_options *options = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = state->input;
+    case KEY_MEMORY:
+        memory_option_parse(state, options, arg);
+        return 0;
+    case KEY_CTX:
+        options->ctx = (uint32_t)tool_number(state, "--ctx", arg, 1, UINT32_MAX);
         return 0;
     case KEY_IO:
         io_check(state, arg);
@@ -156,6 +140,12 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp_option engine_options[] = {
+    {"memory", KEY_MEMORY, "SIZE", 0,
+     "ceiling on all memory held, hugepages included: bytes, K, M or G (powers of 1024), or min "
+     "(default: what the machine or the cgroup leaves)",
+     0},
+    {"ctx", KEY_CTX, "N", 0,
+     "tokens that the context holds (default: 4096, or the model's if that is fewer)", 0},
     {"io", KEY_IO, "ENGINE", 0, "uring (default), pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0, "f32, the only value", 0},
@@ -163,9 +153,7 @@ static const struct argp_option engine_options[] = {
     {"experts-used", KEY_EXPERTS_USED, "K", 0,
      "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},
     {0}};
-static const struct argp_child engine_children[] = {{&tool_memory_argp, 0, NULL, 0}, {0}};
-const struct argp tool_engine_argp = {
-    .options = engine_options, .parser = engine_parse, .children = engine_children};
+const struct argp tool_engine_argp = {.options = engine_options, .parser = engine_parse};
 
 int tool_model_open(struct ps_model **model, const struct tool_volume *volume, struct ps_error *err)
 {

@@ -128,10 +128,10 @@ struct tool_volume {
 };
 extern const struct argp tool_volume_argp;
 
-/* --memory and --ctx, as an argp child: its input is a struct ps_engine_options. */
-extern const struct argp tool_memory_argp;
-
-/* --io, --threads, --activations, --chunk, --experts-used: the same input. */
+/*
+ * --memory, --ctx, --io, --threads, --activations, --chunk, --experts-used, as an argp child: its
+ * input is a struct ps_engine_options.
+ */
 extern const struct argp tool_engine_argp;
 
 /* Opens the model and starts the log. */
