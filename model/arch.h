@@ -1,0 +1,133 @@
+/*
+ * Private to import: what an architecture is called in each format, how its configuration is read,
+ * and where its tensors are. Another architecture is one new file plus a row of the table in
+ * arch.c.
+ */
+#ifndef PENSTOCK_MODEL_ARCH_H
+#define PENSTOCK_MODEL_ARCH_H
+
+#include "model/config.h"
+#include "model/source.h"
+
+/* What is done to the values on their way into the volume, in F32. Vectors only. */
+enum ps_transform {
+    PS_TRANSFORM_NONE,
+    PS_TRANSFORM_PLUS_ONE, /* zero-centred norm weights become plain factors (spec A.3) */
+    PS_TRANSFORM_NEG_EXP,  /* A_log becomes -exp(A_log) (spec A.5) */
+};
+
+struct ps_arch_name {
+    const char *name;
+    enum ps_transform transform;
+};
+
+enum ps_expert_part { PS_EXPERT_GATE, PS_EXPERT_UP, PS_EXPERT_DOWN, PS_EXPERT_PART_COUNT };
+
+struct ps_checkpoint;
+
+struct ps_arch {
+    const char *id;
+    const char *const *hf_names; /* values of model_type and architectures; NULL at the end */
+    const char *gguf_name;       /* general.architecture */
+    /* Fill *config but for arch, names, types, end ids and sampling. */
+    int (*config_hf)(const struct ps_checkpoint *checkpoint, struct ps_config *config,
+                     struct ps_error *err);
+    int (*config_gguf)(const struct ps_checkpoint *checkpoint, struct ps_config *config,
+                       struct ps_error *err);
+    /* Hugging Face names: behind the prefix for global roles, behind "layers.N." for layer roles.
+     */
+    struct ps_arch_name hf_roles[PS_ROLE_COUNT];
+    const char *hf_merged_gate_up,
+        *hf_merged_down;          /* [E, 2I, H] and [E, H, I]; behind "layers.N." */
+    const char *hf_expert_prefix; /* "mlp.experts.", then the number, then: */
+    const char *hf_expert_suffix[PS_EXPERT_PART_COUNT];
+    /* GGUF names where they differ from ps_role_name: behind "blk.N." for layer roles. */
+    struct ps_arch_name gguf_roles[PS_ROLE_COUNT];
+    const char *const *skip_prefixes; /* groups of tensors that are left out; NULL at the end */
+};
+
+/* A source that has been understood: which architecture, and how its names begin. */
+struct ps_checkpoint {
+    const struct ps_source *source; /* owned by the caller of ps_checkpoint_open */
+    const struct ps_arch *arch;
+    json_t *root;       /* config.json; NULL for GGUF */
+    const json_t *text; /* its text_config, or itself */
+    const char *prefix; /* "model.language_model." or "model." */
+    const char *head_prefix;
+    bool tied;            /* the embedding serves as head */
+    uint32_t layer_count; /* GGUF: of the trunk, without the prediction layers behind it */
+};
+
+/* Where a matrix comes from: rows [row_begin, row_begin + rows) of a tensor seen as rows of `cols`.
+ */
+struct ps_tensor_ref {
+    const struct ps_source_tensor *tensor;
+    uint64_t row_begin, rows, cols;
+    enum ps_transform transform;
+};
+
+/* NULL-terminated. */
+extern const struct ps_arch *const ps_arch_table[];
+extern const struct ps_arch ps_arch_qwen3_5_moe;
+extern const struct ps_arch ps_arch_qwen3_moe;
+
+/*
+ * Recognises the architecture (-PS_ERR_UNSUPPORTED names it and the supported ones) and fills
+ * *config (names, architecture's fields, end ids, sampling; not the expert types).
+ * ps_checkpoint_fini frees.
+ */
+int ps_checkpoint_init(struct ps_checkpoint *checkpoint, const struct ps_source *source,
+                       struct ps_config *config, struct ps_error *err);
+void ps_checkpoint_fini(struct ps_checkpoint *checkpoint);
+
+/*
+ * The source of a resident tensor, its shape compared with the configuration's. Returns 1, or 0
+ * when the model has none because its head is tied, or -PS_ERR_FORMAT with the tensor's own name.
+ */
+int ps_checkpoint_find(const struct ps_checkpoint *checkpoint, const struct ps_config *config,
+                       enum ps_role role, uint32_t layer, struct ps_tensor_ref *ref,
+                       struct ps_error *err);
+
+/* The source of one matrix of an expert. 0 or -PS_ERR_FORMAT. */
+int ps_checkpoint_find_expert(const struct ps_checkpoint *checkpoint,
+                              const struct ps_config *config, uint32_t layer, uint32_t expert,
+                              enum ps_expert_part part, struct ps_tensor_ref *ref,
+                              struct ps_error *err);
+
+/* Is there a tensor of this name behind "layers.N." (safetensors) or "blk.N." (GGUF)? */
+bool ps_checkpoint_has(const struct ps_checkpoint *checkpoint, uint32_t layer, const char *name);
+
+/*
+ * The group to which a tensor belongs that is rightly left out ("model.visual.*", "blk.60.*"), into
+ * buf; 0, or -PS_ERR_UNSUPPORTED for a tensor that may not be ignored.
+ */
+int ps_checkpoint_skip_group(const struct ps_checkpoint *checkpoint, const char *name, char *buf,
+                             size_t buf_bytes, struct ps_error *err);
+
+/* ---- helpers for reading a configuration ----------------------------------------------------- */
+
+/* Fields of the text configuration. With fallback < 0 the field is required, else that is its
+ * default. */
+int ps_hf_u32(const struct ps_checkpoint *checkpoint, const char *field, int64_t fallback,
+              uint32_t *out, struct ps_error *err);
+int ps_hf_bool(const struct ps_checkpoint *checkpoint, const char *field, bool fallback, bool *out,
+               struct ps_error *err);
+/* What every model of these families has: sizes, heads, rope, experts. rotary: default for the
+ * share of a head that is rotated. */
+int ps_hf_common(const struct ps_checkpoint *checkpoint, struct ps_config *config, double rotary,
+                 struct ps_error *err);
+
+/* Keys behind "ARCH.", as ps_hf_*. */
+int ps_gguf_arch_u32(const struct ps_checkpoint *checkpoint, const char *key, int64_t fallback,
+                     uint32_t *out, struct ps_error *err);
+int ps_gguf_common(const struct ps_checkpoint *checkpoint, struct ps_config *config,
+                   struct ps_error *err);
+
+/* End ids and sampling, from generation_config.json and config.json, or from the tokenizer's keys.
+ */
+int ps_hf_generation(const struct ps_checkpoint *checkpoint, struct ps_config *config,
+                     struct ps_error *err);
+int ps_gguf_generation(const struct ps_checkpoint *checkpoint, struct ps_config *config,
+                       struct ps_error *err);
+
+#endif

@@ -1,0 +1,271 @@
+/*
+ * The bytes of the volume, from those of the source. Types that stay are moved without a change;
+ * others are decoded exactly to F32 and encoded, row by row, so a result never depends on how it
+ * was cut.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "model/import.h"
+#include "quant/type.h"
+
+#define CONVERT_BYTES (1u << 20) /* of source read at once while converting */
+
+static int grow(void **memory, size_t *have, size_t need, struct ps_error *err)
+{
+    void *grown;
+
+    if (*have >= need)
+        return 0;
+    grown = realloc(*memory, need);
+    if (!grown)
+        return ps_error_set(err, -ENOMEM, NULL,
+                            "memory for converting a tensor (%zu bytes) is not "
+                            "to be had",
+                            need);
+    *memory = grown;
+    *have = need;
+    return 0;
+}
+
+static int grow_for(struct ps_import_scratch *s, size_t raw_bytes, size_t value_count,
+                    size_t row_bytes, struct ps_error *err)
+{
+    int rc = grow((void **)&s->raw, &s->raw_bytes, raw_bytes, err);
+
+    if (rc == 0)
+        rc = grow((void **)&s->values, &s->values_bytes, value_count * sizeof(float), err);
+    if (rc == 0)
+        rc = grow((void **)&s->row, &s->row_bytes, row_bytes, err);
+    return rc;
+}
+
+/* Bytes [begin, end) of the referenced rows as they lie in the source. */
+static int read_range(const struct ps_import *import, const struct ps_tensor_ref *ref,
+                      uint64_t begin, uint64_t end, void *buf, struct ps_error *err)
+{
+    uint64_t row_bytes = ps_row_bytes(ref->tensor->type, ref->cols);
+
+    return ps_source_read(import->source, ref->tensor->file,
+                          ref->tensor->offset_bytes + ref->row_begin * row_bytes + begin, buf,
+                          end - begin, err);
+}
+
+/*
+ * In double and rounded once, so that the volume's bytes do not depend on whose expf is linked.
+ */
+static void transform(enum ps_transform what, float *values, uint64_t count)
+{
+    if (what == PS_TRANSFORM_PLUS_ONE)
+        for (uint64_t i = 0; i < count; i++)
+            values[i] = values[i] + 1.0f;
+    else if (what == PS_TRANSFORM_NEG_EXP)
+        for (uint64_t i = 0; i < count; i++)
+            values[i] = (float)-exp((double)values[i]);
+}
+
+/* Rows [begin, end) of the reference into dst, in `type`, back to back. */
+static int convert_rows(const struct ps_import *import, struct ps_import_scratch *s,
+                        const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end,
+                        uint32_t type, uint8_t *dst, struct ps_error *err)
+{
+    uint64_t source_stride = ps_row_bytes(ref->tensor->type, ref->cols);
+    uint64_t stride = ps_row_bytes(type, ref->cols);
+    uint64_t chunk = ps_max_u64(CONVERT_BYTES / source_stride, 1);
+    int rc;
+
+    if (type == ref->tensor->type && ref->transform == PS_TRANSFORM_NONE)
+        return read_range(import, ref, begin * stride, end * stride, dst, err);
+    rc = grow_for(s, chunk * source_stride, ref->cols, 0, err);
+    for (uint64_t row = begin; row < end && rc == 0; row += chunk) {
+        uint64_t count = ps_min_u64(chunk, end - row);
+
+        rc = read_range(import, ref, row * source_stride, (row + count) * source_stride, s->raw,
+                        err);
+        for (uint64_t i = 0; i < count && rc == 0; i++, dst += stride) {
+            ps_row_decode(ref->tensor->type, s->raw + i * source_stride, s->values, ref->cols);
+            transform(ref->transform, s->values, ref->cols);
+            ps_row_encode(type, s->values, dst, ref->cols);
+        }
+    }
+    return rc;
+}
+
+/* ---- resident tensors ----------------------------------------------------------------------- */
+
+/* The part of one row that lies in [begin, end) of the tensor's bytes. */
+static int fill_part_row(const struct ps_import *import, struct ps_import_scratch *s,
+                         const struct ps_tensor_ref *ref, uint32_t type, uint64_t begin,
+                         uint64_t end, uint8_t *buf, struct ps_error *err)
+{
+    uint64_t stride = ps_row_bytes(type, ref->cols);
+    uint64_t row = begin / stride;
+    int rc = grow_for(s, 0, 0, stride, err);
+
+    if (rc == 0)
+        rc = convert_rows(import, s, ref, row, row + 1, type, s->row, err);
+    if (rc == 0)
+        memcpy(buf, s->row + (begin - row * stride), end - begin);
+    return rc;
+}
+
+/* Slices end at multiples of 4 MiB, rows where they like: only the outer rows are cut. */
+static int fill_resident(const struct ps_import *import, struct ps_import_scratch *s,
+                         uint32_t tensor, uint64_t begin, uint64_t end, uint8_t *buf,
+                         struct ps_error *err)
+{
+    const struct ps_tensor_ref *ref = &import->refs[tensor];
+    uint32_t type = import->tensors[tensor].type;
+    uint64_t stride = ps_row_bytes(type, ref->cols);
+    uint64_t whole_begin = ps_div_up(begin, stride), whole_end = end / stride;
+    int rc = 0;
+
+    if (type == ref->tensor->type && ref->transform == PS_TRANSFORM_NONE)
+        return read_range(import, ref, begin, end, buf, err);
+    if (begin < whole_begin * stride) {
+        uint64_t cut = ps_min_u64(end, whole_begin * stride);
+
+        rc = fill_part_row(import, s, ref, type, begin, cut, buf, err);
+        if (rc < 0 || cut == end)
+            return rc;
+    }
+    if (whole_begin < whole_end)
+        rc = convert_rows(import, s, ref, whole_begin, whole_end, type,
+                          buf + (whole_begin * stride - begin), err);
+    if (rc == 0 && whole_end * stride < end)
+        rc = fill_part_row(import, s, ref, type, whole_end * stride, end,
+                           buf + (whole_end * stride - begin), err);
+    return rc;
+}
+
+/* ---- experts -----------------------------------------------------------------------------------
+ */
+
+/* Gate or up: a slice's rows are a run of the matrix's rows. */
+static int fill_rows(const struct ps_import *import, struct ps_import_scratch *s,
+                     const struct ps_import_layer *l, const struct ps_tensor_ref *ref,
+                     enum ps_expert_part part, uint8_t *buf, struct ps_error *err)
+{
+    uint32_t type = part == PS_EXPERT_GATE ? l->shape.gate_type : l->shape.up_type;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < l->slice_count && rc == 0; i++) {
+        const struct ps_layout_slice *slice = &l->slices[i];
+        struct ps_slice_parts parts;
+
+        ps_slice_parts(&l->shape, slice->unit_count, &parts);
+        rc = convert_rows(
+            import, s, ref, slice->unit_begin, (uint64_t)slice->unit_begin + slice->unit_count,
+            type, buf + (part == PS_EXPERT_GATE ? parts.gate_offset : parts.up_offset), err);
+        buf += slice->bytes;
+    }
+    return rc;
+}
+
+/* Copies or encodes one row of the down matrix, a run of columns to each slice. */
+static void spread_row(const struct ps_import_layer *l, const struct ps_import_scratch *s,
+                       const uint8_t *source_row, uint64_t row, bool same, uint8_t *buf)
+{
+    const struct ps_type_info *info = ps_type_info(l->shape.down_type);
+
+    for (uint32_t i = 0; i < l->slice_count; i++) {
+        const struct ps_layout_slice *slice = &l->slices[i];
+        struct ps_slice_parts parts;
+        uint8_t *dst;
+
+        ps_slice_parts(&l->shape, slice->unit_count, &parts);
+        dst = buf + parts.down_offset + row * parts.down_stride;
+        if (same)
+            memcpy(dst,
+                   source_row + (uint64_t)slice->unit_begin / info->block_len * info->block_bytes,
+                   parts.down_stride);
+        else
+            ps_row_encode(l->shape.down_type, s->values + slice->unit_begin, dst,
+                          slice->unit_count);
+        buf += slice->bytes;
+    }
+}
+
+static int fill_down(const struct ps_import *import, struct ps_import_scratch *s,
+                     const struct ps_import_layer *l, const struct ps_tensor_ref *ref, uint8_t *buf,
+                     struct ps_error *err)
+{
+    uint64_t stride = ps_row_bytes(ref->tensor->type, ref->cols);
+    uint64_t chunk = ps_max_u64(CONVERT_BYTES / stride, 1);
+    bool same = l->shape.down_type == ref->tensor->type;
+    int rc = grow_for(s, chunk * stride, ref->cols, 0, err);
+
+    for (uint64_t row = 0; row < ref->rows && rc == 0; row += chunk) {
+        uint64_t count = ps_min_u64(chunk, ref->rows - row);
+
+        rc = read_range(import, ref, row * stride, (row + count) * stride, s->raw, err);
+        for (uint64_t i = 0; i < count && rc == 0; i++) {
+            if (!same)
+                ps_row_decode(ref->tensor->type, s->raw + i * stride, s->values, ref->cols);
+            spread_row(l, s, s->raw + i * stride, row + i, same, buf);
+        }
+    }
+    return rc;
+}
+
+/* Parts begin at multiples of 64 bytes: what lies between them is zero. */
+static void clear_gaps(const struct ps_import_layer *l, uint8_t *buf)
+{
+    for (uint32_t i = 0; i < l->slice_count; i++) {
+        uint64_t n = l->slices[i].unit_count;
+        struct ps_slice_parts parts;
+
+        ps_slice_parts(&l->shape, (uint32_t)n, &parts);
+        uint64_t gate_end = parts.gate_offset + n * parts.gate_stride;
+        uint64_t up_end = parts.up_offset + n * parts.up_stride;
+        memset(buf + gate_end, 0, parts.up_offset - gate_end);
+        memset(buf + up_end, 0, parts.down_offset - up_end);
+        buf += l->slices[i].bytes;
+    }
+}
+
+static int fill_expert(const struct ps_import *import, struct ps_import_scratch *s, uint32_t layer,
+                       uint32_t expert, uint8_t *buf, struct ps_error *err)
+{
+    const struct ps_import_layer *l = &import->layers[layer];
+    int rc = 0;
+
+    clear_gaps(l, buf);
+    for (int part = 0; part < PS_EXPERT_PART_COUNT && rc == 0; part++) {
+        struct ps_tensor_ref ref;
+
+        rc = ps_checkpoint_find_expert(&import->checkpoint, &import->config, layer, expert,
+                                       (enum ps_expert_part)part, &ref, err);
+        if (rc < 0)
+            return rc;
+        rc = part == PS_EXPERT_DOWN
+                 ? fill_down(import, s, l, &ref, buf, err)
+                 : fill_rows(import, s, l, &ref, (enum ps_expert_part)part, buf, err);
+    }
+    return rc;
+}
+
+int ps_import_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, uint32_t slice_end,
+                   uint8_t *buf, struct ps_error *err)
+{
+    struct ps_import *import = ctx;
+    struct ps_import_scratch *s = &import->scratch[worker];
+    const struct ps_layout_object *o = &import->objects[object];
+    uint64_t begin = 0, bytes = 0;
+
+    if (slice_begin >= slice_end || slice_end > o->slice_count)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, o->name, "slices %u to %u are not there",
+                            slice_begin, slice_end);
+    if (o->kind == PS_OBJECT_STREAMED)
+        return fill_expert(import, s, o->group, o->index, buf, err);
+    for (uint32_t i = 0; i < slice_end; i++) {
+        if (i < slice_begin)
+            begin += o->slices[i].bytes;
+        else
+            bytes += o->slices[i].bytes;
+    }
+    return fill_resident(import, s, o->index, begin, begin + bytes, buf, err);
+}

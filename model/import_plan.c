@@ -1,0 +1,397 @@
+/* What goes into the volume, in which type, cut how: decided before anything is written. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "model/import.h"
+#include "quant/type.h"
+
+#define SLICE_PAYLOAD_MAX (PS_SLICE_BYTES_MAX - (1u << 20)) /* room for any alignment's padding */
+#define OBJECT_NAME_BYTES 64
+#define GROUP_COUNT_MAX 64
+
+static int no_memory(struct ps_error *err)
+{
+    return ps_error_set(err, -ENOMEM, NULL, "memory for the plan of the layout is not to be had");
+}
+
+/* ---- types --------------------------------------------------------------------------------- */
+
+static bool is_wanted_type(int type)
+{
+    const struct ps_type_info *info = type < 0 ? NULL : ps_type_info((uint32_t)type);
+    return info && info->has_kernels && info->has_encoder;
+}
+
+static int parse_group(const char *text, size_t len, struct ps_quant_spec *spec, bool given[2],
+                       struct ps_error *err)
+{
+    static const char *const groups[] = {"experts=", "rest="};
+    uint32_t *const targets[] = {&spec->experts, &spec->rest};
+    char value[16];
+
+    for (size_t g = 0; g < PS_ARRAY_LEN(groups); g++) {
+        size_t skip = strlen(groups[g]);
+
+        if (len <= skip || len - skip >= sizeof(value) || strncmp(text, groups[g], skip))
+            continue;
+        memcpy(value, text + skip, len - skip);
+        value[len - skip] = 0;
+        if (given[g])
+            break;
+        given[g] = true;
+        *targets[g] = PS_QUANT_KEEP;
+        if (!strcmp(value, "keep"))
+            return 0;
+        if (!is_wanted_type(ps_type_from_name(value)))
+            break;
+        *targets[g] = (uint32_t)ps_type_from_name(value);
+        return 0;
+    }
+    return ps_error_set(err, -PS_ERR_ARGUMENT, "--quant",
+                        "\"%.*s\" is not understood: say keep, or experts=TYPE and rest=TYPE with "
+                        "a comma between them, TYPE one of f32, f16, bf16, q8_0, q4_0, keep",
+                        (int)ps_min_u64(len, 64), text);
+}
+
+int ps_quant_spec_parse(const char *text, enum ps_source_kind kind, struct ps_quant_spec *spec,
+                        struct ps_error *err)
+{
+    struct ps_quant_spec parsed = {PS_QUANT_KEEP, PS_QUANT_KEEP};
+    bool given[2] = {false, false};
+
+    if (!text)
+        text = kind == PS_SOURCE_GGUF ? "keep" : "experts=q4_0,rest=bf16";
+    if (strcmp(text, "keep"))
+        for (;;) {
+            size_t len = strcspn(text, ",");
+            int rc = parse_group(text, len, &parsed, given, err);
+
+            if (rc < 0)
+                return rc;
+            if (!text[len])
+                break;
+            text += len + 1;
+        }
+    *spec = parsed;
+    return 0;
+}
+
+/* Can values of this tensor be read at all? */
+static int check_readable(const struct ps_source_tensor *t, struct ps_error *err)
+{
+    const struct ps_type_info *info =
+        t->type == PS_SOURCE_TYPE_OTHER ? NULL : ps_type_info(t->type);
+    char list[256] = "";
+
+    if (info && info->has_kernels)
+        return 0;
+    for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
+        size_t n = strlen(list);
+
+        info = ps_type_info(type);
+        if (info && info->has_kernels)
+            snprintf(list + n, sizeof(list) - n, "%s%s", n ? ", " : "", info->name);
+    }
+    return ps_error_set(err, -PS_ERR_UNSUPPORTED, t->name,
+                        "the tensor %s is of type %s, which is not supported; these are: %s",
+                        t->name, t->type_name, list);
+}
+
+/* The type a matrix of `cols` columns is laid out in. */
+static int target_type(const struct ps_source_tensor *t, uint32_t wanted, uint64_t cols,
+                       uint32_t *type, struct ps_error *err)
+{
+    uint32_t chosen = wanted == PS_QUANT_KEEP ? t->type : wanted;
+    int rc = check_readable(t, err);
+
+    if (rc < 0)
+        return rc;
+    if (!ps_row_bytes(chosen, cols))
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, t->name,
+                            "the tensor %s has rows of %llu values, which %s cannot hold in its "
+                            "blocks of %u: choose another type with --quant",
+                            t->name, (unsigned long long)cols, ps_type_info(chosen)->name,
+                            ps_type_info(chosen)->block_len);
+    *type = chosen;
+    return 0;
+}
+
+static bool is_plain(uint32_t type)
+{
+    return type == PS_TYPE_F32 || type == PS_TYPE_F16 || type == PS_TYPE_BF16;
+}
+
+static int resident_type(const struct ps_import *import, enum ps_role role,
+                         const struct ps_tensor_ref *ref, uint32_t *type, struct ps_error *err)
+{
+    uint32_t wanted = import->quant.rest;
+
+    if (ps_role_is_vector(role))
+        wanted = PS_TYPE_F32;
+    else if (role == PS_ROLE_ROUTER || role == PS_ROLE_SHARED_GATE_INP)
+        wanted = is_plain(ref->tensor->type) ? PS_QUANT_KEEP : PS_TYPE_F32;
+    return target_type(ref->tensor, wanted, ref->cols, type, err);
+}
+
+/* ---- resident tensors ----------------------------------------------------------------------- */
+
+static void mark_used(struct ps_import *import, const struct ps_source_tensor *t)
+{
+    import->used[t - import->source->tensors] = true;
+}
+
+static int cut_resident(uint64_t bytes, struct ps_layout_slice **out, struct ps_error *err)
+{
+    uint64_t count = ps_div_up(bytes, PS_RESIDENT_SLICE_BYTES);
+    struct ps_layout_slice *slices;
+
+    if (count > UINT32_MAX)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, NULL, "a tensor is absurdly large");
+    slices = calloc(count, sizeof(*slices));
+    if (!slices)
+        return no_memory(err);
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t begin = i * PS_RESIDENT_SLICE_BYTES;
+
+        /* Units of resident slices are 4 KiB pages of the tensor. */
+        slices[i].bytes = (uint32_t)ps_min_u64(bytes - begin, PS_RESIDENT_SLICE_BYTES);
+        slices[i].unit_begin = (uint32_t)(begin / 4096);
+        slices[i].unit_count = (uint32_t)ps_div_up(slices[i].bytes, 4096);
+    }
+    *out = slices;
+    return 0;
+}
+
+static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t layer,
+                         struct ps_error *err)
+{
+    uint32_t i = import->tensor_count;
+    struct ps_tensor_ref *ref = &import->refs[i];
+    struct ps_config_tensor *t = &import->tensors[i];
+    int rc;
+
+    if (!ps_role_present(&import->config, role, layer))
+        return 0;
+    rc = ps_checkpoint_find(&import->checkpoint, &import->config, role, layer, ref, err);
+    if (rc <= 0)
+        return rc;
+    *t = (struct ps_config_tensor){role, layer, 0};
+    if ((rc = resident_type(import, role, ref, &t->type, err)) < 0 ||
+        (rc = cut_resident(ref->rows * ps_row_bytes(t->type, ref->cols), &import->cuts[i], err)) <
+            0)
+        return rc;
+    mark_used(import, ref->tensor);
+    import->tensor_count++;
+    return 0;
+}
+
+static int plan_residents(struct ps_import *import, struct ps_error *err)
+{
+    size_t most = (size_t)import->config.layer_count * PS_ROLE_COUNT + PS_ROLE_LAYER_FIRST;
+    int rc = 0;
+
+    import->tensors = calloc(most, sizeof(*import->tensors));
+    import->refs = calloc(most, sizeof(*import->refs));
+    import->cuts = calloc(most, sizeof(*import->cuts));
+    if (!import->tensors || !import->refs || !import->cuts)
+        return no_memory(err);
+    for (int role = 0; role < PS_ROLE_LAYER_FIRST && rc == 0; role++)
+        rc = plan_resident(import, (enum ps_role)role, 0, err);
+    for (uint32_t layer = 0; layer < import->config.layer_count; layer++)
+        for (int role = PS_ROLE_LAYER_FIRST; role < PS_ROLE_COUNT && rc == 0; role++)
+            rc = plan_resident(import, (enum ps_role)role, layer, err);
+    return rc;
+}
+
+/* ---- experts --------------------------------------------------------------------------------- */
+
+/* Kept types must be the same for all experts of a layer: the volume states them per layer. */
+static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
+                     enum ps_expert_part part, uint32_t *type, struct ps_error *err)
+{
+    struct ps_tensor_ref ref;
+    uint32_t chosen;
+    int rc = ps_checkpoint_find_expert(&import->checkpoint, &import->config, layer, expert, part,
+                                       &ref, err);
+
+    if (rc < 0 || (rc = target_type(ref.tensor, import->quant.experts, ref.cols, &chosen, err)) < 0)
+        return rc;
+    if (expert > 0 && chosen != *type)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, ref.tensor->name,
+                            "the tensor %s is %s, but expert 0 of its layer is %s: choose one type "
+                            "with --quant experts=TYPE",
+                            ref.tensor->name, ref.tensor->type_name, ps_type_info(*type)->name);
+    *type = chosen;
+    mark_used(import, ref.tensor);
+    return 0;
+}
+
+static int cut_layer(struct ps_import *import, struct ps_import_layer *l, struct ps_error *err)
+{
+    uint32_t width = l->shape.width;
+    uint32_t neurons = ps_slice_neurons(&l->shape, import->slice_bytes);
+
+    l->slice_count = (uint32_t)ps_div_up(width, neurons);
+    l->slices = calloc(l->slice_count, sizeof(*l->slices));
+    if (!l->slices)
+        return no_memory(err);
+    for (uint32_t i = 0; i < l->slice_count; i++) {
+        uint32_t begin = i * neurons;
+        uint32_t n = (uint32_t)ps_min_u64(width - begin, neurons);
+        struct ps_slice_parts parts;
+
+        ps_slice_parts(&l->shape, n, &parts);
+        if (parts.bytes > SLICE_PAYLOAD_MAX)
+            return ps_error_set(err, -PS_ERR_UNSUPPORTED, "--slice-bytes",
+                                "a slice of %u neurons takes up %llu bytes; %u is the most", n,
+                                (unsigned long long)parts.bytes, SLICE_PAYLOAD_MAX);
+        l->slices[i] = (struct ps_layout_slice){(uint32_t)parts.bytes, begin, n};
+    }
+    return 0;
+}
+
+static int plan_layer(struct ps_import *import, uint32_t layer, struct ps_error *err)
+{
+    struct ps_config_layer *cl = &import->config.layers[layer];
+    struct ps_import_layer *l = &import->layers[layer];
+    uint32_t *const types[] = {&cl->gate_type, &cl->up_type, &cl->down_type};
+    int rc;
+
+    for (uint32_t expert = 0; expert < import->config.expert_count; expert++)
+        for (int part = 0; part < PS_EXPERT_PART_COUNT; part++) {
+            rc = plan_part(import, layer, expert, (enum ps_expert_part)part, types[part], err);
+            if (rc < 0)
+                return rc;
+        }
+    l->shape = (struct ps_expert_shape){import->config.hidden, import->config.expert_width,
+                                        cl->gate_type, cl->up_type, cl->down_type};
+    rc = ps_expert_check(&l->shape, err);
+    return rc < 0 ? rc : cut_layer(import, l, err);
+}
+
+/* ---- objects -----------------------------------------------------------------------------------
+ */
+
+static void add_object(struct ps_import *import, enum ps_object_kind kind, uint32_t group,
+                       uint32_t index, const struct ps_layout_slice *slices, uint32_t slice_count)
+{
+    import->objects[import->object_count] = (struct ps_layout_object){
+        .kind = kind,
+        .group = group,
+        .index = index,
+        .name = import->names + (size_t)import->object_count * OBJECT_NAME_BYTES,
+        .slices = slices,
+        .slice_count = slice_count,
+    };
+    import->object_count++;
+}
+
+static int list_objects(struct ps_import *import, struct ps_error *err)
+{
+    uint32_t experts = import->config.expert_count;
+    size_t most = import->tensor_count + (size_t)import->config.layer_count * experts;
+
+    import->objects = calloc(most, sizeof(*import->objects));
+    import->names = calloc(most, OBJECT_NAME_BYTES);
+    if (!import->objects || !import->names)
+        return no_memory(err);
+    for (uint32_t i = 0; i < import->tensor_count; i++) {
+        const struct ps_config_tensor *t = &import->tensors[i];
+        uint64_t bytes = import->refs[i].rows * ps_row_bytes(t->type, import->refs[i].cols);
+
+        ps_role_name(t->role, t->layer, import->names + (size_t)i * OBJECT_NAME_BYTES,
+                     OBJECT_NAME_BYTES);
+        add_object(import, PS_OBJECT_RESIDENT, 0, i, import->cuts[i],
+                   (uint32_t)ps_div_up(bytes, PS_RESIDENT_SLICE_BYTES));
+    }
+    for (uint32_t layer = 0; layer < import->config.layer_count; layer++)
+        for (uint32_t e = 0; e < experts && import->layers[layer].slices; e++) {
+            snprintf(import->names + (size_t)import->object_count * OBJECT_NAME_BYTES,
+                     OBJECT_NAME_BYTES, "layer %u expert %u", layer, e);
+            add_object(import, PS_OBJECT_STREAMED, layer, e, import->layers[layer].slices,
+                       import->layers[layer].slice_count);
+        }
+    return 0;
+}
+
+/* ---- what is left out ---------------------------------------------------------------------------
+ */
+
+struct group {
+    char name[80];
+    uint64_t count;
+};
+
+static void report_groups(struct ps_model_layout_report *report, const struct group *groups,
+                          uint32_t group_count)
+{
+    size_t n = 0, room = sizeof(report->skipped_groups);
+
+    report->skipped_groups[0] = 0;
+    for (uint32_t i = 0; i < group_count && n < room; i++)
+        n += (size_t)snprintf(report->skipped_groups + n, room - n, "%s%s (%llu)", i ? ", " : "",
+                              groups[i].name, (unsigned long long)groups[i].count);
+}
+
+static int count_tensors(struct ps_import *import, struct ps_error *err)
+{
+    struct group groups[GROUP_COUNT_MAX];
+    uint32_t group_count = 0;
+
+    for (size_t i = 0; i < import->source->tensor_count; i++) {
+        char name[sizeof(groups->name)];
+        uint32_t g = 0;
+        int rc;
+
+        if (import->used[i]) {
+            import->report.tensors_used++;
+            continue;
+        }
+        rc = ps_checkpoint_skip_group(&import->checkpoint, import->source->tensors[i].name, name,
+                                      sizeof(name), err);
+        if (rc < 0)
+            return rc;
+        import->report.tensors_skipped++;
+        while (g < group_count && strcmp(groups[g].name, name))
+            g++;
+        if (g == GROUP_COUNT_MAX) /* the last group takes what does not fit */
+            g--;
+        else if (g == group_count)
+            groups[group_count++] = (struct group){{0}, 0};
+        if (!groups[g].count)
+            strcpy(groups[g].name, name);
+        groups[g].count++;
+    }
+    report_groups(&import->report, groups, group_count);
+    return 0;
+}
+
+int ps_import_plan(struct ps_import *import, struct ps_error *err)
+{
+    bool moe = false;
+    int rc;
+
+    import->used = calloc(import->source->tensor_count, sizeof(*import->used));
+    if (!import->used)
+        return no_memory(err);
+    for (uint32_t i = 0; i < import->config.layer_count; i++)
+        moe |= import->config.layers[i].ffn == PS_FFN_MOE;
+    if (!moe)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, import->source->name,
+                            "the model has no layer with experts: there is nothing to stream");
+    /* The experts' types are not chosen yet; F32 fits every width. */
+    rc = ps_config_check(&import->config, err);
+    if (rc == 0)
+        rc = plan_residents(import, err);
+    for (uint32_t i = 0; i < import->config.layer_count && rc == 0; i++)
+        if (import->config.layers[i].ffn == PS_FFN_MOE)
+            rc = plan_layer(import, i, err);
+    if (rc == 0)
+        rc = count_tensors(import, err);
+    if (rc == 0)
+        rc = list_objects(import, err);
+    return rc;
+}

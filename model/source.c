@@ -1,0 +1,296 @@
+#include "model/source.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/util.h"
+
+/* Files smaller than this may stay in the page cache: reading them again is likely, losing little.
+ */
+#define CACHE_FRIENDLY_BYTES (256ull << 20)
+#define SIDECAR_BYTES_MAX (256u << 20)
+
+static const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The last component of the path as text that JSON can hold: other bytes than printable ASCII
+ * become
+ * '?', for a name is for people and need not be a path again. */
+static void set_name(struct ps_source *source, const char *path)
+{
+    char *copy = strdup(path);
+
+    if (!copy)
+        return;
+    for (size_t len = strlen(copy); len > 1 && copy[len - 1] == '/'; len--)
+        copy[len - 1] = 0;
+    ps_source_plain_text(source->name, sizeof(source->name), base_name(copy), strlen(copy));
+    free(copy);
+}
+
+int ps_source_add_file(struct ps_source *source, const char *path, struct ps_error *err)
+{
+    struct ps_source_file *files;
+    struct stat st;
+    int fd, rc;
+
+    if (source->file_count == PS_SOURCE_FILE_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, path,
+                            "the checkpoint is spread over more than %d files",
+                            PS_SOURCE_FILE_COUNT_MAX);
+    files = realloc(source->files, (source->file_count + 1) * sizeof(*files));
+    if (!files)
+        return ps_error_set(err, -ENOMEM, path, "memory for the list of files is not to be had");
+    source->files = files;
+
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0) {
+        rc = ps_error_set(err, -errno, path, "%s cannot be opened: %s", base_name(path),
+                          strerror(errno));
+        goto fail;
+    }
+    if (!S_ISREG(st.st_mode)) {
+        rc = ps_error_set(err, -PS_ERR_FORMAT, path, "%s is not a plain file", base_name(path));
+        goto fail;
+    }
+    struct ps_source_file *file = &files[source->file_count];
+    *file = (struct ps_source_file){strdup(path), fd, (uint64_t)st.st_size,
+                                    st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec, 0};
+    if (!file->path) {
+        rc = ps_error_set(err, -ENOMEM, path, "memory for a path is not to be had");
+        goto fail;
+    }
+    return (int)source->file_count++;
+fail:
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+int ps_source_add_tensor(struct ps_source *source, const struct ps_source_tensor *tensor,
+                         const char *name, size_t name_bytes, struct ps_error *err)
+{
+    char *copy = strndup(name, name_bytes);
+
+    if (copy && source->tensor_count == source->tensor_capacity) {
+        size_t capacity = source->tensor_capacity ? 2 * source->tensor_capacity : 256;
+        struct ps_source_tensor *grown =
+            realloc(source->tensors, capacity * sizeof(*source->tensors));
+        if (grown) {
+            source->tensors = grown;
+            source->tensor_capacity = capacity;
+        }
+    }
+    if (!copy || source->tensor_count == source->tensor_capacity) {
+        free(copy);
+        return ps_error_set(err, -ENOMEM, NULL, "memory for the list of tensors is not to be had");
+    }
+    source->tensors[source->tensor_count] = *tensor;
+    source->tensors[source->tensor_count++].name = copy;
+    return 0;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct ps_source_tensor *)a)->name,
+                  ((const struct ps_source_tensor *)b)->name);
+}
+
+static int sort_tensors(struct ps_source *source, struct ps_error *err)
+{
+    if (source->tensor_count == 0)
+        return ps_error_set(err, -PS_ERR_FORMAT, source->name, "%s holds no tensors", source->name);
+    qsort(source->tensors, source->tensor_count, sizeof(*source->tensors), by_name);
+    for (size_t i = 1; i < source->tensor_count; i++)
+        if (by_name(&source->tensors[i - 1], &source->tensors[i]) == 0)
+            return ps_error_set(err, -PS_ERR_FORMAT, source->tensors[i].name,
+                                "tensor %s is there twice, in %s and %s", source->tensors[i].name,
+                                base_name(source->files[source->tensors[i - 1].file].path),
+                                base_name(source->files[source->tensors[i].file].path));
+    return 0;
+}
+
+static int read_kind(struct ps_source *source, const char *path, struct ps_error *err)
+{
+    size_t path_len = strlen(path);
+    char magic[4] = {0};
+    struct stat st;
+    int fd;
+
+    if (stat(path, &st) < 0)
+        return ps_error_set(err, -errno, path, "%s cannot be opened: %s", path, strerror(errno));
+    if (S_ISDIR(st.st_mode))
+        return ps_safetensors_read(source, path, true, err);
+    /* A pipe would make open() wait. */
+    fd = S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : (errno = EINVAL, -1);
+    if (fd < 0)
+        return ps_error_set(err, -errno, path, "%s cannot be opened: %s", path, strerror(errno));
+    ssize_t got = pread(fd, magic, sizeof(magic), 0);
+    close(fd);
+    if (got == sizeof(magic) && !memcmp(magic, "GGUF", sizeof(magic)))
+        return ps_gguf_read(source, path, err);
+    if (path_len > 12 && !strcmp(path + path_len - 12, ".safetensors"))
+        return ps_safetensors_read(source, path, false, err);
+    return ps_error_set(err, -PS_ERR_FORMAT, path,
+                        "%s is neither a GGUF file (it does not begin with \"GGUF\") nor a "
+                        "directory of safetensors",
+                        path);
+}
+
+int ps_source_open(struct ps_source **out, const char *path, struct ps_error *err)
+{
+    struct ps_source *source = calloc(1, sizeof(*source));
+    int rc;
+
+    if (!source)
+        return ps_error_set(err, -ENOMEM, path, "memory for the source is not to be had");
+    set_name(source, path);
+    rc = read_kind(source, path, err);
+    if (rc == 0)
+        rc = sort_tensors(source, err);
+    if (rc < 0) {
+        ps_source_close(&source);
+        return rc;
+    }
+    *out = source;
+    return 0;
+}
+
+void ps_source_close(struct ps_source **source_ptr)
+{
+    struct ps_source *source = *source_ptr;
+
+    if (!source)
+        return;
+    for (uint32_t i = 0; i < source->file_count; i++) {
+        close(source->files[i].fd);
+        free(source->files[i].path);
+    }
+    for (size_t i = 0; i < source->tensor_count; i++)
+        free(source->tensors[i].name);
+    free(source->files);
+    free(source->tensors);
+    free(source->gguf_values);
+    free(source->gguf_header);
+    free(source->directory);
+    free(source);
+    *source_ptr = NULL;
+}
+
+const struct ps_source_tensor *ps_source_find(const struct ps_source *source, const char *name)
+{
+    struct ps_source_tensor key = {.name = (char *)name};
+    return bsearch(&key, source->tensors, source->tensor_count, sizeof(key), by_name);
+}
+
+int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offset_bytes, void *buf,
+                   uint64_t bytes, struct ps_error *err)
+{
+    const struct ps_source_file *f = &source->files[file];
+    uint64_t done = 0;
+
+    while (done < bytes) {
+        size_t want = (size_t)ps_min_u64(bytes - done, 1u << 30);
+        ssize_t got = pread(f->fd, (char *)buf + done, want, (off_t)(offset_bytes + done));
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return ps_error_set(err, -errno, f->path, "%s cannot be read at byte %llu: %s",
+                                base_name(f->path), (unsigned long long)(offset_bytes + done),
+                                strerror(errno));
+        if (got == 0)
+            return ps_error_set(err, -PS_ERR_TRUNCATED, f->path,
+                                "%s ends at byte %llu although more was announced: it is cut short",
+                                base_name(f->path), (unsigned long long)(offset_bytes + done));
+        done += (uint64_t)got;
+    }
+    if (f->bytes >= CACHE_FRIENDLY_BYTES)
+        posix_fadvise(f->fd, (off_t)offset_bytes, (off_t)bytes, POSIX_FADV_DONTNEED);
+    return 0;
+}
+
+int ps_source_sidecar(const struct ps_source *source, const char *name, char **text,
+                      size_t *text_bytes, struct ps_error *err)
+{
+    struct ps_source_file file = {0};
+    struct ps_source beside = {.files = &file, .file_count = 1};
+    struct stat st;
+    char *buf = NULL;
+    int rc = -ENOENT;
+
+    if (!source->directory)
+        return -ENOENT;
+    file.fd = -1;
+    if (asprintf(&file.path, "%s/%s", source->directory, name) < 0)
+        return ps_error_set(err, -ENOMEM, name, "memory for a path is not to be had");
+    file.fd = open(file.path, O_RDONLY | O_CLOEXEC);
+    if (file.fd < 0 || fstat(file.fd, &st) < 0) {
+        if (errno != ENOENT)
+            rc = ps_error_set(err, -errno, name, "%s cannot be opened: %s", name, strerror(errno));
+        goto done;
+    }
+    if (!S_ISREG(st.st_mode) || st.st_size > SIDECAR_BYTES_MAX) {
+        rc = ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not a file of a credible size", name);
+        goto done;
+    }
+    buf = malloc((size_t)st.st_size + 1);
+    rc = buf ? ps_source_read(&beside, 0, 0, buf, (uint64_t)st.st_size, err)
+             : ps_error_set(err, -ENOMEM, name, "memory for %s is not to be had", name);
+    if (rc == 0) {
+        buf[st.st_size] = 0;
+        *text = buf;
+        *text_bytes = (size_t)st.st_size;
+        buf = NULL;
+    }
+done:
+    if (file.fd >= 0)
+        close(file.fd);
+    free(file.path);
+    free(buf);
+    return rc;
+}
+
+int ps_source_sidecar_json(const struct ps_source *source, const char *name, json_t **json,
+                           struct ps_error *err)
+{
+    json_error_t at;
+    size_t text_bytes;
+    char *text;
+    json_t *root;
+    int rc = ps_source_sidecar(source, name, &text, &text_bytes, err);
+
+    if (rc < 0)
+        return rc;
+    root = json_loadb(text, text_bytes, 0, &at);
+    free(text);
+    if (!json_is_object(root)) {
+        rc = ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not a JSON object: line %d: %s", name,
+                          at.line, root ? "something else is there" : at.text);
+        json_decref(root);
+        return rc;
+    }
+    *json = root;
+    return 0;
+}
+
+const char *ps_source_shape_text(const uint64_t *dims, uint32_t dim_count, char *buf,
+                                 size_t buf_bytes)
+{
+    size_t n = (size_t)snprintf(buf, buf_bytes, "[");
+
+    for (uint32_t i = 0; i < dim_count && n < buf_bytes; i++)
+        n += (size_t)snprintf(buf + n, buf_bytes - n, "%s%llu", i ? ", " : "",
+                              (unsigned long long)dims[i]);
+    if (n < buf_bytes)
+        snprintf(buf + n, buf_bytes - n, "]");
+    return buf;
+}
