@@ -1,1 +1,2 @@
-# Tests: see CMakeLists.txt.
+# Tokenizer, chat templates, sampler.
+ps_test(tokenizer unit SOURCES test_tokenizer.c LINK penstock_model PkgConfig::JANSSON)

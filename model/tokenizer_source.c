@@ -1,0 +1,437 @@
+/* The two sources of a tokenizer: Hugging Face's tokenizer.json and the metadata of a GGUF file. */
+#include <errno.h>
+#include <jansson.h>
+#include <stdlib.h>
+
+#include "core/util.h"
+#include "model/tokenizer.h"
+#include "model/tokenizer_blob.h"
+
+#define WHERE_JSON "tokenizer.json"
+#define WHERE_GGUF "GGUF tokenizer"
+
+static int no_memory(struct ps_error *err)
+{
+    return ps_error_set(err, -ENOMEM, NULL, "Out of memory while reading the tokenizer.");
+}
+
+static void parts_free(struct ps_token_parts *parts)
+{
+    free(parts->tokens);
+    free(parts->merges);
+}
+
+static struct ps_text_span json_span(const json_t *string)
+{
+    return (struct ps_text_span){json_string_value(string), json_string_length(string)};
+}
+
+/* "left right". The alphabet has no blank, so there is exactly one. */
+static bool split_merge(struct ps_text_span text, struct ps_merge_part *merge)
+{
+    const char *blank = text.bytes ? memchr(text.data, ' ', text.bytes) : NULL;
+    if (!blank)
+        return false;
+    size_t left = (size_t)(blank - text.data), right = text.bytes - left - 1;
+    merge->left = (struct ps_text_span){text.data, left};
+    merge->right = (struct ps_text_span){blank + 1, right};
+    return left && right && !memchr(blank + 1, ' ', right);
+}
+
+/* ---- tokenizer.json ------------------------------------------------------------------------- */
+
+struct json_source {
+    const json_t *root, *model, *vocab, *merges, *added;
+    struct ps_token_parts parts;
+    char *literal[PS_SPLIT_COUNT_MAX]; /* patterns that were given as plain text, escaped */
+    struct ps_error *err;
+};
+
+static int format_error(struct json_source *s, const char *what)
+{
+    return ps_error_set(s->err, -PS_ERR_FORMAT, WHERE_JSON, "%s.", what);
+}
+
+static int unsupported(struct json_source *s, const char *kind, const char *name)
+{
+    return ps_error_set(s->err, -PS_ERR_UNSUPPORTED, WHERE_JSON, "%s \"%.100s\" is not supported.",
+                        kind, name ? name : "(unnamed)");
+}
+
+static const char *type_of(const json_t *object)
+{
+    const char *type = json_string_value(json_object_get(object, "type"));
+    return type ? type : "(unnamed)";
+}
+
+/* Absent, null, or an empty string. */
+static bool is_blank(const json_t *value)
+{
+    return !value || json_is_null(value) || (json_is_string(value) && !json_string_length(value));
+}
+
+static int read_model(struct json_source *s)
+{
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    s->model = json_object_get(s->root, "model");
+    s->vocab = json_object_get(s->model, "vocab");
+    s->merges = json_object_get(s->model, "merges");
+    s->added = json_object_get(s->root, "added_tokens");
+    const char *type = json_string_value(json_object_get(s->model, "type"));
+    /* Files from before the key existed are told by what they hold. */
+    if (type ? strcmp(type, "BPE") != 0 : !s->merges)
+        return unsupported(s, "Model type", type);
+    if (!json_is_object(s->vocab) || !json_is_array(s->merges))
+        return format_error(s, "The model has no vocabulary or no list of merges");
+    if (s->added && !json_is_null(s->added) && !json_is_array(s->added))
+        return format_error(s, "added_tokens is not a list");
+    if (json_is_true(json_object_get(s->model, "byte_fallback")))
+        return unsupported(s, "Option", "byte_fallback");
+    if (json_number_value(json_object_get(s->model, "dropout")) != 0)
+        return unsupported(s, "Option", "dropout");
+    for (size_t i = 0; i < PS_ARRAY_LEN(affixes); i++)
+        if (!is_blank(json_object_get(s->model, affixes[i])))
+            return unsupported(s, "Option", affixes[i]);
+    if (json_is_true(json_object_get(s->model, "ignore_merges")))
+        s->parts.flags |= PS_TOKENIZER_IGNORE_MERGES;
+    return 0;
+}
+
+static int read_normaliser_step(struct json_source *s, const json_t *step)
+{
+    if (strcmp(type_of(step), "NFC") != 0)
+        return unsupported(s, "Normalizer", type_of(step));
+    s->parts.flags |= PS_TOKENIZER_NFC;
+    return 0;
+}
+
+static int read_normaliser(struct json_source *s)
+{
+    const json_t *normaliser = json_object_get(s->root, "normalizer");
+    if (!normaliser || json_is_null(normaliser))
+        return 0;
+    if (strcmp(type_of(normaliser), "Sequence") != 0)
+        return read_normaliser_step(s, normaliser);
+    const json_t *list = json_object_get(normaliser, "normalizers");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        int rc = read_normaliser_step(s, json_array_get(list, i));
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int add_pattern(struct json_source *s, struct ps_text_span pattern)
+{
+    if (s->parts.pattern_count == PS_SPLIT_COUNT_MAX)
+        return unsupported(s, "Pre-tokenizer", "Sequence of more than 8 steps");
+    s->parts.patterns[s->parts.pattern_count++] = pattern;
+    return 0;
+}
+
+/* Plain text as a regex: every ASCII sign escaped. */
+static int add_literal(struct json_source *s, struct ps_text_span text)
+{
+    if (s->parts.pattern_count == PS_SPLIT_COUNT_MAX)
+        return add_pattern(s, text);
+    char *escaped = malloc(2 * text.bytes + 1);
+    if (!escaped)
+        return no_memory(s->err);
+    size_t bytes = 0;
+    for (size_t i = 0; i < text.bytes; i++) {
+        unsigned char c = (unsigned char)text.data[i];
+        bool sign =
+            c > ' ' && c < 0x7F && !((c | 32) >= 'a' && (c | 32) <= 'z') && !(c >= '0' && c <= '9');
+        if (sign)
+            escaped[bytes++] = '\\';
+        escaped[bytes++] = (char)c;
+    }
+    s->literal[s->parts.pattern_count] = escaped;
+    return add_pattern(s, (struct ps_text_span){escaped, bytes});
+}
+
+static int read_split(struct json_source *s, const json_t *step)
+{
+    const json_t *pattern = json_object_get(step, "pattern");
+    const json_t *regex = json_object_get(pattern, "Regex");
+    const json_t *literal = json_object_get(pattern, "String");
+    const char *behaviour = json_string_value(json_object_get(step, "behavior"));
+    /* Isolated keeps matches and what is between them alike, so "invert" changes nothing. */
+    if (!behaviour || strcmp(behaviour, "Isolated") != 0)
+        return unsupported(s, "Split behaviour", behaviour);
+    if (json_is_string(regex))
+        return add_pattern(s, json_span(regex));
+    if (json_is_string(literal))
+        return add_literal(s, json_span(literal));
+    return format_error(s, "A Split pre-tokenizer has no pattern");
+}
+
+static int read_byte_level(struct json_source *s, const json_t *step)
+{
+    if (json_is_true(json_object_get(step, "add_prefix_space")))
+        return unsupported(s, "Option", "add_prefix_space");
+    if (json_is_false(json_object_get(step, "use_regex")))
+        return 0;
+    const char *pattern = ps_split_pattern("gpt2");
+    return add_pattern(s, (struct ps_text_span){pattern, strlen(pattern)});
+}
+
+/* Split steps, then ByteLevel as the last: after it text is in another alphabet. */
+static int read_pre_tokenizer(struct json_source *s)
+{
+    const json_t *pre = json_object_get(s->root, "pre_tokenizer");
+    const json_t *list = NULL;
+    size_t count = 1;
+    if (!strcmp(type_of(pre), "Sequence")) {
+        list = json_object_get(pre, "pretokenizers");
+        count = json_array_size(list);
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *step = list ? json_array_get(list, i) : pre;
+        bool last = i + 1 == count;
+        int rc;
+        if (last && !strcmp(type_of(step), "ByteLevel"))
+            return read_byte_level(s, step);
+        if (last || strcmp(type_of(step), "Split") != 0)
+            return unsupported(s, "Pre-tokenizer", pre ? type_of(step) : "null");
+        if ((rc = read_split(s, step)) < 0)
+            return rc;
+    }
+    return unsupported(s, "Pre-tokenizer", "Sequence without steps");
+}
+
+static int read_decoder(struct json_source *s)
+{
+    const json_t *decoder = json_object_get(s->root, "decoder");
+    if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
+        return unsupported(s, "Decoder", type_of(decoder));
+    return 0;
+}
+
+/* The id in a token's entry, checked; `most` entries there are, so ids far above them are absurd.
+ */
+static int read_id(struct json_source *s, const json_t *value, uint64_t most, uint32_t *id)
+{
+    json_int_t number = json_integer_value(value);
+    if (!json_is_integer(value) || number < 0 || (uint64_t)number >= most)
+        return format_error(s, "A token's id is not a number, or far above the number of tokens");
+    *id = (uint32_t)number;
+    if (*id >= s->parts.token_count)
+        s->parts.token_count = *id + 1;
+    return 0;
+}
+
+static int read_vocab(struct json_source *s, uint64_t most)
+{
+    for (void *it = json_object_iter((json_t *)s->vocab); it;
+         it = json_object_iter_next((json_t *)s->vocab, it)) {
+        uint32_t id;
+        int rc = read_id(s, json_object_iter_value(it), most, &id);
+        if (rc < 0)
+            return rc;
+        struct ps_token_part *token = &s->parts.tokens[id];
+        const char *key = json_object_iter_key(it);
+        if (token->kind)
+            return ps_error_set(s->err, -PS_ERR_FORMAT, WHERE_JSON,
+                                "Two tokens of the vocabulary have id %u.", id);
+        *token = (struct ps_token_part){{key, json_object_iter_key_len(it)}, PS_TOKEN_NORMAL};
+    }
+    return 0;
+}
+
+static int read_added_token(struct json_source *s, const json_t *entry, uint64_t most)
+{
+    static const char *const options[] = {"single_word", "lstrip", "rstrip"};
+    const json_t *content = json_object_get(entry, "content");
+    uint32_t id;
+    if (!json_is_string(content))
+        return format_error(s, "An entry of added_tokens has no content");
+    for (size_t i = 0; i < PS_ARRAY_LEN(options); i++)
+        if (json_is_true(json_object_get(entry, options[i])))
+            return unsupported(s, "Added-token option", options[i]);
+    int rc = read_id(s, json_object_get(entry, "id"), most, &id);
+    if (rc < 0)
+        return rc;
+    struct ps_text_span text = json_span(content);
+    struct ps_token_part *token = &s->parts.tokens[id];
+    const json_t *known = json_object_get(s->vocab, text.data);
+    bool same = token->surface.bytes == text.bytes &&
+                (!text.bytes || !memcmp(token->surface.data, text.data, text.bytes));
+    if ((token->kind && !same) || (known && json_integer_value(known) != (json_int_t)id))
+        return ps_error_set(s->err, -PS_ERR_FORMAT, WHERE_JSON,
+                            "Added token %u \"%.80s\" contradicts the vocabulary.", id, text.data);
+    token->surface = text;
+    token->kind |= PS_TOKEN_ADDED;
+    if (json_is_true(json_object_get(entry, "special")))
+        token->kind |= PS_TOKEN_SPECIAL;
+    if (json_is_true(json_object_get(entry, "normalized")))
+        token->kind |= PS_TOKEN_NORMALISED;
+    return 0;
+}
+
+static int read_merges(struct json_source *s)
+{
+    size_t count = json_array_size(s->merges);
+    for (size_t i = 0; i < count; i++) {
+        const json_t *entry = json_array_get(s->merges, i);
+        struct ps_merge_part *merge = &s->parts.merges[i];
+        const json_t *left = json_array_get(entry, 0), *right = json_array_get(entry, 1);
+        bool good = false;
+        if (json_is_string(entry)) {
+            good = split_merge(json_span(entry), merge);
+        } else if (json_array_size(entry) == 2 && json_is_string(left) && json_is_string(right)) {
+            *merge = (struct ps_merge_part){json_span(left), json_span(right)};
+            good = true;
+        }
+        if (!good)
+            return ps_error_set(s->err, -PS_ERR_FORMAT, WHERE_JSON,
+                                "Merge %zu is not a pair of tokens.", i);
+    }
+    return 0;
+}
+
+static int read_tokens(struct json_source *s)
+{
+    uint64_t entries = json_object_size(s->vocab) + json_array_size(s->added);
+    uint64_t merges = json_array_size(s->merges), most = 2 * entries + 4096;
+    if (most > PS_TOKEN_COUNT_MAX || merges > PS_MERGE_COUNT_MAX)
+        return unsupported(s, "Vocabulary", "of millions of tokens");
+    s->parts.tokens = calloc(most, sizeof(*s->parts.tokens));
+    s->parts.merges = calloc(merges + 1, sizeof(*s->parts.merges));
+    if (!s->parts.tokens || !s->parts.merges)
+        return no_memory(s->err);
+    s->parts.merge_count = (uint32_t)merges;
+    int rc = read_vocab(s, most);
+    for (size_t i = 0; i < json_array_size(s->added) && rc >= 0; i++)
+        rc = read_added_token(s, json_array_get(s->added, i), most);
+    return rc < 0 ? rc : read_merges(s);
+}
+
+int ps_tokenizer_build_json(const char *json, size_t json_bytes, void **blob, size_t *blob_bytes,
+                            struct ps_error *err)
+{
+    json_error_t json_error;
+    struct json_source s = {.parts.where = WHERE_JSON, .err = err};
+    json_t *root = json_loadb(json, json_bytes, 0, &json_error);
+    if (!root)
+        return ps_error_set(err, -PS_ERR_FORMAT, WHERE_JSON, "It is not valid JSON: %s (line %d).",
+                            json_error.text, json_error.line);
+    s.root = root;
+    int rc = read_model(&s);
+    if (rc >= 0)
+        rc = read_normaliser(&s);
+    if (rc >= 0)
+        rc = read_pre_tokenizer(&s);
+    if (rc >= 0)
+        rc = read_decoder(&s);
+    if (rc >= 0)
+        rc = read_tokens(&s);
+    if (rc >= 0)
+        rc = ps_token_blob_build(&s.parts, blob, blob_bytes, err);
+    parts_free(&s.parts);
+    for (size_t i = 0; i < PS_ARRAY_LEN(s.literal); i++)
+        free(s.literal[i]);
+    json_decref(root);
+    return rc;
+}
+
+/* ---- GGUF ----------------------------------------------------------------------------------- */
+
+enum gguf_token_type { GGUF_NORMAL = 1, GGUF_CONTROL = 3, GGUF_USER_DEFINED = 4, GGUF_UNUSED = 5 };
+
+static struct ps_text_span gguf_span(struct ps_gguf_string string)
+{
+    return (struct ps_text_span){string.data, string.bytes};
+}
+
+static bool gguf_is(struct ps_gguf_string string, const char *text)
+{
+    return string.bytes == strlen(text) && !memcmp(string.data, text, string.bytes);
+}
+
+static int gguf_head(const struct ps_tokenizer_gguf *source, struct ps_token_parts *parts,
+                     struct ps_error *err)
+{
+    static const char *const names[] = {"qwen35", "qwen2"};
+    if (!gguf_is(source->model, "gpt2"))
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+                            "tokenizer.ggml.model \"%.*s\" is not supported; \"gpt2\" is.",
+                            (int)ps_min_u64(source->model.bytes, 64), source->model.data);
+    for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
+        if (!gguf_is(source->pre, names[i]))
+            continue;
+        const char *pattern = ps_split_pattern(names[i]);
+        parts->patterns[0] = (struct ps_text_span){pattern, strlen(pattern)};
+        parts->pattern_count = 1;
+        /* The file does not say so, but these models' own tokenizers normalise. */
+        parts->flags = PS_TOKENIZER_NFC;
+        return 0;
+    }
+    return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+                        "tokenizer.ggml.pre \"%.*s\" is not supported; \"qwen35\" and \"qwen2\" "
+                        "are.",
+                        (int)ps_min_u64(source->pre.bytes, 64), source->pre.data);
+}
+
+static int gguf_token(const struct ps_tokenizer_gguf *source, uint32_t id,
+                      struct ps_token_part *token, struct ps_error *err)
+{
+    int32_t type = source->types ? source->types[id] : GGUF_NORMAL;
+    token->surface = gguf_span(source->tokens[id]);
+    switch (type) {
+    case GGUF_NORMAL:
+        token->kind = PS_TOKEN_NORMAL;
+        return 0;
+    case GGUF_CONTROL:
+        token->kind = PS_TOKEN_ADDED | PS_TOKEN_SPECIAL;
+        return 0;
+    case GGUF_USER_DEFINED:
+        token->kind = PS_TOKEN_ADDED;
+        return 0;
+    case GGUF_UNUSED: /* a row of the embedding that no text leads to */
+        *token = (struct ps_token_part){{"", 0}, 0};
+        return 0;
+    default:
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+                            "Token %u has type %d, which byte-level BPE does not have.", id, type);
+    }
+}
+
+static int gguf_lists(const struct ps_tokenizer_gguf *source, struct ps_token_parts *parts,
+                      struct ps_error *err)
+{
+    if (source->token_count > PS_TOKEN_COUNT_MAX || source->merge_count > PS_MERGE_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+                            "It has %llu tokens and %llu merges, more than is supported.",
+                            (unsigned long long)source->token_count,
+                            (unsigned long long)source->merge_count);
+    parts->token_count = (uint32_t)source->token_count;
+    parts->merge_count = (uint32_t)source->merge_count;
+    parts->tokens = calloc(parts->token_count + 1ull, sizeof(*parts->tokens));
+    parts->merges = calloc(parts->merge_count + 1ull, sizeof(*parts->merges));
+    if (!parts->tokens || !parts->merges)
+        return no_memory(err);
+    for (uint32_t id = 0; id < parts->token_count; id++) {
+        int rc = gguf_token(source, id, &parts->tokens[id], err);
+        if (rc < 0)
+            return rc;
+    }
+    for (uint32_t i = 0; i < parts->merge_count; i++)
+        if (!split_merge(gguf_span(source->merges[i]), &parts->merges[i]))
+            return ps_error_set(err, -PS_ERR_FORMAT, WHERE_GGUF,
+                                "Merge %u is not a pair of tokens.", i);
+    return 0;
+}
+
+int ps_tokenizer_build_gguf(const struct ps_tokenizer_gguf *source, void **blob, size_t *blob_bytes,
+                            struct ps_error *err)
+{
+    struct ps_token_parts parts = {.where = WHERE_GGUF};
+    int rc = gguf_head(source, &parts, err);
+    if (rc >= 0)
+        rc = gguf_lists(source, &parts, err);
+    if (rc >= 0)
+        rc = ps_token_blob_build(&parts, blob, blob_bytes, err);
+    parts_free(&parts);
+    return rc;
+}
