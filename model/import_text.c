@@ -50,6 +50,10 @@ static int tokenizer_from_gguf(const struct ps_source *source, void **blob, size
     g.merges = merges;
     g.types = types;
     rc = ps_tokenizer_build_gguf(&g, blob, blob_bytes, err);
+    /* Some files carry a placeholder that no text can pass through. Nothing false can come of
+     * leaving it out: commands that take text then refuse. */
+    if (rc == -PS_ERR_FORMAT)
+        rc = -PS_ERR_UNSUPPORTED;
 done:
     free(tokens);
     free(merges);

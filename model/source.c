@@ -21,9 +21,15 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The last component of the path as text that JSON can hold: other bytes than printable ASCII
- * become
- * '?', for a name is for people and need not be a path again. */
+void ps_source_plain_text(char *out, size_t out_bytes, const char *text, size_t text_bytes)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < text_bytes && text[i] && n + 1 < out_bytes; i++)
+        out[n++] = text[i] >= 0x20 && text[i] < 0x7f ? text[i] : '?';
+    out[n] = 0;
+}
+
 static void set_name(struct ps_source *source, const char *path)
 {
     char *copy = strdup(path);
