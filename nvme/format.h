@@ -21,6 +21,8 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "volumes are little-end
 #define PS_FORMAT_DEVICE_TAIL_BYTES (1u << 20)
 #define PS_RECORD_HALF_BYTES 65536u
 #define PS_BLOB_ALIGN 64u
+#define PS_BLOB_COUNT_MAX 256u
+#define PS_MAP_BYTES_MAX (UINT64_C(4) << 30)
 
 #define PS_SUPERBLOCK_MAGIC "PENSTOCK"
 #define PS_TABLE_MAGIC "PENSTMEM"

@@ -272,7 +272,7 @@ int ps_map_parse(struct ps_map *map, const void *base, uint64_t bytes, const cha
         ps_map_fini(&view);
         if (rc == -ENOMEM)
             return ps_error_set(err, rc, path, "not enough memory for the volume's map");
-        return ps_error_set(err, rc, path, "%s (entry %llu): the volume is damaged", c.text,
+        return ps_error_set(err, rc, path, "the map is not valid: %s (entry %llu)", c.text,
                             (unsigned long long)c.number);
     }
     *map = view;

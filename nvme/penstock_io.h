@@ -99,6 +99,7 @@ struct ps_verify_report {
     uint64_t bytes_read;
     uint64_t slices_checked;
     uint64_t slices_bad;
+    uint64_t ranges_bad; /* bad superblocks, member tables, maps and record areas */
 };
 
 /*

@@ -1,1 +1,2 @@
-# Tests: see CMakeLists.txt.
+# The volume: format, reader, writer, consent.
+ps_test(volume_open unit SOURCES test_volume_open.c volume_fixture.c LINK penstock_nvme)

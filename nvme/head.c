@@ -1,0 +1,203 @@
+/* What a layout writes besides data: superblocks, member table, map, record area. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "core/util.h"
+#include "nvme/identity.h"
+#include "nvme/layout_internal.h"
+#include "nvme/raw_io.h"
+
+bool ps_writer_owns(const struct ps_writer *w, uint32_t m)
+{
+    const struct ps_target *t = &w->targets[m];
+    return t->is_member && t->sb.state != PS_VOLUME_WIPED && t->sb.member == m &&
+           t->sb.member_count == w->member_count &&
+           memcmp(t->sb.uuid, w->plan.uuid, sizeof(t->sb.uuid)) == 0;
+}
+
+uint64_t ps_writer_member_bytes(const struct ps_writer *w, uint32_t m)
+{
+    if (w->targets[m].is_device)
+        return w->targets[m].bytes;
+    return ps_plan_data_end(&w->plan, m) + PS_SUPERBLOCK_BYTES;
+}
+
+static int write_error(int code, const struct ps_target *t, const char *what, struct ps_error *err)
+{
+    return ps_error_set(err, code, t->path, "cannot write %s: %s%s", what, ps_strerror(code),
+                        code == -ENOSPC ? "; free some space and continue with --resume" : "");
+}
+
+int ps_writer_flush(struct ps_writer *w, struct ps_error *err)
+{
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        if (fdatasync(w->targets[m].fd) != 0)
+            return write_error(-errno, &w->targets[m], "to the drive", err);
+    }
+    return 0;
+}
+
+static size_t folder_bytes(const char *path)
+{
+    return (size_t)(strrchr(path, '/') - path);
+}
+
+/* A neighbour's name when both lie in one folder, so that the folder may move; else the full path.
+ */
+static const char *path_to(const struct ps_target *from, const struct ps_target *to)
+{
+    size_t bytes = folder_bytes(from->real_path);
+    bool neighbours = !from->is_device && !to->is_device && bytes == folder_bytes(to->real_path) &&
+                      memcmp(from->real_path, to->real_path, bytes) == 0;
+    return neighbours ? to->real_path + bytes + 1 : to->real_path;
+}
+
+static void fill_table(const struct ps_writer *w, uint32_t m, struct ps_disk_table *table)
+{
+    struct ps_disk_peer *peers = (struct ps_disk_peer *)(table + 1);
+    memcpy(table->magic, PS_TABLE_MAGIC, sizeof(table->magic));
+    memcpy(table->uuid, w->plan.uuid, sizeof(table->uuid));
+    table->member = m;
+    table->member_count = w->member_count;
+    for (uint32_t i = 0; i < w->member_count; i++) {
+        const struct ps_target *t = &w->targets[i];
+        peers[i].bytes = ps_writer_member_bytes(w, i);
+        peers[i].is_device = t->is_device;
+        if (t->is_device)
+            ps_identity_get(t->device, peers[i].partuuid, peers[i].serial);
+        /* Its own path is not recorded: a volume of one file is the same under any name. */
+        const char *path = i != m ? path_to(&w->targets[m], t) : "";
+        if (strlen(path) < sizeof(peers[i].path))
+            memcpy(peers[i].path, path, strlen(path) + 1);
+        else
+            ps_log(PS_LOG_WARN,
+                   "%s: the path is too long to be recorded; name this member when "
+                   "opening the volume",
+                   path);
+    }
+}
+
+int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err)
+{
+    w->tables = ps_raw_alloc(w->member_count * w->plan.table_bytes);
+    if (w->tables == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    for (uint32_t m = 0; m < w->member_count; m++)
+        fill_table(w, m, (void *)(w->tables + m * w->plan.table_bytes));
+    return 0;
+}
+
+static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_state state,
+                            struct ps_disk_superblock *sb)
+{
+    const struct ps_plan *plan = &w->plan;
+    const struct ps_target *t = &w->targets[m];
+    *sb = (struct ps_disk_superblock){
+        .magic = PS_SUPERBLOCK_MAGIC,
+        .version = PS_FORMAT_VERSION,
+        .state = state,
+        .member = m,
+        .member_count = w->member_count,
+        .generation = 1,
+        .member_bytes = ps_writer_member_bytes(w, m),
+        .align = plan->header->align,
+        .is_device = t->is_device,
+        .table_offset = plan->table_offset,
+        .table_bytes = plan->table_bytes,
+        .table_checksum = XXH3_64bits(w->tables + m * plan->table_bytes, plan->table_bytes),
+        .map_offset = plan->map_offset,
+        .map_bytes = plan->map_bytes,
+        .record_offset = plan->record_offset,
+        .record_bytes = 2 * PS_RECORD_HALF_BYTES,
+        .data_begin = plan->data_begin,
+        .data_end = ps_plan_data_end(plan, m),
+        .slice_count = plan->header->slice_count,
+        .watermark = w->watermark,
+        .fingerprint = {w->spec->source_fingerprint[0], w->spec->source_fingerprint[1]},
+        .plan_hash = {plan->plan_hash[0], plan->plan_hash[1]},
+    };
+    memcpy(sb->uuid, plan->uuid, sizeof(sb->uuid));
+    sb->second_offset = ps_superblock_second_offset(sb->member_bytes, t->is_device);
+    sb->map_checksum = state == PS_VOLUME_COMPLETE ? XXH3_64bits(plan->map_data, plan->map_bytes)
+                                                   : XXH3_64bits_digest(w->digest);
+    if (w->spec->source_name != NULL)
+        snprintf(sb->source_name, sizeof(sb->source_name), "%s", w->spec->source_name);
+    ps_superblock_seal(sb);
+}
+
+int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state, struct ps_error *err)
+{
+    struct ps_disk_superblock *sb = ps_raw_alloc(sizeof(*sb));
+    int rc = 0;
+    if (sb == NULL)
+        rc = ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    for (int copy = 0; rc == 0 && copy < 2; copy++) {
+        for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+            fill_superblock(w, m, state, sb);
+            rc = ps_raw_write(w->targets[m].fd, sb, sizeof(*sb), copy == 0 ? 0 : sb->second_offset);
+            if (rc < 0)
+                write_error(rc, &w->targets[m], "the superblock", err);
+        }
+        if (rc == 0)
+            rc = ps_writer_flush(w, err);
+    }
+    free(sb);
+    return rc;
+}
+
+int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end, struct ps_error *err)
+{
+    const struct ps_plan *plan = &w->plan;
+    uint64_t entry = sizeof(struct ps_disk_slice);
+    uint64_t from = plan->header->slices_offset + begin * entry;
+    uint64_t to = plan->header->slices_offset + end * entry;
+    from &= ~(uint64_t)(plan->header->align - 1);
+    to = ps_align_up(to, plan->header->align);
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        int rc = ps_raw_write(w->targets[m].fd, plan->map_data + from, to - from,
+                              plan->map_offset + from);
+        if (rc < 0)
+            return write_error(rc, &w->targets[m], "the map", err);
+    }
+    return 0;
+}
+
+static void fill_record(const struct ps_writer *w, uint64_t generation, uint8_t *half)
+{
+    struct ps_disk_record *record = (void *)half;
+    memset(half, 0, PS_RECORD_HALF_BYTES);
+    memcpy(record->magic, PS_RECORD_MAGIC, sizeof(record->magic));
+    memcpy(record->uuid, w->plan.uuid, sizeof(record->uuid));
+    record->generation = generation;
+    record->checksum = XXH3_64bits(half, PS_RECORD_HALF_BYTES);
+}
+
+int ps_writer_put_head(struct ps_writer *w, struct ps_error *err)
+{
+    const struct ps_plan *plan = &w->plan;
+    uint8_t *records = ps_raw_alloc(2 * PS_RECORD_HALF_BYTES);
+    int rc = 0;
+    if (records == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    fill_record(w, 1, records);
+    fill_record(w, 0, records + PS_RECORD_HALF_BYTES);
+    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+        int fd = w->targets[m].fd;
+        rc = ps_raw_write(fd, w->tables + m * plan->table_bytes, plan->table_bytes,
+                          plan->table_offset);
+        if (rc == 0)
+            rc = ps_raw_write(fd, plan->map_data, plan->map_bytes, plan->map_offset);
+        if (rc == 0)
+            rc = ps_raw_write(fd, records, 2 * PS_RECORD_HALF_BYTES, plan->record_offset);
+        if (rc < 0)
+            write_error(rc, &w->targets[m], "the map", err);
+    }
+    if (rc == 0)
+        rc = ps_writer_flush(w, err);
+    free(records);
+    return rc;
+}

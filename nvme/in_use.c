@@ -1,0 +1,199 @@
+#include "nvme/in_use.h"
+
+#include <dirent.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
+#include "nvme/identity.h"
+
+/* Calls match(ctx, line) for each line of a /proc file until it returns true. */
+static bool any_line(const char *path, bool (*match)(void *ctx, char *line), void *ctx)
+{
+    FILE *file = fopen(path, "re");
+    char *line = NULL;
+    size_t capacity = 0;
+    bool found = false;
+    if (file == NULL)
+        return false;
+    while (!found && getline(&line, &capacity, file) >= 0)
+        found = match(ctx, line);
+    free(line);
+    fclose(file);
+    return found;
+}
+
+/* /proc writes blank, tab, newline and backslash in paths as \ooo. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (const char *from = text; *from != 0; from++) {
+        unsigned code;
+        if (from[0] == '\\' && sscanf(from + 1, "%3o", &code) == 1) {
+            *to++ = (char)code;
+            from += 3;
+        } else {
+            *to++ = *from;
+        }
+    }
+    *to = 0;
+}
+
+struct mount_query {
+    dev_t device;
+    char where[256];
+};
+
+/* proc(5): "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw" */
+static bool mount_matches(void *ctx, char *line)
+{
+    struct mount_query *q = ctx;
+    unsigned device_major, device_minor;
+    char where[256], source[256];
+    if (sscanf(line, "%*s %*s %u:%u %*s %255s", &device_major, &device_minor, where) != 3)
+        return false;
+    bool same = makedev(device_major, device_minor) == q->device;
+    /* Some file systems (btrfs) show a device number of their own; then the source tells. */
+    const char *dash = strstr(line, " - ");
+    struct stat st;
+    if (!same && dash != NULL && sscanf(dash + 3, "%*s %255s", source) == 1) {
+        unescape(source);
+        same = source[0] == '/' && stat(source, &st) == 0 && S_ISBLK(st.st_mode) &&
+               st.st_rdev == q->device;
+    }
+    if (same) {
+        unescape(where);
+        memcpy(q->where, where, sizeof(where));
+    }
+    return same;
+}
+
+struct swap_query {
+    dev_t device, file_dev;
+    ino_t file_ino;
+};
+
+static bool swap_matches(void *ctx, char *line)
+{
+    const struct swap_query *q = ctx;
+    line[strcspn(line, " \t\n")] = 0;
+    unescape(line);
+    struct stat st;
+    if (line[0] != '/' || stat(line, &st) != 0)
+        return false;
+    if (S_ISBLK(st.st_mode))
+        return q->device != 0 && st.st_rdev == q->device;
+    return q->device == 0 && st.st_dev == q->file_dev && st.st_ino == q->file_ino;
+}
+
+/* The first entry of /sys/class/block/NAME/holders into holder[NAME_MAX + 1]; false when empty. */
+static bool first_holder(const char *name, char *holder)
+{
+    char path[PATH_MAX];
+    snprintf(path, sizeof(path), "/sys/class/block/%s/holders", name);
+    DIR *dir = opendir(path);
+    bool found = false;
+    if (dir == NULL)
+        return false;
+    const struct dirent *entry;
+    while (!found && (entry = readdir(dir)) != NULL) {
+        if (entry->d_name[0] != '.') {
+            snprintf(holder, NAME_MAX + 1, "%s", entry->d_name);
+            found = true;
+        }
+    }
+    closedir(dir);
+    return found;
+}
+
+/* One device by itself; name is its kernel name, path what the user called the whole. */
+static int check_one(dev_t device, const char *name, const char *path, struct ps_error *err)
+{
+    struct mount_query mount = {.device = device};
+    struct swap_query swap = {.device = device};
+    char holder[NAME_MAX + 1];
+    if (any_line("/proc/self/mountinfo", mount_matches, &mount))
+        return ps_error_set(err, -PS_ERR_IN_USE, path, "%s is mounted at %s; unmount it first",
+                            name, mount.where);
+    if (any_line("/proc/swaps", swap_matches, &swap))
+        return ps_error_set(err, -PS_ERR_IN_USE, path,
+                            "%s is in use as swap; take it out with swapoff first", name);
+    if (first_holder(name, holder))
+        return ps_error_set(err, -PS_ERR_IN_USE, path,
+                            "%s is held by %s (RAID, LVM or encryption); release it first", name,
+                            holder);
+    return 0;
+}
+
+int ps_in_use_device(dev_t device, const char *path, struct ps_error *err)
+{
+    char name[NAME_MAX + 1], folder[PATH_MAX], partition[PATH_MAX + NAME_MAX + 16];
+    if (!ps_identity_name(device, name))
+        return 0;
+    int rc = check_one(device, name, path, err);
+    if (rc < 0)
+        return rc;
+    snprintf(folder, sizeof(folder), "/sys/class/block/%s", name);
+    DIR *dir = opendir(folder);
+    if (dir == NULL)
+        return 0;
+    const struct dirent *entry;
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        unsigned device_major, device_minor;
+        snprintf(partition, sizeof(partition), "%s/%s/partition", folder, entry->d_name);
+        FILE *file = entry->d_name[0] != '.' ? fopen(partition, "re") : NULL;
+        if (file == NULL)
+            continue;
+        fclose(file);
+        snprintf(partition, sizeof(partition), "%s/%s/dev", folder, entry->d_name);
+        file = fopen(partition, "re");
+        if (file == NULL)
+            continue;
+        if (fscanf(file, "%u:%u", &device_major, &device_minor) == 2)
+            rc = check_one(makedev(device_major, device_minor), entry->d_name, path, err);
+        fclose(file);
+    }
+    closedir(dir);
+    return rc;
+}
+
+struct path_query {
+    const char *path;
+};
+
+static bool path_matches(void *ctx, char *line)
+{
+    const struct path_query *q = ctx;
+    line[strcspn(line, "\n")] = 0;
+    return strcmp(line, q->path) == 0;
+}
+
+int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct ps_error *err)
+{
+    struct swap_query swap = {.file_dev = file_dev, .file_ino = file_ino};
+    if (any_line("/proc/swaps", swap_matches, &swap))
+        return ps_error_set(err, -PS_ERR_IN_USE, real_path,
+                            "the file is in use as swap; take it out with swapoff first");
+    DIR *dir = opendir("/sys/class/block");
+    if (dir == NULL)
+        return 0;
+    int rc = 0;
+    const struct dirent *entry;
+    while (rc == 0 && (entry = readdir(dir)) != NULL) {
+        char path[NAME_MAX + 64];
+        struct path_query query = {.path = real_path};
+        if (strncmp(entry->d_name, "loop", 4) != 0)
+            continue;
+        snprintf(path, sizeof(path), "/sys/class/block/%s/loop/backing_file", entry->d_name);
+        if (any_line(path, path_matches, &query))
+            rc = ps_error_set(err, -PS_ERR_IN_USE, real_path,
+                              "the file is attached as /dev/%s; detach it with losetup first",
+                              entry->d_name);
+    }
+    closedir(dir);
+    return rc;
+}

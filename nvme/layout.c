@@ -1,0 +1,447 @@
+#include "nvme/layout.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "core/budget.h"
+#include "core/log.h"
+#include "core/pool.h"
+#include "core/util.h"
+#include "nvme/layout_internal.h"
+#include "nvme/raw_io.h"
+
+/* A crash costs at most this much work; three drive flushes per interval cost well under a percent.
+ */
+#define FLUSH_BYTES_DEFAULT (256u << 20)
+/* All workers' buffers together; beyond it fewer workers run. */
+#define BUFFER_BYTES_MAX (UINT64_C(1) << 30)
+
+static _Atomic uint64_t flush_bytes = FLUSH_BYTES_DEFAULT;
+
+void ps_layout_set_flush_bytes(uint64_t bytes)
+{
+    atomic_store(&flush_bytes, bytes);
+}
+
+uint64_t ps_layout_flush_bytes(void)
+{
+    return atomic_load(&flush_bytes);
+}
+
+/* ---- before anything is written -------------------------------------------------------------- */
+
+static int open_targets(struct ps_writer *w, struct ps_error *err)
+{
+    w->targets = calloc(w->member_count, sizeof(*w->targets));
+    if (w->targets == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    for (uint32_t m = 0; m < w->member_count; m++)
+        w->targets[m].fd = -1;
+    int rc = 0;
+    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+        rc = ps_target_open_or_create(&w->targets[m], w->opts->members[m], err);
+        /* A file named twice exists the second time, and is locked by us: say what it is. */
+        for (uint32_t i = 0; rc == -PS_ERR_IN_USE && i < m; i++) {
+            char real[PATH_MAX];
+            if (realpath(w->opts->members[m], real) != NULL &&
+                strcmp(real, w->targets[i].real_path) == 0)
+                rc = ps_error_set(err, -PS_ERR_MEMBER, w->opts->members[m],
+                                  "this is the same as '%s'; name each member once",
+                                  w->targets[i].path);
+        }
+    }
+    return rc < 0 ? rc : ps_target_check_distinct(w->targets, (int)w->member_count, err);
+}
+
+/* A resume must find its own layout, or nothing of value. */
+static int check_mismatch(const struct ps_writer *w, uint32_t m, struct ps_error *err)
+{
+    const struct ps_target *t = &w->targets[m];
+    char uuid[37];
+    if (!t->is_member || t->sb.state != PS_VOLUME_IN_PROGRESS)
+        return 0;
+    ps_uuid_text(t->sb.uuid, uuid);
+    if (memcmp(t->sb.uuid, w->plan.uuid, sizeof(t->sb.uuid)) == 0)
+        return ps_error_set(err, -PS_ERR_MEMBER, t->path,
+                            "this is member %u of %u of the stopped layout; name the members as "
+                            "they were named then",
+                            t->sb.member + 1, t->sb.member_count);
+    bool same_source =
+        memcmp(t->sb.fingerprint, w->spec->source_fingerprint, sizeof(t->sb.fingerprint)) == 0;
+    return ps_error_set(err, -PS_ERR_SOURCE_CHANGED, t->path,
+                        "%s since this layout of '%s' was begun; restore them, or start over "
+                        "with --destroy penstock:%s and without --resume",
+                        same_source ? "the members or the metadata have changed"
+                                    : "the source or its options have changed",
+                        t->sb.source_name, uuid);
+}
+
+static int get_consent(struct ps_writer *w, struct ps_error *err)
+{
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        if (w->opts->resume && ps_writer_owns(w, m))
+            continue;
+        int rc = ps_target_consent(&w->targets[m], w->opts->destroy, w->opts->destroy_count, err);
+        if (rc < 0 && w->opts->resume) {
+            int mismatch = check_mismatch(w, m, err);
+            rc = mismatch < 0 ? mismatch : rc;
+        }
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+static int space_error(const struct ps_target *t, uint64_t needed, uint64_t there,
+                       struct ps_error *err)
+{
+    char a[32], b[32];
+    return ps_error_set(err, -ENOSPC, t->path, "%s are needed here and %s are %s; %s",
+                        ps_size_text(needed, a, sizeof(a)), ps_size_text(there, b, sizeof(b)),
+                        t->is_device ? "there" : "free",
+                        t->is_device ? "choose a larger device or add members"
+                                     : "free some space or choose another place");
+}
+
+static uint64_t free_bytes(const struct ps_target *t)
+{
+    struct statvfs fs;
+    struct stat st;
+    if (fstatvfs(t->fd, &fs) != 0 || fstat(t->fd, &st) != 0)
+        return UINT64_MAX;
+    uint64_t blocks = geteuid() == 0 ? fs.f_bfree : fs.f_bavail;
+    return blocks * fs.f_frsize + (uint64_t)st.st_blocks * 512;
+}
+
+static int check_space(struct ps_writer *w, struct ps_error *err)
+{
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        const struct ps_target *t = &w->targets[m];
+        uint64_t end = ps_plan_data_end(&w->plan, m);
+        if (t->is_device) {
+            uint64_t tail = PS_SUPERBLOCK_BYTES + PS_FORMAT_DEVICE_TAIL_BYTES;
+            if (ps_superblock_second_offset(t->bytes, true) < end)
+                return space_error(t, end + tail + PS_SUPERBLOCK_BYTES, t->bytes, err);
+            continue;
+        }
+        /* Members on one file system share what is free there. */
+        uint64_t needed = 0, there = free_bytes(t);
+        for (uint32_t i = 0; i < w->member_count; i++) {
+            if (!w->targets[i].is_device && w->targets[i].file_dev == t->file_dev)
+                needed += ps_writer_member_bytes(w, i);
+        }
+        for (uint32_t i = 0; i < w->member_count && there != UINT64_MAX; i++) {
+            struct stat st;
+            if (i != m && !w->targets[i].is_device && w->targets[i].file_dev == t->file_dev &&
+                fstat(w->targets[i].fd, &st) == 0)
+                there += (uint64_t)st.st_blocks * 512;
+        }
+        if (there < needed)
+            return space_error(t, needed, there, err);
+    }
+    return 0;
+}
+
+/* Every copy of every member says complete and is this volume: nothing is left to do. */
+static bool all_complete(const struct ps_writer *w)
+{
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        const struct ps_superblock_pair *pair = &w->targets[m].pair;
+        for (int copy = 0; copy < 2; copy++) {
+            if (!ps_writer_owns(w, m) || !pair->valid[copy] ||
+                pair->copy[copy].state != PS_VOLUME_COMPLETE ||
+                memcmp(pair->copy[copy].uuid, w->plan.uuid, sizeof(w->plan.uuid)) != 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+static int prepare(struct ps_writer *w, struct ps_error *err)
+{
+    uint32_t align = PS_LAYOUT_ALIGN_MIN;
+    int rc = open_targets(w, err);
+    if (rc < 0)
+        return rc;
+    for (uint32_t m = 0; m < w->member_count; m++)
+        align = (uint32_t)ps_max_u64(align, w->targets[m].align_bytes);
+    rc = ps_plan_make(&w->plan, w->spec, w->member_count, align, err);
+    if (rc == 0)
+        rc = get_consent(w, err);
+    if (rc == 0)
+        rc = check_space(w, err);
+    if (rc == 0)
+        rc = ps_writer_make_tables(w, err);
+    return rc;
+}
+
+/* ---- claiming the members -------------------------------------------------------------------- */
+
+/* Takes a file's space before its size, so that a full disk shows now and a crash leaves it empty.
+ */
+static int reserve(struct ps_writer *w, uint32_t m, struct ps_error *err)
+{
+    const struct ps_target *t = &w->targets[m];
+    uint64_t needed = ps_writer_member_bytes(w, m);
+    if (t->is_device)
+        return 0;
+    int rc;
+    do {
+        rc = fallocate(t->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)needed) != 0 ? -errno : 0;
+    } while (rc == -EINTR);
+    if (rc == 0 || rc == -EOPNOTSUPP || rc == -ENOSYS)
+        return 0;
+    if (rc == -ENOSPC)
+        return space_error(t, needed, free_bytes(t), err);
+    return ps_error_set(err, rc, t->path, "a file of %llu bytes cannot be made here: %s",
+                        (unsigned long long)needed, ps_strerror(rc));
+}
+
+/* From here on the old content is gone; ends when the in-progress marks are durable. */
+static int claim(struct ps_writer *w, struct ps_error *err)
+{
+    int rc = 0;
+    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+        if (!w->opts->resume || !ps_writer_owns(w, m))
+            rc = ps_target_clear(&w->targets[m], err);
+    }
+    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++)
+        rc = reserve(w, m, err);
+    if (rc < 0)
+        return rc;
+    for (uint32_t m = 0; m < w->member_count; m++)
+        ps_target_set_direct(&w->targets[m]);
+    rc = ps_writer_put_superblocks(w, PS_VOLUME_IN_PROGRESS, err);
+    w->marked = rc == 0;
+    return rc;
+}
+
+/* ---- data ------------------------------------------------------------------------------------ */
+
+/* Moves payloads that lie back to back to their padded places (last first) and checks them in. */
+static void pad_slices(struct ps_writer *w, const struct ps_plan_job *job, uint8_t *buf)
+{
+    const struct ps_layout_slice *payload = w->spec->objects[job->object].slices;
+    struct ps_disk_slice *slices = &w->plan.slices[job->first_slice];
+    uint64_t from = 0;
+    for (uint32_t i = job->slice_begin; i < job->slice_end; i++)
+        from += payload[i].bytes;
+    for (uint32_t i = job->slice_end; i-- > job->slice_begin;) {
+        struct ps_disk_slice *s = &slices[i - job->slice_begin];
+        uint8_t *to = buf + (s->offset_bytes - slices[0].offset_bytes);
+        from -= payload[i].bytes;
+        memmove(to, buf + from, payload[i].bytes);
+        memset(to + payload[i].bytes, 0, s->bytes - payload[i].bytes);
+        s->checksum = XXH3_64bits(to, s->bytes);
+    }
+}
+
+/* Writes a job's bytes; neighbouring pieces on one member lie together there too. */
+static int write_slices(struct ps_writer *w, const struct ps_plan_job *job, const uint8_t *buf,
+                        struct ps_error *err)
+{
+    const struct ps_disk_slice *last =
+        &w->plan.slices[job->first_slice + (job->slice_end - job->slice_begin) - 1];
+    uint64_t piece = w->plan.slices[job->first_slice].first_piece;
+    uint64_t piece_end = last->first_piece + last->piece_count;
+    uint64_t at = 0;
+    while (piece < piece_end) {
+        const struct ps_disk_piece *first = &w->plan.pieces[piece];
+        uint64_t bytes = 0;
+        while (piece < piece_end && w->plan.pieces[piece].member == first->member)
+            bytes += w->plan.pieces[piece++].bytes;
+        const struct ps_target *t = &w->targets[first->member];
+        int rc = ps_raw_write(t->fd, buf + at, bytes, first->offset_bytes);
+        if (rc < 0)
+            return ps_error_set(err, rc, t->path, "cannot write data: %s%s", ps_strerror(rc),
+                                rc == -ENOSPC ? "; free some space and continue with --resume"
+                                              : "");
+        at += bytes;
+    }
+    return 0;
+}
+
+static int run_job(struct ps_writer *w, const struct ps_plan_job *job, int worker,
+                   struct ps_error *err)
+{
+    uint8_t *buf = w->buffers[worker];
+    int rc = w->fill(w->fill_ctx, worker, job->object, job->slice_begin, job->slice_end, buf, err);
+    if (rc < 0) {
+        if (err->code == 0)
+            ps_error_set(err, rc, w->spec->objects[job->object].name, "cannot be produced: %s",
+                         ps_strerror(rc));
+        return rc;
+    }
+    pad_slices(w, job, buf);
+    return write_slices(w, job, buf, err);
+}
+
+/* The next job of this interval, or NULL when it ends, something failed, or the user wants to stop.
+ */
+static const struct ps_plan_job *take_job(struct ps_writer *w)
+{
+    const struct ps_plan_job *job = NULL;
+    pthread_mutex_lock(&w->lock);
+    bool stop = w->opts->stop != NULL && *w->opts->stop != 0;
+    if (w->failed == 0 && !stop && w->job < w->job_end)
+        job = &w->plan.jobs[w->job++];
+    pthread_mutex_unlock(&w->lock);
+    return job;
+}
+
+static void work(void *ctx, int thread_idx, int thread_count)
+{
+    struct ps_writer *w = ctx;
+    const struct ps_plan_job *job;
+    (void)thread_count;
+    if (w->buffers[thread_idx] == NULL)
+        return;
+    while ((job = take_job(w)) != NULL) {
+        struct ps_error err = {0};
+        int rc = run_job(w, job, thread_idx, &err);
+        pthread_mutex_lock(&w->lock);
+        if (rc < 0 && w->failed == 0) {
+            w->failed = rc;
+            w->failure = err;
+        } else if (rc >= 0) {
+            w->done_bytes += job->bytes;
+            if (w->opts->progress != NULL)
+                w->opts->progress(w->opts->progress_ctx, w->done_bytes, w->plan.data_bytes);
+        }
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+/* Makes the slices up to `end` durable, then says so. */
+static int advance(struct ps_writer *w, uint64_t end, struct ps_error *err)
+{
+    int rc = ps_writer_put_checksums(w, w->watermark, end, err);
+    if (rc == 0)
+        rc = ps_writer_flush(w, err);
+    if (rc < 0)
+        return rc;
+    for (uint64_t i = w->watermark; i < end; i++)
+        XXH3_64bits_update(w->digest, &w->plan.slices[i].checksum, sizeof(uint64_t));
+    w->watermark = end;
+    return ps_writer_put_superblocks(w, PS_VOLUME_IN_PROGRESS, err);
+}
+
+static int write_data(struct ps_writer *w, struct ps_pool *pool, struct ps_error *err)
+{
+    const struct ps_plan *plan = &w->plan;
+    while (w->next_job < plan->job_count) {
+        uint64_t bytes = 0;
+        w->job = w->job_end = w->next_job;
+        while (w->job_end < plan->job_count && bytes < ps_layout_flush_bytes())
+            bytes += plan->jobs[w->job_end++].bytes;
+        ps_pool_run(pool, work, w);
+        if (w->failed < 0) {
+            if (err != NULL)
+                *err = w->failure;
+            return w->failed;
+        }
+        w->next_job = w->job;
+        bool all = w->job == plan->job_count;
+        uint64_t end = all ? plan->header->slice_count : plan->jobs[w->job].first_slice;
+        if (end > w->watermark) {
+            int rc = advance(w, end, err);
+            if (rc < 0)
+                return rc;
+        }
+        if (w->job < w->job_end)
+            return ps_error_set(err, -EINTR, w->targets[0].path, "stopped; continue with --resume");
+    }
+    return 0;
+}
+
+static int make_buffers(struct ps_writer *w, int worker_count, struct ps_error *err)
+{
+    uint64_t most = ps_max_u64(BUFFER_BYTES_MAX / w->plan.job_bytes_max, 1);
+    w->buffers = calloc((size_t)worker_count, sizeof(*w->buffers));
+    for (int i = 0; w->buffers != NULL && i < worker_count && (uint64_t)i < most; i++)
+        w->buffers[i] = ps_raw_alloc(w->plan.job_bytes_max);
+    if (w->buffers == NULL || w->buffers[0] == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory for a buffer of %llu bytes",
+                            (unsigned long long)w->plan.job_bytes_max);
+    return 0;
+}
+
+static int write_volume(struct ps_writer *w, struct ps_error *err)
+{
+    struct ps_pool *pool = NULL;
+    int rc = ps_pool_open(&pool, w->opts->threads, err);
+    if (rc < 0)
+        return rc;
+    int worker_count = ps_pool_thread_count(pool);
+    rc = make_buffers(w, worker_count, err);
+    if (rc == 0)
+        rc = claim(w, err);
+    if (rc == 0)
+        rc = write_data(w, pool, err);
+    if (rc == 0)
+        rc = ps_writer_put_head(w, err);
+    if (rc == 0)
+        rc = ps_writer_put_superblocks(w, PS_VOLUME_COMPLETE, err);
+    for (int i = 0; w->buffers != NULL && i < worker_count; i++)
+        free(w->buffers[i]);
+    free(w->buffers);
+    ps_pool_close(&pool);
+    return rc;
+}
+
+static int check_options(const struct ps_layout_options *opts, struct ps_error *err)
+{
+    if (opts->member_count < 1 || opts->member_count > PS_MEMBER_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "layout", "name 1 to %d members",
+                            PS_MEMBER_COUNT_MAX);
+    if (opts->threads < 0)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "layout",
+                            "the number of threads cannot be negative");
+    return 0;
+}
+
+int ps_layout_write(const struct ps_layout_spec *spec, const struct ps_layout_options *opts,
+                    ps_layout_fill_fn *fill, void *fill_ctx, struct ps_error *err)
+{
+    struct ps_writer w = {.spec = spec,
+                          .opts = opts,
+                          .member_count = (uint32_t)opts->member_count,
+                          .fill = fill,
+                          .fill_ctx = fill_ctx,
+                          .lock = PTHREAD_MUTEX_INITIALIZER};
+    int rc = check_options(opts, err);
+    if (rc < 0)
+        return rc;
+    w.digest = XXH3_createState();
+    if (w.digest == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    XXH3_64bits_reset(w.digest);
+    rc = prepare(&w, err);
+    if (rc == 0 && opts->resume && all_complete(&w)) {
+        ps_log(PS_LOG_INFO, "the layout had already finished; nothing was left to do");
+        goto out;
+    }
+    if (rc == 0 && opts->resume) {
+        for (uint32_t m = 0; m < w.member_count; m++) {
+            if (ps_writer_owns(&w, m))
+                ps_target_set_direct(&w.targets[m]);
+        }
+        rc = ps_writer_resume(&w, err);
+    }
+    if (rc == 0)
+        rc = write_volume(&w, err);
+out:
+    for (uint32_t m = 0; w.targets != NULL && m < w.member_count; m++)
+        ps_target_close(&w.targets[m], rc < 0 && !w.marked);
+    free(w.targets);
+    free(w.tables);
+    ps_plan_fini(&w.plan);
+    XXH3_freeState(w.digest);
+    return rc;
+}

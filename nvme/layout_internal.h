@@ -1,0 +1,73 @@
+/* The state of a running layout, shared by layout.c, head.c and resume.c; a knob for tests. */
+#ifndef PENSTOCK_NVME_LAYOUT_INTERNAL_H
+#define PENSTOCK_NVME_LAYOUT_INTERNAL_H
+
+#include <pthread.h>
+#include <xxhash.h>
+
+#include "nvme/device.h"
+#include "nvme/plan.h"
+
+/*
+ * How much data is written between two flushes, and re-checked by a resume. Tests make it small, so
+ * that a small volume has many flushes. Process-wide; set it before the layout starts.
+ */
+void ps_layout_set_flush_bytes(uint64_t bytes);
+uint64_t ps_layout_flush_bytes(void);
+
+struct ps_writer {
+    const struct ps_layout_spec *spec;
+    const struct ps_layout_options *opts;
+    struct ps_plan plan;
+    struct ps_target *targets; /* [member_count] */
+    uint32_t member_count;
+    uint8_t *tables;      /* the member tables, one after the other, each plan.table_bytes */
+    bool marked;          /* the in-progress superblocks are durable: created files stay */
+    uint64_t watermark;   /* slices durable */
+    XXH3_state_t *digest; /* over the checksums of the slices under the watermark */
+    uint32_t next_job;    /* first that is not under the watermark */
+
+    /* One interval between two flushes; lock guards what the workers share. */
+    pthread_mutex_t lock;
+    uint32_t job, job_end;
+    uint64_t done_bytes;
+    int failed; /* first failure: its code */
+    struct ps_error failure;
+    ps_layout_fill_fn *fill;
+    void *fill_ctx;
+    uint8_t **buffers; /* one per worker */
+};
+
+/* True for a target that already carries this very volume as member m, stopped or complete. */
+bool ps_writer_owns(const struct ps_writer *w, uint32_t m);
+
+/* Size that member m's file will have; for a device its own size. */
+uint64_t ps_writer_member_bytes(const struct ps_writer *w, uint32_t m);
+
+/* Fills tables. Errors: -ENOMEM. */
+int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err);
+
+/*
+ * Writes both superblocks of every member, the first copies durable before the second ones are
+ * touched: whatever moment power fails, one of the two is whole.
+ */
+int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state,
+                              struct ps_error *err);
+
+/* Writes the checksums of slices [begin, end) into every member's map. Not flushed. */
+int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end,
+                            struct ps_error *err);
+
+/* Writes member table, map and empty record area of every member, and flushes. */
+int ps_writer_put_head(struct ps_writer *w, struct ps_error *err);
+
+/* fdatasync of every member. */
+int ps_writer_flush(struct ps_writer *w, struct ps_error *err);
+
+/*
+ * Finds out how far a stopped layout came: sets watermark, digest, next_job and the checksums of
+ * the plan's slices. Reads the last flushed interval again; what is not as recorded is done anew.
+ */
+int ps_writer_resume(struct ps_writer *w, struct ps_error *err);
+
+#endif

@@ -1,0 +1,227 @@
+#include "volume_fixture.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "nvme/volume_internal.h"
+#include "util.h"
+
+static uint64_t mix(uint64_t x)
+{
+    x += 0x9e3779b97f4a7c15u;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+    return x ^ (x >> 31);
+}
+
+static void fill_slice(uint64_t seed, uint32_t object, uint32_t slice, uint8_t *buf, uint32_t bytes)
+{
+    uint64_t state = mix(seed ^ ((uint64_t)object << 32 | slice));
+    for (uint32_t i = 0; i < bytes; i++) {
+        if (i % 8 == 0)
+            state = mix(state);
+        buf[i] = (uint8_t)(state >> (i % 8 * 8));
+    }
+}
+
+static char *name_of(const char *fmt, uint32_t a, uint32_t b)
+{
+    char *name = NULL;
+    if (asprintf(&name, fmt, a, b) < 0)
+        abort();
+    return name;
+}
+
+static uint32_t resident_bytes(uint32_t i, const struct fixture_shape *shape)
+{
+    if (shape->large && i == 1)
+        return (8u << 20) + 12345;
+    return 1 + i * 30011u;
+}
+
+void fixture_init(struct fixture *f, uint64_t seed, const struct fixture_shape *shape)
+{
+    uint32_t streamed_count = shape->group_count * shape->index_count;
+    uint32_t object_count = shape->resident_count + streamed_count;
+    memset(f, 0, sizeof(*f));
+    f->seed = seed;
+    f->fail_object = -1;
+    f->objects = calloc(object_count, sizeof(*f->objects));
+    f->slices =
+        calloc(shape->resident_count * 3 + streamed_count * shape->slice_count, sizeof(*f->slices));
+    struct ps_layout_slice *next = f->slices;
+    for (uint32_t i = 0; i < object_count; i++) {
+        struct ps_layout_object *o = &f->objects[i];
+        bool streamed = i >= shape->resident_count;
+        uint32_t n = i - shape->resident_count;
+        o->kind = streamed ? PS_OBJECT_STREAMED : PS_OBJECT_RESIDENT;
+        o->group = streamed ? n / shape->index_count : 0;
+        o->index = streamed ? n % shape->index_count : i;
+        o->name = streamed ? name_of("layer %u expert %u", o->group, o->index)
+                           : name_of("tensor.%u.%u", i, 0);
+        o->slices = next;
+        o->slice_count = streamed ? shape->slice_count : 1 + i % 3;
+        for (uint32_t s = 0; s < o->slice_count; s++) {
+            /* Not multiples of the alignment, and the last slice shorter. */
+            uint32_t bytes =
+                streamed ? shape->slice_bytes - 7 - o->group * 100 : resident_bytes(i, shape);
+            if (streamed && s + 1 == o->slice_count && s > 0)
+                bytes = bytes / 2 + 1;
+            next[s] =
+                (struct ps_layout_slice){.bytes = bytes, .unit_begin = s * 256, .unit_count = 256};
+        }
+        next += o->slice_count;
+    }
+    f->blobs[0] = (struct ps_layout_blob){.name = "model.json", .data = "{\"a\":1}", .bytes = 7};
+    f->blobs[1] = (struct ps_layout_blob){.name = "empty", .data = "", .bytes = 0};
+    f->spec = (struct ps_layout_spec){.objects = f->objects,
+                                      .object_count = object_count,
+                                      .blobs = f->blobs,
+                                      .blob_count = 2,
+                                      .source_fingerprint = {mix(seed), mix(seed + 1)},
+                                      .source_name = "a made-up model"};
+}
+
+void fixture_fini(struct fixture *f)
+{
+    for (uint32_t i = 0; i < f->spec.object_count; i++)
+        free((char *)f->objects[i].name);
+    free(f->objects);
+    free(f->slices);
+    memset(f, 0, sizeof(*f));
+}
+
+int fixture_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, uint32_t slice_end,
+                 uint8_t *buf, struct ps_error *err)
+{
+    const struct fixture *f = ctx;
+    (void)worker;
+    if (f->fail_object == (int)object)
+        return ps_error_set(err, -PS_ERR_TRUNCATED, f->objects[object].name,
+                            "the source ends here");
+    for (uint32_t s = slice_begin; s < slice_end; s++) {
+        fill_slice(f->seed, object, s, buf, f->objects[object].slices[s].bytes);
+        buf += f->objects[object].slices[s].bytes;
+    }
+    return 0;
+}
+
+int fixture_layout(struct fixture *f, const char *const *paths, int path_count,
+                   const struct ps_layout_options *opts, struct ps_error *err)
+{
+    struct ps_layout_options o = opts != NULL ? *opts : (struct ps_layout_options){0};
+    o.members = paths;
+    o.member_count = path_count;
+    if (o.threads == 0)
+        o.threads = 2;
+    return ps_layout_write(&f->spec, &o, fixture_fill, f, err);
+}
+
+static void check_slice(struct fixture *f, const struct ps_volume *volume, uint32_t object,
+                        uint32_t slice)
+{
+    struct ps_slice_info info;
+    struct ps_piece_info piece;
+    uint32_t payload = f->objects[object].slices[slice].bytes;
+    ps_volume_slice(volume, object, slice, &info);
+    assert_int_equal(info.bytes, (payload + 4095) / 4096 * 4096);
+    assert_int_equal(info.unit_begin, f->objects[object].slices[slice].unit_begin);
+    uint8_t *expect = calloc(1, info.bytes), *got = malloc(info.bytes);
+    fill_slice(f->seed, object, slice, expect, payload);
+    uint64_t at = 0;
+    for (uint32_t p = 0; p < info.piece_count; p++) {
+        ps_volume_piece(volume, object, slice, p, &piece);
+        assert_true(piece.offset_bytes % 4096 == 0 && piece.bytes % 4096 == 0);
+        assert_true(at + piece.bytes <= info.bytes);
+        ssize_t n = pread(ps_volume_fd(volume, (int)piece.member), got + at, piece.bytes,
+                          (off_t)piece.offset_bytes);
+        assert_int_equal(n, piece.bytes);
+        at += piece.bytes;
+    }
+    assert_int_equal(at, info.bytes);
+    assert_memory_equal(got, expect, info.bytes);
+    free(expect);
+    free(got);
+}
+
+void fixture_check(struct fixture *f, const struct ps_volume *volume)
+{
+    assert_int_equal(ps_volume_object_count(volume), f->spec.object_count);
+    for (uint32_t i = 0; i < f->spec.object_count; i++) {
+        struct ps_object_info info;
+        const struct ps_layout_object *o = &f->objects[i];
+        ps_volume_object(volume, i, &info);
+        assert_int_equal(info.kind, o->kind);
+        assert_string_equal(info.name, o->name);
+        assert_int_equal(info.slice_count, o->slice_count);
+        int64_t found = o->kind == PS_OBJECT_STREAMED
+                            ? ps_volume_find_streamed(volume, o->group, o->index)
+                            : ps_volume_find_resident(volume, o->name);
+        assert_int_equal(found, i);
+        for (uint32_t s = 0; s < o->slice_count; s++)
+            check_slice(f, volume, i, s);
+    }
+    const void *data;
+    uint64_t bytes;
+    assert_int_equal(ps_volume_metadata(volume, "model.json", &data, &bytes), 0);
+    assert_int_equal(bytes, 7);
+    assert_memory_equal(data, "{\"a\":1}", 7);
+    assert_int_equal(ps_volume_metadata(volume, "empty", &data, &bytes), 0);
+    assert_int_equal(bytes, 0);
+    assert_int_equal(ps_volume_metadata(volume, "absent", &data, &bytes), -ENOENT);
+}
+
+uint64_t fixture_verify(struct ps_volume *volume)
+{
+    struct ps_verify_report report;
+    struct ps_error err = {0};
+    int rc = ps_volume_verify(volume, NULL, NULL, NULL, &report, &err);
+    if (rc < 0)
+        fail_msg("verify: %s: %s", err.where, err.text);
+    return report.slices_bad + report.ranges_bad;
+}
+
+uint8_t *file_read(const char *path, size_t *bytes)
+{
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 0, SEEK_END), 0);
+    *bytes = (size_t)ftell(file);
+    rewind(file);
+    uint8_t *data = malloc(*bytes + 1);
+    assert_int_equal(fread(data, 1, *bytes, file), *bytes);
+    fclose(file);
+    return data;
+}
+
+void file_write(const char *path, const void *data, size_t bytes)
+{
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(data, 1, bytes, file), bytes);
+    assert_int_equal(fclose(file), 0);
+}
+
+void file_copy(const char *from, const char *to)
+{
+    size_t bytes;
+    uint8_t *data = file_read(from, &bytes);
+    file_write(to, data, bytes);
+    free(data);
+}
+
+bool file_exists(const char *path)
+{
+    return access(path, F_OK) == 0;
+}
+
+void file_patch(const char *path, uint64_t offset, const void *data, size_t bytes)
+{
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, data, bytes, (off_t)offset), bytes);
+    close(fd);
+}
