@@ -1,2 +1,4 @@
 # Import: configuration, expert geometry, GGUF and safetensors, and what a volume is filled with.
 ps_test(config unit SOURCES test_config.c LINK penstock_model)
+ps_test(import_bytes unit SOURCES test_import_bytes.c source_writer.c tiny_model.c
+        LINK penstock_model m)
