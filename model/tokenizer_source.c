@@ -61,7 +61,7 @@ static int unsupported(struct json_source *s, const char *kind, const char *name
 static const char *type_of(const json_t *object)
 {
     const char *type = json_string_value(json_object_get(object, "type"));
-    return type ? type : "(unnamed)";
+    return type ? type : !object || json_is_null(object) ? "null" : "(unnamed)";
 }
 
 /* Absent, null, or an empty string. */
@@ -193,7 +193,7 @@ static int read_pre_tokenizer(struct json_source *s)
         if (last && !strcmp(type_of(step), "ByteLevel"))
             return read_byte_level(s, step);
         if (last || strcmp(type_of(step), "Split") != 0)
-            return unsupported(s, "Pre-tokenizer", pre ? type_of(step) : "null");
+            return unsupported(s, "Pre-tokenizer", type_of(step));
         if ((rc = read_split(s, step)) < 0)
             return rc;
     }
@@ -225,7 +225,7 @@ static int read_vocab(struct json_source *s, uint64_t most)
 {
     for (void *it = json_object_iter((json_t *)s->vocab); it;
          it = json_object_iter_next((json_t *)s->vocab, it)) {
-        uint32_t id;
+        uint32_t id = 0;
         int rc = read_id(s, json_object_iter_value(it), most, &id);
         if (rc < 0)
             return rc;
@@ -243,7 +243,7 @@ static int read_added_token(struct json_source *s, const json_t *entry, uint64_t
 {
     static const char *const options[] = {"single_word", "lstrip", "rstrip"};
     const json_t *content = json_object_get(entry, "content");
-    uint32_t id;
+    uint32_t id = 0;
     if (!json_is_string(content))
         return format_error(s, "An entry of added_tokens has no content");
     for (size_t i = 0; i < PS_ARRAY_LEN(options); i++)

@@ -21,3 +21,5 @@ function(ps_fuzz NAME)
   set_tests_properties(fuzz_${NAME}_replay PROPERTIES LABELS fuzz TIMEOUT 600)
 endfunction()
 
+ps_fuzz(tokenizer SOURCES fuzz_tokenizer.c LINK penstock_model)
+ps_fuzz(tokenizer_blob SOURCES fuzz_tokenizer_blob.c LINK penstock_model)

@@ -1,2 +1,5 @@
 # Tokenizer, chat templates, sampler.
-ps_test(tokenizer unit SOURCES test_tokenizer.c LINK penstock_model PkgConfig::JANSSON)
+foreach(name tokenizer tokenizer_source tokenizer_blob utf8 chat sampler)
+  ps_test(${name} unit SOURCES test_${name}.c LINK penstock_model PkgConfig::JANSSON)
+endforeach()
+set_tests_properties(tokenizer chat PROPERTIES LABELS "unit;golden")
