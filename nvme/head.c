@@ -11,6 +11,9 @@
 #include "nvme/layout_internal.h"
 #include "nvme/raw_io.h"
 
+/* What a drive writes whole or not at all, at the least. */
+#define SECTOR_BYTES 512u
+
 bool ps_writer_owns(const struct ps_writer *w, uint32_t m)
 {
     const struct ps_target *t = &w->targets[m];
@@ -127,6 +130,25 @@ static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_stat
     if (w->spec->source_name != NULL)
         snprintf(sb->source_name, sizeof(sb->source_name), "%s", w->spec->source_name);
     ps_superblock_seal(sb);
+}
+
+bool ps_writer_only_begun(struct ps_writer *w, uint32_t m)
+{
+    static const uint8_t zeroes[SECTOR_BYTES];
+    const struct ps_target *t = &w->targets[m];
+    struct ps_disk_superblock expected, found = {0};
+    if (t->is_device || t->bytes == 0 || t->bytes > sizeof(found) ||
+        ps_raw_read(t->fd, &found, t->bytes, 0) < 0)
+        return false;
+    fill_superblock(w, m, PS_VOLUME_IN_PROGRESS, &expected);
+    for (size_t at = 0; at < t->bytes; at += SECTOR_BYTES) {
+        size_t bytes = ps_min_u64(SECTOR_BYTES, t->bytes - at);
+        const uint8_t *sector = (const uint8_t *)&found + at;
+        if (memcmp(sector, (const uint8_t *)&expected + at, bytes) != 0 &&
+            memcmp(sector, zeroes, bytes) != 0)
+            return false;
+    }
+    return true;
 }
 
 int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state, struct ps_error *err)

@@ -85,7 +85,7 @@ static int check_mismatch(const struct ps_writer *w, uint32_t m, struct ps_error
 static int get_consent(struct ps_writer *w, struct ps_error *err)
 {
     for (uint32_t m = 0; m < w->member_count; m++) {
-        if (w->opts->resume && ps_writer_owns(w, m))
+        if (w->opts->resume && (ps_writer_owns(w, m) || ps_writer_only_begun(w, m)))
             continue;
         int rc = ps_target_consent(&w->targets[m], w->opts->destroy, w->opts->destroy_count, err);
         if (rc < 0 && w->opts->resume) {
@@ -173,11 +173,11 @@ static int prepare(struct ps_writer *w, struct ps_error *err)
         align = (uint32_t)ps_max_u64(align, w->targets[m].align_bytes);
     rc = ps_plan_make(&w->plan, w->spec, w->member_count, align, err);
     if (rc == 0)
+        rc = ps_writer_make_tables(w, err);
+    if (rc == 0)
         rc = get_consent(w, err);
     if (rc == 0)
         rc = check_space(w, err);
-    if (rc == 0)
-        rc = ps_writer_make_tables(w, err);
     return rc;
 }
 

@@ -41,6 +41,12 @@ struct ps_writer {
 /* True for a target that already carries this very volume as member m, stopped or complete. */
 bool ps_writer_owns(const struct ps_writer *w, uint32_t m);
 
+/*
+ * True for a file that holds nothing but some sectors of the first superblock that this layout
+ * writes: power failed during the very first write. Call before any watermark is known.
+ */
+bool ps_writer_only_begun(struct ps_writer *w, uint32_t m);
+
 /* Size that member m's file will have; for a device its own size. */
 uint64_t ps_writer_member_bytes(const struct ps_writer *w, uint32_t m);
 
