@@ -6,11 +6,13 @@
 
 #if defined(__x86_64__)
 
+#include <assert.h>
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
-#define GEMV_ROWS 4
+#define GEMV_ROWS 8
 #define TILE_ROWS 4
 #define TILE_COLUMNS 3
 #define DELTA_VECTORS 2
@@ -157,8 +159,15 @@ static ALWAYS_INLINE vm vm_fma(vm a, vm b, vm c)
     return _mm256_fmadd_ps(a, b, c);
 }
 
-static ALWAYS_INLINE void decode_f32(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE v16 v_from_halves(const uint16_t *half)
 {
+    return v_pair(_mm256_cvtph_ps(_mm_loadu_si128((const void *)half)),
+                  _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + 8))));
+}
+
+static ALWAYS_INLINE void decode_f32(const uint8_t *src, const float *scale, v16 *w)
+{
+    (void)scale;
     w[0] = v_load((const void *)src);
     w[1] = v_load((const void *)(src + 64));
 }
@@ -168,8 +177,9 @@ static ALWAYS_INLINE __m256 widen_f16(const uint8_t *src)
     return _mm256_cvtph_ps(_mm_loadu_si128((const void *)src));
 }
 
-static ALWAYS_INLINE void decode_f16(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_f16(const uint8_t *src, const float *scale, v16 *w)
 {
+    (void)scale;
     w[0] = v_pair(widen_f16(src), widen_f16(src + 16));
     w[1] = v_pair(widen_f16(src + 32), widen_f16(src + 48));
 }
@@ -180,18 +190,11 @@ static ALWAYS_INLINE __m256 widen_bf16(const uint8_t *src)
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
 }
 
-static ALWAYS_INLINE void decode_bf16(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_bf16(const uint8_t *src, const float *scale, v16 *w)
 {
+    (void)scale;
     w[0] = v_pair(widen_bf16(src), widen_bf16(src + 16));
     w[1] = v_pair(widen_bf16(src + 32), widen_bf16(src + 48));
-}
-
-/* The scale of a block, in every lane. */
-static ALWAYS_INLINE __m256 block_scale(const uint8_t *src)
-{
-    uint16_t h;
-    memcpy(&h, src, sizeof(h));
-    return _mm256_set1_ps(_cvtsh_ss(h));
 }
 
 /* d times sixteen signed bytes. */
@@ -203,17 +206,17 @@ static ALWAYS_INLINE v16 scale_bytes(__m256 d, __m128i bytes)
                   _mm256_mul_ps(d, _mm256_cvtepi32_ps(high)));
 }
 
-static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, const float *scale, v16 *w)
 {
-    __m256 d = block_scale(src);
+    __m256 d = _mm256_set1_ps(*scale);
     w[0] = scale_bytes(d, _mm_loadu_si128((const void *)(src + 2)));
     w[1] = scale_bytes(d, _mm_loadu_si128((const void *)(src + 18)));
 }
 
-static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, const float *scale, v16 *w)
 {
     const __m128i nibble = _mm_set1_epi8(15), eight = _mm_set1_epi8(8);
-    __m256 d = block_scale(src);
+    __m256 d = _mm256_set1_ps(*scale);
     __m128i bytes = _mm_loadu_si128((const void *)(src + 2));
     __m128i low = _mm_and_si128(bytes, nibble);
     __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);

@@ -7,8 +7,10 @@
 
 #if defined(__x86_64__)
 
+#include <assert.h>
 #include <immintrin.h>
 #include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #define GEMV_ROWS 8
@@ -135,14 +137,21 @@ static ALWAYS_INLINE vm vm_fma(vm a, vm b, vm c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
-static ALWAYS_INLINE void decode_f32(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE v16 v_from_halves(const uint16_t *half)
 {
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
+}
+
+static ALWAYS_INLINE void decode_f32(const uint8_t *src, const float *scale, v16 *w)
+{
+    (void)scale;
     w[0] = _mm512_loadu_ps(src);
     w[1] = _mm512_loadu_ps(src + 64);
 }
 
-static ALWAYS_INLINE void decode_f16(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_f16(const uint8_t *src, const float *scale, v16 *w)
 {
+    (void)scale;
     w[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)src));
     w[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src + 32)));
 }
@@ -153,23 +162,16 @@ static ALWAYS_INLINE v16 widen_bf16(const uint8_t *src)
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-static ALWAYS_INLINE void decode_bf16(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_bf16(const uint8_t *src, const float *scale, v16 *w)
 {
+    (void)scale;
     w[0] = widen_bf16(src);
     w[1] = widen_bf16(src + 32);
 }
 
-/* The scale of a block, in every lane. */
-static ALWAYS_INLINE v16 block_scale(const uint8_t *src)
+static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, const float *scale, v16 *w)
 {
-    uint16_t h;
-    memcpy(&h, src, sizeof(h));
-    return _mm512_set1_ps(_cvtsh_ss(h));
-}
-
-static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, v16 *w)
-{
-    v16 d = block_scale(src);
+    v16 d = _mm512_set1_ps(*scale);
     __m512i low = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(src + 2)));
     __m512i high = _mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(src + 18)));
     w[0] = _mm512_mul_ps(d, _mm512_cvtepi32_ps(low));
@@ -180,10 +182,10 @@ static ALWAYS_INLINE void decode_q8_0(const uint8_t *src, v16 *w)
  * The sixteen values that a block can hold fit one register: d * (q - 8) is a look-up, and one
  * multiplication serves 32 weights. The permutation reads the low four bits of an index only.
  */
-static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, v16 *w)
+static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, const float *scale, v16 *w)
 {
     const v16 steps = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-    v16 values = _mm512_mul_ps(block_scale(src), steps);
+    v16 values = _mm512_mul_ps(_mm512_set1_ps(*scale), steps);
     __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)(src + 2)));
     w[0] = _mm512_permutexvar_ps(bytes, values);
     w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values);

@@ -17,7 +17,30 @@
 #define GROUP_COLUMNS 48 /* columns of x per decoding; a multiple of every TILE_COLUMNS */
 #define DECODE_LEN 32    /* values per call of a decoder; divides PANEL_COLS */
 
-typedef void decode_fn(const uint8_t *src, v16 *w);
+/* Decodes a block; *scale is its scale, where the format has one. */
+typedef void decode_fn(const uint8_t *src, const float *scale, v16 *w);
+
+/* Always passed as a constant to inlined functions, so that the decoder is inlined too. */
+struct format {
+    decode_fn *decode;
+    size_t src_bytes; /* per DECODE_LEN values */
+    bool scaled;      /* a block begins with a half float, its scale */
+};
+
+/*
+ * Scales are fetched for many blocks ahead of their use: integer units move the halves together,
+ * one instruction converts sixteen, and the decoder's multiplication takes each from memory. One at
+ * a time they would cost more of the vector units than the weights do.
+ */
+#define SCALE_COUNT (PANEL_COLS / DECODE_LEN)
+static_assert(SCALE_COUNT == PS_LANES, "the scales of a panel's row are one register");
+
+static ALWAYS_INLINE void gather_scales(const uint8_t *src, size_t src_bytes, size_t count,
+                                        uint16_t *half)
+{
+    for (size_t i = 0; i < count; i++)
+        memcpy(&half[i], src + i * src_bytes, sizeof(*half));
+}
 
 /* With a constant count of 16 these are plain loads and stores. */
 static ALWAYS_INLINE v16 load_upto(const float *p, size_t count)
@@ -82,9 +105,50 @@ static void gemv_tail(const struct ps_matmul *m, const uint8_t *const *row, size
     }
 }
 
+/* The scales of columns [k, k + count * DECODE_LEN) of all rows. */
+static ALWAYS_INLINE void gemv_scales(const uint8_t *const *row, size_t k, size_t count,
+                                      const struct format f, float (*scale)[SCALE_COUNT])
+{
+    uint16_t half[GEMV_ROWS][SCALE_COUNT];
+
+    if (count == SCALE_COUNT) {
+        for (int i = 0; i < GEMV_ROWS; i++)
+            gather_scales(row[i] + k / DECODE_LEN * f.src_bytes, f.src_bytes, SCALE_COUNT, half[i]);
+    } else {
+        memset(half, 0, sizeof(half));
+        for (int i = 0; i < GEMV_ROWS; i++)
+            gather_scales(row[i] + k / DECODE_LEN * f.src_bytes, f.src_bytes, count, half[i]);
+    }
+    for (int i = 0; i < GEMV_ROWS; i++)
+        v_store(scale[i], v_from_halves(half[i]));
+}
+
+/* Columns [k, k + count * DECODE_LEN) of all rows. */
+static ALWAYS_INLINE void gemv_columns(const uint8_t *const *row, const float *x, size_t k,
+                                       size_t count, size_t ahead, bool last, const struct format f,
+                                       v16 *acc)
+{
+    _Alignas(64) float scale[GEMV_ROWS][SCALE_COUNT];
+
+    if (f.scaled)
+        gemv_scales(row, k, count, f, scale);
+    size_t offset = k / DECODE_LEN * f.src_bytes;
+    for (size_t b = 0; b < count; b++, offset += f.src_bytes) {
+        v16 x0 = v_load(x + k + b * DECODE_LEN), x1 = v_load(x + k + b * DECODE_LEN + PS_LANES);
+        UNROLL for (int i = 0; i < GEMV_ROWS; i++)
+        {
+            v16 w[2];
+            for (size_t line = 0; (f.scaled || last) && line < f.src_bytes; line += 64)
+                _mm_prefetch((const char *)(row[i] + offset + ahead + line), _MM_HINT_T0);
+            f.decode(row[i] + offset, &scale[i][b], w);
+            acc[i] = v_fma(w[0], x0, acc[i]);
+            acc[i] = v_fma(w[1], x1, acc[i]);
+        }
+    }
+}
+
 /* Rows [r, r + GEMV_ROWS), or those of them that there are. */
-static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, decode_fn *decode,
-                                    size_t src_bytes)
+static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, const struct format f)
 {
     const uint8_t *row[GEMV_ROWS];
     v16 acc[GEMV_ROWS];
@@ -98,19 +162,14 @@ static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, decode_
         acc[i] = m->lanes_in != NULL ? v_load(m->lanes_in + actual * PS_LANES) : v_zero();
     }
 
-    size_t k = 0, offset = 0;
-    for (; k + DECODE_LEN <= m->cols; k += DECODE_LEN, offset += src_bytes) {
-        v16 x0 = v_load(m->x + k), x1 = v_load(m->x + k + PS_LANES);
-        UNROLL for (int i = 0; i < GEMV_ROWS; i++)
-        {
-            v16 w[2];
-            decode(row[i] + offset, w);
-            acc[i] = v_fma(w[0], x0, acc[i]);
-            acc[i] = v_fma(w[1], x1, acc[i]);
-        }
-    }
-    if (k < m->cols)
-        gemv_tail(m, row, k, acc);
+    size_t k = 0, full = m->cols / DECODE_LEN * DECODE_LEN;
+    for (; k + PANEL_COLS < full; k += PANEL_COLS)
+        gemv_columns(row, m->x, k, SCALE_COUNT, SCALE_COUNT * f.src_bytes, false, f, acc);
+    if (k < full)
+        gemv_columns(row, m->x, k, (full - k) / DECODE_LEN,
+                     GEMV_ROWS * m->w_stride_bytes - k / DECODE_LEN * f.src_bytes, true, f, acc);
+    if (full < m->cols)
+        gemv_tail(m, row, full, acc);
 
     if (m->lanes_out != NULL) {
         for (size_t i = 0; i < count; i++)
@@ -123,18 +182,18 @@ static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, decode_
     memcpy(m->y + r, y, count * sizeof(*y));
 }
 
-static ALWAYS_INLINE void gemv(const struct ps_matmul *m, decode_fn *decode, size_t src_bytes)
+static ALWAYS_INLINE void gemv(const struct ps_matmul *m, const struct format f)
 {
     for (size_t r = 0; r < m->rows; r += GEMV_ROWS)
-        gemv_rows(m, r, decode, src_bytes);
+        gemv_rows(m, r, f);
 }
 
 /* ---- Matrix times matrix: panels of weights are decoded once for up to GROUP_COLUMNS columns ----
  */
 
 struct panel {
-    float w[TILE_ROWS][PANEL_COLS];
-    float lanes[GROUP_COLUMNS][TILE_ROWS][PS_LANES];
+    _Alignas(64) float w[TILE_ROWS][PANEL_COLS];
+    _Alignas(64) float lanes[GROUP_COLUMNS][TILE_ROWS][PS_LANES];
 };
 
 /*
@@ -197,21 +256,27 @@ static void panel_multiply(struct panel *p, size_t cols, const float *x, size_t 
 }
 
 static ALWAYS_INLINE void panel_decode(struct panel *p, const struct ps_matmul *m, size_t r,
-                                       size_t rows, size_t k0, size_t cols, decode_fn *decode,
-                                       size_t src_bytes)
+                                       size_t rows, size_t k0, size_t cols, const struct format f)
 {
+    const size_t blocks = cols / DECODE_LEN, end = blocks * DECODE_LEN;
+
     for (size_t i = 0; i < rows; i++) {
         const uint8_t *src =
-            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / DECODE_LEN * src_bytes;
-        size_t k = 0;
-        for (; k + DECODE_LEN <= cols; k += DECODE_LEN, src += src_bytes) {
-            v16 w[2];
-            decode(src, w);
-            v_store(&p->w[i][k], w[0]);
-            v_store(&p->w[i][k + PS_LANES], w[1]);
+            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / DECODE_LEN * f.src_bytes;
+        float scale[SCALE_COUNT];
+        if (f.scaled) {
+            uint16_t half[SCALE_COUNT] = {0};
+            gather_scales(src, f.src_bytes, blocks, half);
+            v_store(scale, v_from_halves(half));
         }
-        if (k < cols)
-            ps_row_decode(m->type, src, &p->w[i][k], cols - k);
+        for (size_t b = 0; b < blocks; b++, src += f.src_bytes) {
+            v16 w[2];
+            f.decode(src, &scale[b], w);
+            v_store(&p->w[i][b * DECODE_LEN], w[0]);
+            v_store(&p->w[i][b * DECODE_LEN + PS_LANES], w[1]);
+        }
+        if (end < cols)
+            ps_row_decode(m->type, src, &p->w[i][end], cols - end);
     }
 }
 
@@ -245,7 +310,7 @@ static void lanes_end(const struct panel *p, const struct ps_matmul *m, size_t r
     }
 }
 
-static ALWAYS_INLINE void gemm(const struct ps_matmul *m, decode_fn *decode, size_t src_bytes)
+static ALWAYS_INLINE void gemm(const struct ps_matmul *m, const struct format f)
 {
     struct panel p;
 
@@ -257,7 +322,7 @@ static ALWAYS_INLINE void gemm(const struct ps_matmul *m, decode_fn *decode, siz
             lanes_begin(&p, m, r, rows, c, n);
             for (size_t k = 0; k < m->cols; k += PANEL_COLS) {
                 size_t cols = m->cols - k < PANEL_COLS ? m->cols - k : PANEL_COLS;
-                panel_decode(&p, m, r, rows, k, cols, decode, src_bytes);
+                panel_decode(&p, m, r, rows, k, cols, f);
                 panel_multiply(&p, cols, m->x + c * m->ldx + k, m->ldx, n);
             }
             lanes_end(&p, m, r, rows, c, n);
@@ -266,20 +331,20 @@ static ALWAYS_INLINE void gemm(const struct ps_matmul *m, decode_fn *decode, siz
 }
 
 /* One pair of functions per type, so that its decoder is inlined into both loops. */
-#define MATMUL_OF(type, src_bytes)                                                                 \
+#define MATMUL_OF(type, src_bytes, scaled)                                                         \
     static void matmul_##type(const struct ps_matmul *m)                                           \
     {                                                                                              \
         if (m->n == 1)                                                                             \
-            gemv(m, decode_##type, src_bytes);                                                     \
+            gemv(m, (struct format){decode_##type, src_bytes, scaled});                            \
         else                                                                                       \
-            gemm(m, decode_##type, src_bytes);                                                     \
+            gemm(m, (struct format){decode_##type, src_bytes, scaled});                            \
     }
 
-MATMUL_OF(f32, 128)
-MATMUL_OF(f16, 64)
-MATMUL_OF(bf16, 64)
-MATMUL_OF(q8_0, 34)
-MATMUL_OF(q4_0, 18)
+MATMUL_OF(f32, 128, false)
+MATMUL_OF(f16, 64, false)
+MATMUL_OF(bf16, 64, false)
+MATMUL_OF(q8_0, 34, true)
+MATMUL_OF(q4_0, 18, true)
 
 static void matmul(const struct ps_matmul *m)
 {
