@@ -138,7 +138,7 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     engine->model = model;
     engine->config = &model->config;
     engine->k = ps_kernels_get(ps_cpu_level());
-    rc = ps_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
+    rc = ps_engine_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
     if (rc < 0)
         goto fail;
     engine->thread_count = engine->options.threads;

@@ -121,9 +121,9 @@ uint64_t ps_work_place(const struct ps_config *config, uint32_t chunk, uint32_t 
                        uint32_t experts_used, uint8_t *base, struct ps_work *work);
 
 /* Resolves defaults and fills the plan and the store's cache size. */
-int ps_plan_make(struct ps_model *model, const struct ps_engine_options *options,
-                 struct ps_engine_options *resolved, uint64_t *cache_bytes, struct ps_plan *plan,
-                 struct ps_error *err);
+int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *options,
+                        struct ps_engine_options *resolved, uint64_t *cache_bytes,
+                        struct ps_plan *plan, struct ps_error *err);
 
 /* ---- pieces of the forward pass ---- */
 

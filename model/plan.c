@@ -235,9 +235,9 @@ static bool uses_page_cache(const char *io)
     return strcmp(io, "pagecache") == 0 || strcmp(io, "mmap") == 0;
 }
 
-int ps_plan_make(struct ps_model *model, const struct ps_engine_options *options,
-                 struct ps_engine_options *resolved, uint64_t *cache_bytes, struct ps_plan *plan,
-                 struct ps_error *err)
+int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *options,
+                        struct ps_engine_options *resolved, uint64_t *cache_bytes,
+                        struct ps_plan *plan, struct ps_error *err)
 {
     struct ps_engine_options o;
     struct ps_state_shape state;
@@ -285,5 +285,5 @@ int ps_plan_make(struct ps_model *model, const struct ps_engine_options *options
 int ps_model_plan(struct ps_model *model, const struct ps_engine_options *options,
                   struct ps_plan *plan, struct ps_error *err)
 {
-    return ps_plan_make(model, options, NULL, NULL, plan, err);
+    return ps_engine_plan_make(model, options, NULL, NULL, plan, err);
 }

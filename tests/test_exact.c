@@ -31,7 +31,7 @@ static const struct subject subjects[] = {
     {"demo model, Q4_0 and Q8_0",
      {PS_SOURCE_DIR "/tools/demo/demo-q4_0.gguf", PS_DEMO_DIR "/demo-q4_0.gguf"},
      "keep"},
-    {"Q4_0 experts of width 96", {PS_GOLDEN_DIR "/gguf-q4_0-96/model.gguf", ""}, "keep"},
+    {"Q8_0 experts of width 96", {PS_GOLDEN_DIR "/gguf-q8_0-96/model.gguf", ""}, "keep"},
 };
 
 static int32_t ids[TOKEN_COUNT];
