@@ -1,0 +1,202 @@
+#include "nvme/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/log.h"
+#include "core/util.h"
+
+/* io_uring reports -EAGAIN for want of request structures; more tries than this are no accident. */
+#define RETRY_COUNT_MAX 64u
+
+static const struct ps_io_ops *const engines[] = {&ps_io_uring, &ps_io_pread, &ps_io_pagecache,
+                                                  &ps_io_mmap};
+
+static const struct ps_io_ops *find_engine(const char *name)
+{
+    for (size_t i = 0; i < PS_ARRAY_LEN(engines); i++) {
+        if (strcmp(engines[i]->id, name) == 0)
+            return engines[i];
+    }
+    return NULL;
+}
+
+bool ps_io_engine_known(const char *name)
+{
+    return find_engine(name) != NULL;
+}
+
+uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth)
+{
+    const struct ps_io_ops *ops = find_engine(engine);
+    uint64_t bytes = ops ? ops->memory_bytes(member_count, depth) : 0;
+
+    if (ops == &ps_io_uring)
+        bytes = ps_max_u64(bytes, ps_io_pread.memory_bytes(member_count, depth));
+    return bytes;
+}
+
+static int check_config(const struct ps_io_config *config, struct ps_error *err)
+{
+    if (!find_engine(config->engine))
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
+                            "'%s' is not an I/O engine; there are uring, pread, pagecache, mmap",
+                            config->engine);
+    if (config->depth < 1 || config->depth > PS_IO_DEPTH_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
+                            "a queue depth of %u is not possible; it may be 1 to %u", config->depth,
+                            PS_IO_DEPTH_MAX);
+    return 0;
+}
+
+int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err)
+{
+    int rc = check_config(config, err);
+    if (rc < 0)
+        return rc;
+    const struct ps_io_ops *ops = find_engine(config->engine);
+    struct ps_error reason = {0};
+
+    rc = ops->open(out, config, &reason);
+    if (rc < 0 && ops == &ps_io_uring && strcmp(reason.where, PS_IO_URING_WHERE) == 0) {
+        /* Old kernels, containers and the sysctl kernel.io_uring_disabled: all of them leave
+         * threads with O_DIRECT, which read the same bytes. */
+        ps_log(PS_LOG_WARN,
+               "io_uring cannot be used (%s): reading with threads instead, as --io "
+               "pread does",
+               reason.text);
+        rc = ps_io_pread.open(out, config, &reason);
+    }
+    if (rc < 0 && err)
+        *err = reason;
+    return rc;
+}
+
+void ps_io_close(struct ps_io **io)
+{
+    if (!io || !*io)
+        return;
+    (*io)->ops->close(*io);
+    *io = NULL;
+}
+
+/* ---- descriptors ----------------------------------------------------------------------------- */
+
+/* Through /proc it is the same inode whatever has happened to the path; flags of a duplicate would
+ * be shared with the original. */
+static int reopen(int fd, int flags)
+{
+    char path[32];
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int again = open(path, O_RDONLY | O_CLOEXEC | flags);
+    return again >= 0 ? again : -errno;
+}
+
+/* Some file systems accept O_DIRECT at open and refuse the reads. */
+static bool direct_works(int fd)
+{
+    _Alignas(PS_IO_ALIGN_BYTES) uint8_t block[PS_IO_ALIGN_BYTES];
+    return pread(fd, block, sizeof(block), 0) >= 0 || errno != EINVAL;
+}
+
+static int open_error(int code, const char *name, struct ps_error *err)
+{
+    return ps_error_set(err, code, name, "the member could not be opened again: %s",
+                        ps_strerror(code));
+}
+
+static int open_file(struct ps_io_file *file, int from, const char *name, bool direct,
+                     struct ps_error *err)
+{
+    if (fcntl(from, F_GETFD) < 0)
+        return open_error(-errno, name, err);
+    if (direct) {
+        int fd = reopen(from, O_DIRECT);
+        if (fd >= 0 && direct_works(fd)) {
+            *file = (struct ps_io_file){.fd = fd, .direct = true};
+            return 0;
+        }
+        if (fd >= 0)
+            close(fd);
+        else if (fd != -EINVAL && fd != -EOPNOTSUPP && fd != -ENOENT)
+            return open_error(fd, name, err);
+        ps_log(PS_LOG_WARN,
+               "%s: O_DIRECT is refused here, so reads go through the page cache, which is slower "
+               "and needs memory; move the volume to ext4, XFS or a partition",
+               name);
+    }
+    int fd = reopen(from, 0);
+    if (fd == -ENOENT) { /* no /proc here */
+        fd = fcntl(from, F_DUPFD_CLOEXEC, 0);
+        fd = fd < 0 ? -errno : fd;
+    }
+    if (fd < 0)
+        return open_error(fd, name, err);
+    *file = (struct ps_io_file){.fd = fd, .direct = false};
+    return 0;
+}
+
+int ps_io_files_open(struct ps_io_file *files, const struct ps_io_config *config, bool direct,
+                     struct ps_error *err)
+{
+    for (int i = 0; i < config->member_count; i++)
+        files[i] = (struct ps_io_file){.fd = -1};
+    for (int i = 0; i < config->member_count; i++) {
+        int rc = open_file(&files[i], config->fds[i], config->names[i], direct, err);
+        if (rc < 0) {
+            ps_io_files_close(files, config->member_count);
+            return rc;
+        }
+    }
+    return 0;
+}
+
+void ps_io_files_close(struct ps_io_file *files, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (files[i].fd >= 0)
+            close(files[i].fd);
+        files[i].fd = -1;
+    }
+}
+
+bool ps_io_files_direct(const struct ps_io_file *files, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (!files[i].direct)
+            return false;
+    }
+    return true;
+}
+
+/* ---- requests -------------------------------------------------------------------------------- */
+
+bool ps_io_part_step(struct ps_io_part *part, int64_t result, bool direct, int32_t *final)
+{
+    uint32_t bytes = part->request.bytes;
+
+    if (result == -EINTR || result == -EAGAIN) {
+        *final = (int32_t)result;
+        return ++part->retry_count > RETRY_COUNT_MAX;
+    }
+    if (result < 0) {
+        *final = (int32_t)result;
+        return true;
+    }
+    uint32_t done = part->begin + (uint32_t)result;
+    bool ended = done <= part->done;
+    if (!ended)
+        part->done = done;
+    if (ended || part->done >= bytes) {
+        *final = (int32_t)part->done;
+        return true;
+    }
+    /* O_DIRECT takes aligned offsets only, so what follows the last whole block is read once more;
+     * at the end of the file that brings nothing new, and the request ends. */
+    part->begin = direct ? part->done & ~(PS_IO_ALIGN_BYTES - 1) : part->done;
+    return false;
+}

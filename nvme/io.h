@@ -1,0 +1,140 @@
+/*
+ * The engine interface: reads in flight on a fixed set of members. Private to nvme/ and its tests.
+ *
+ * An engine knows nothing of volumes, checks or order: it takes requests, keeps them in tables
+ * sized at open, and hands back completions in whatever order they come. Short reads are continued
+ * inside, so that a result less than what was asked for means the end of the file. Thread rule: one
+ * thread at a time per engine.
+ */
+#ifndef PENSTOCK_NVME_IO_H
+#define PENSTOCK_NVME_IO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/error.h"
+#include "core/mem.h"
+
+#define PS_IO_ALIGN_BYTES 4096u
+/*
+ * A request is at most this long, so depth requests bound a member's queue in bytes, too: drives
+ * reach their bandwidth with a few requests of 1 to 4 MiB, and longer ones only delay the first
+ * slice.
+ */
+#define PS_IO_REQUEST_BYTES_MAX (4u << 20)
+#define PS_IO_DEPTH_DEFAULT 8u
+#define PS_IO_DEPTH_MAX 128u
+#define PS_IO_THREAD_COUNT_MAX 32u
+/* The kernel registers buffers of at most 1 GiB, and at most 16384 of them (io_uring/rsrc.c). */
+#define PS_IO_BUFFER_BYTES_MAX ((size_t)1 << 30)
+#define PS_IO_BUFFER_COUNT_MAX 16384u
+
+struct ps_io_request {
+    uint64_t tag;    /* the caller's; comes back in the completion */
+    uint64_t offset; /* on the member; a multiple of PS_IO_ALIGN_BYTES */
+    void *buf;       /* aligned to PS_IO_ALIGN_BYTES; the engine's until the completion */
+    uint32_t bytes;  /* a multiple of PS_IO_ALIGN_BYTES, 1 .. PS_IO_REQUEST_BYTES_MAX */
+    uint32_t member;
+};
+
+struct ps_io_completion {
+    uint64_t tag;
+    int32_t result; /* bytes read (fewer than asked: the member ends there), or -errno */
+};
+
+struct ps_io_config {
+    const char *engine;       /* "uring", "pread", "pagecache", "mmap" */
+    const int *fds;           /* [member_count] readable descriptors, needed during open only */
+    const char *const *names; /* [member_count] for messages */
+    int member_count;         /* >= 1 */
+    uint32_t depth;           /* requests in flight per member, 1 .. PS_IO_DEPTH_MAX */
+    /* Where most requests will land, to be registered; they must outlive the engine. */
+    const struct ps_region *buffers;
+    uint32_t buffer_count;
+};
+
+struct ps_io;
+
+struct ps_io_ops {
+    const char *id;
+    /* What an engine of this kind holds, thread stacks and rings included. */
+    uint64_t (*memory_bytes)(int member_count, uint32_t depth);
+    /* Opens; *out only on success. config has been checked. */
+    int (*open)(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err);
+    /* Takes the first n of count requests, as many as there is room for. Returns n, never < 0: a
+     * failure shows in the completions or in reap. Does not block (a buffered file system may). */
+    uint32_t (*submit)(struct ps_io *io, const struct ps_io_request *requests, uint32_t count);
+    /*
+     * Hands back up to `capacity` completions; with wait, blocks until there is at least one,
+     * unless nothing is in flight. Returns their number, or -errno when the engine itself is
+     * broken.
+     */
+    int (*reap)(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity, bool wait);
+    /* Waits for the reads that the kernel has begun, then frees. */
+    void (*close)(struct ps_io *io);
+};
+
+/* What every engine begins with. */
+struct ps_io {
+    const struct ps_io_ops *ops;
+    uint32_t capacity; /* member_count * depth: most requests in flight */
+    bool direct;       /* O_DIRECT on every member */
+    bool registered;   /* every buffer of the config is registered with the kernel */
+    uint64_t memory_bytes;
+};
+
+bool ps_io_engine_known(const char *name);
+
+/* Most memory that an engine of this name takes, what it may fall back to included. */
+uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth);
+
+/*
+ * Opens the engine named, or "pread" in place of a "uring" that the kernel refuses (one log line).
+ * Errors: -PS_ERR_ARGUMENT, -ENOMEM, -EAGAIN (thread limit), -errno of open().
+ */
+int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err);
+
+/* Closes and nulls. Takes NULL and pointers to NULL. */
+void ps_io_close(struct ps_io **io);
+
+/* ---- shared by the engines ------------------------------------------------------------------- */
+
+extern const struct ps_io_ops ps_io_uring;
+extern const struct ps_io_ops ps_io_pread;
+extern const struct ps_io_ops ps_io_pagecache;
+extern const struct ps_io_ops ps_io_mmap;
+
+/* error.where of what io_uring itself refuses, for which there is a way round. */
+#define PS_IO_URING_WHERE "io_uring"
+
+/* A descriptor of the engine's own. */
+struct ps_io_file {
+    int fd;
+    bool direct;
+};
+
+/*
+ * Opens every member once more, with O_DIRECT if direct and if the file system takes it (else one
+ * log line). files: [config->member_count], all fd = -1 after an error.
+ */
+int ps_io_files_open(struct ps_io_file *files, const struct ps_io_config *config, bool direct,
+                     struct ps_error *err);
+void ps_io_files_close(struct ps_io_file *files, int count);
+bool ps_io_files_direct(const struct ps_io_file *files, int count);
+
+/* A request on its way, perhaps in several reads. */
+struct ps_io_part {
+    struct ps_io_request request;
+    uint32_t done;  /* bytes read so far */
+    uint32_t begin; /* where the next read begins: <= done */
+    uint32_t retry_count;
+};
+
+/*
+ * Takes account of a read of [begin, bytes) that returned `result` (bytes or -errno). Returns true
+ * when the request is finished, with its result in *final; false: read once more from begin.
+ */
+bool ps_io_part_step(struct ps_io_part *part, int64_t result, bool direct, int32_t *final);
+
+#endif

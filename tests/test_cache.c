@@ -1,0 +1,340 @@
+/* The cache without any reading: plans under a budget, and slots against a simple model of LRU. */
+#include "util.h"
+
+#include "core/util.h"
+#include "nvme/cache.h"
+
+#define GIB (UINT64_C(1) << 30)
+
+struct world {
+    uint32_t object_count;
+    const uint64_t *sizes; /* 0 = resident */
+    uint64_t size;         /* of all, without sizes */
+};
+
+static bool describe(const void *ctx, uint32_t object, uint64_t *bytes, uint32_t *slice_count)
+{
+    const struct world *w = ctx;
+    *bytes = w->sizes ? w->sizes[object] : w->size;
+    *slice_count = 4;
+    return *bytes > 0;
+}
+
+static struct ps_cache_source source_of(const struct world *w)
+{
+    return (struct ps_cache_source){w, w->object_count, describe};
+}
+
+static uint64_t plan_bytes(const struct ps_cache_plan *plan)
+{
+    return plan->mapped_bytes + plan->table_bytes;
+}
+
+static void test_plan_one_size(void **state)
+{
+    struct world w = {.object_count = 1000, .size = 7 << 20};
+    struct ps_cache_source source = source_of(&w);
+    struct ps_cache_plan plan;
+    (void)state;
+
+    assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, 0));
+    assert_int_equal(plan.class_count, 1);
+    assert_int_equal(plan.slot_count, 8);
+    uint64_t floor = plan_bytes(&plan);
+    assert_true(floor >= 8 * w.size && floor < 8 * w.size + (2 << 20) + (1 << 20));
+    assert_false(ps_cache_plan_make(&plan, &source, 8, GIB, floor - 1));
+    assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, floor));
+    assert_int_equal(plan.slot_count, 8);
+
+    /* As many as fit, and not one less. */
+    for (uint64_t budget = floor; budget < 9 * GIB; budget += GIB / 3) {
+        assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, budget));
+        assert_true(plan_bytes(&plan) <= budget);
+        assert_true(plan.slot_count == 1000 ||
+                    plan_bytes(&plan) + w.size + (2 << 20) + 4096 > budget);
+        assert_true(plan.waste_bytes < plan.mapped_bytes * 3 / 100 + (2 << 20));
+        assert_true(plan.region_count >= ps_div_up(plan.slot_count * w.size, GIB));
+    }
+    assert_int_equal(plan.slot_count, 1000);
+    assert_true(ps_cache_plan_make(&plan, &source, 2000, GIB, 0));
+    assert_int_equal(plan.slot_count, 1000);
+}
+
+static void test_plan_classes(void **state)
+{
+    uint64_t sizes[300];
+    struct world w = {.object_count = 300, .sizes = sizes};
+    struct ps_cache_source source = source_of(&w);
+    struct ps_cache_plan plan;
+    (void)state;
+
+    /* 100 each of 1 MiB, 1 MiB less 2 %, and 3 MiB; the first of each is resident. */
+    for (uint32_t i = 0; i < 300; i++)
+        sizes[i] = i % 100 == 0 ? 0 : i < 100 ? 1 << 20 : i < 200 ? (1 << 20) - 5 * 4096 : 3 << 20;
+    assert_true(ps_cache_plan_make(&plan, &source, 10, GIB, GIB / 4));
+    assert_int_equal(plan.class_count, 2);
+    assert_int_equal(plan.classes[0].slot_bytes, 3 << 20);
+    assert_int_equal(plan.classes[0].object_count, 99);
+    assert_int_equal(plan.classes[1].slot_bytes, 1 << 20);
+    assert_int_equal(plan.classes[1].object_count, 198);
+    /* In proportion to bytes: the same share of the objects of each. */
+    uint32_t a = plan.classes[0].slot_count, b = plan.classes[1].slot_count;
+    assert_true(a >= 10 && b >= 10 && a * 2 <= b + 2 && b <= a * 2 + 2);
+    assert_true(plan.waste_bytes <= plan.mapped_bytes * 3 / 100 + (2 << 20));
+
+    /* Where each class cannot have its ten, all share slots of the largest size. */
+    assert_true(ps_cache_plan_make(&plan, &source, 10, GIB, 0));
+    assert_int_equal(plan.class_count, 1);
+    assert_int_equal(plan.slot_count, 10);
+    uint64_t floor = plan_bytes(&plan);
+    assert_true(floor < 33 << 20);
+    assert_true(ps_cache_plan_make(&plan, &source, 10, GIB, floor));
+    assert_int_equal(plan.class_count, 1);
+    assert_true(ps_cache_plan_make(&plan, &source, 10, GIB, floor + (12 << 20)));
+    assert_int_equal(plan.class_count, 2);
+}
+
+/* One huge object must not cost lease_count times its size. */
+static void test_plan_one_giant(void **state)
+{
+    uint64_t sizes[101];
+    struct world w = {.object_count = 101, .sizes = sizes};
+    struct ps_cache_source source = source_of(&w);
+    struct ps_cache_plan plan;
+    (void)state;
+
+    for (uint32_t i = 0; i < 101; i++)
+        sizes[i] = i == 50 ? 3 * GIB : 1 << 20;
+    assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, 0));
+    assert_int_equal(plan.class_count, 2);
+    assert_int_equal(plan.classes[0].slot_count, 1);
+    assert_int_equal(plan.classes[1].slot_count, 8);
+    assert_int_equal(plan.region_count, 2);
+    assert_true(plan.mapped_bytes < 3 * GIB + (12 << 20));
+}
+
+static void test_plan_many_sizes(void **state)
+{
+    uint64_t sizes[2000];
+    struct world w = {.object_count = 2000, .sizes = sizes};
+    struct ps_cache_source source = source_of(&w);
+    struct ps_cache_plan plan;
+    (void)state;
+
+    for (uint32_t i = 0; i < 2000; i++)
+        sizes[i] = 4096 * (i + 1);
+    assert_true(ps_cache_plan_make(&plan, &source, 4, GIB, 2 * GIB));
+    assert_true(plan.class_count <= PS_CACHE_CLASS_COUNT_MAX);
+    assert_true(plan_bytes(&plan) <= 2 * GIB);
+}
+
+static void test_plan_nothing_streamed(void **state)
+{
+    uint64_t sizes[2] = {0, 0};
+    struct world w = {.object_count = 2, .sizes = sizes};
+    struct ps_cache_source source = source_of(&w);
+    struct ps_cache_plan plan;
+    (void)state;
+
+    assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, 0));
+    assert_int_equal(plan.slot_count + plan.region_count + plan.class_count, 0);
+    assert_int_equal(plan.mapped_bytes, 0);
+}
+
+static struct ps_cache *open_cache(const struct world *w, uint32_t lease_count, uint64_t budget,
+                                   uint64_t region_bytes, void **table)
+{
+    struct ps_cache *cache = calloc(1, sizeof(*cache));
+    struct ps_cache_source source = source_of(w);
+    struct ps_cache_plan plan;
+    int nodes[] = {0};
+
+    assert_true(ps_cache_plan_make(&plan, &source, lease_count, region_bytes, budget));
+    *table = aligned_alloc(64, plan.table_bytes);
+    assert_non_null(*table);
+    assert_int_equal(ps_cache_init(cache, &plan, &source, nodes, 1, *table, NULL), 0);
+    return cache;
+}
+
+static void close_cache(struct ps_cache *cache, void *table)
+{
+    ps_cache_fini(cache);
+    free(cache);
+    free(table);
+}
+
+/* No two slots overlap, none straddles two regions, all are writable. */
+static void test_slots_are_apart(void **state)
+{
+    uint64_t sizes[60];
+    struct world w = {.object_count = 60, .sizes = sizes};
+    void *table;
+    (void)state;
+
+    for (uint32_t i = 0; i < 60; i++)
+        sizes[i] = i % 2 ? 3 * 4096 : 100 * 4096;
+    struct ps_cache *cache = open_cache(&w, 60, 64 << 20, 1 << 20, &table);
+    assert_int_equal(cache->plan.slot_count, 60);
+    assert_true(cache->plan.region_count > 10);
+    for (uint32_t o = 0; o < 60; o++) {
+        uint32_t slot = ps_cache_take(cache, o);
+        assert_int_not_equal(slot, PS_CACHE_NONE);
+        uint8_t *data = cache->slots[slot].fetch.data;
+        bool inside = false;
+        for (uint32_t r = 0; r < cache->plan.region_count; r++) {
+            uint8_t *base = cache->regions[r].base;
+            inside |= data >= base && data + sizes[o] <= base + cache->regions[r].bytes;
+        }
+        assert_true(inside);
+        memset(data, (int)o + 1, sizes[o]);
+    }
+    for (uint32_t o = 0; o < 60; o++) {
+        const uint8_t *data = cache->slots[ps_cache_find(cache, o)].fetch.data;
+        for (uint64_t i = 0; i < sizes[o]; i += 4096)
+            assert_int_equal(data[i], o + 1);
+        assert_int_equal(data[sizes[o] - 1], o + 1);
+    }
+    close_cache(cache, table);
+}
+
+/* Random leases, puts, joins and failures beside a list that does the same the slow way. */
+struct model {
+    uint32_t lru[64], lru_count; /* objects nobody leases, oldest first */
+    uint32_t leased[64];         /* leases per object */
+    uint32_t slot_count, used_count;
+    uint64_t evictions;
+};
+
+static bool model_take(struct model *m, uint32_t object)
+{
+    if (m->used_count < m->slot_count) {
+        m->used_count++;
+    } else if (m->lru_count > 0) {
+        memmove(m->lru, m->lru + 1, --m->lru_count * sizeof(*m->lru));
+        m->evictions++;
+    } else {
+        return false;
+    }
+    m->leased[object] = 1;
+    return true;
+}
+
+static bool model_find(struct model *m, uint32_t object)
+{
+    if (m->leased[object])
+        return true;
+    for (uint32_t i = 0; i < m->lru_count; i++) {
+        if (m->lru[i] != object)
+            continue;
+        memmove(m->lru + i, m->lru + i + 1, (--m->lru_count - i) * sizeof(*m->lru));
+        return true;
+    }
+    return false;
+}
+
+static void test_lru_model(void **state)
+{
+    struct world w = {.object_count = 40, .size = 4096};
+    struct model m = {.slot_count = 8};
+    uint32_t slot_of_lease[64], object_of_lease[64], lease_count = 0;
+    uint64_t seed = 99, refusals = 0, hits = 0;
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 8, 0, GIB, &table);
+    (void)state;
+
+    assert_int_equal(cache->plan.slot_count, 8);
+    for (int step = 0; step < 200000; step++) {
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+        uint32_t object = (uint32_t)(seed >> 33) % 40, dice = (uint32_t)(seed >> 50) % 100;
+        if (dice < 50 && lease_count < 12) {
+            uint32_t slot = ps_cache_find(cache, object);
+            bool known = model_find(&m, object);
+            assert_int_equal(slot != PS_CACHE_NONE, known);
+            if (known) {
+                ps_cache_lease(cache, slot);
+                m.leased[object]++;
+                hits++;
+            } else {
+                slot = ps_cache_take(cache, object);
+                bool taken = model_take(&m, object);
+                assert_int_equal(slot != PS_CACHE_NONE, taken);
+                refusals += !taken;
+                if (!taken)
+                    continue;
+                bool fails = dice < 5;
+                cache->slots[slot].fetch.error = fails ? -EIO : 0;
+                ps_cache_finish(cache, slot);
+                if (fails) {
+                    assert_int_equal(ps_cache_find(cache, object), PS_CACHE_NONE);
+                    ps_cache_release(cache, slot);
+                    m.leased[object] = 0;
+                    m.used_count--;
+                    continue;
+                }
+            }
+            assert_int_equal(cache->slots[slot].fetch.object, object);
+            slot_of_lease[lease_count] = slot;
+            object_of_lease[lease_count++] = object;
+        } else if (lease_count > 0) {
+            uint32_t i = (uint32_t)(seed >> 20) % lease_count;
+            ps_cache_release(cache, slot_of_lease[i]);
+            if (--m.leased[object_of_lease[i]] == 0)
+                m.lru[m.lru_count++] = object_of_lease[i];
+            slot_of_lease[i] = slot_of_lease[--lease_count];
+            object_of_lease[i] = object_of_lease[lease_count];
+        }
+        assert_int_equal(cache->eviction_count, m.evictions);
+    }
+    assert_true(refusals > 100 && hits > 1000 && m.evictions > 1000);
+    close_cache(cache, table);
+}
+
+/* A slot that is still being read is nobody's until the reads have ended. */
+static void test_orphans(void **state)
+{
+    struct world w = {.object_count = 10, .size = 4096};
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 1, 0, GIB, &table);
+    (void)state;
+
+    assert_int_equal(cache->plan.slot_count, 1);
+    uint32_t slot = ps_cache_take(cache, 3);
+    assert_false(ps_cache_has_orphans(cache, 4));
+    assert_int_equal(ps_cache_take(cache, 4), PS_CACHE_NONE);
+    ps_cache_release(cache, slot);
+    assert_true(ps_cache_has_orphans(cache, 4));
+    assert_int_equal(ps_cache_take(cache, 4), PS_CACHE_NONE);
+    assert_int_equal(ps_cache_find(cache, 3), slot);
+    ps_cache_lease(cache, slot);
+    assert_false(ps_cache_has_orphans(cache, 4));
+    ps_cache_release(cache, slot);
+    ps_cache_finish(cache, slot);
+    assert_false(ps_cache_has_orphans(cache, 4));
+    assert_int_equal(ps_cache_take(cache, 4), slot);
+    assert_int_equal(cache->eviction_count, 1);
+    assert_int_equal(ps_cache_find(cache, 3), PS_CACHE_NONE);
+
+    /* A failed one, given up before its reads end, is free afterwards. */
+    cache->slots[slot].fetch.error = -EIO;
+    ps_cache_release(cache, slot);
+    assert_int_equal(ps_cache_find(cache, 4), PS_CACHE_NONE);
+    ps_cache_finish(cache, slot);
+    assert_int_equal(ps_cache_take(cache, 4), slot);
+    assert_int_equal(cache->eviction_count, 1);
+    close_cache(cache, table);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_plan_one_size),
+        cmocka_unit_test(test_plan_classes),
+        cmocka_unit_test(test_plan_one_giant),
+        cmocka_unit_test(test_plan_many_sizes),
+        cmocka_unit_test(test_plan_nothing_streamed),
+        cmocka_unit_test(test_slots_are_apart),
+        cmocka_unit_test(test_lru_model),
+        cmocka_unit_test(test_orphans),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

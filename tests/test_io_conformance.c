@@ -1,0 +1,434 @@
+/*
+ * Every engine, the same demands: right bytes at every size and offset, short results at the end of
+ * a file, errors in completions, any number of requests, any buffers. On a plain file, and with
+ * "loop" as argument on loop devices (root only).
+ */
+#include "util.h"
+
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include "core/log.h"
+#include "core/util.h"
+#include "nvme/io.h"
+
+#define MEMBER_COUNT 3
+#define DEPTH 4
+#define BUFFER_BYTES ((size_t)64 << 20)
+#define REQUEST_COUNT_MAX 512
+
+static const char *const engine_names[] = {"uring", "pread", "pagecache", "mmap"};
+
+static struct {
+    char dir[256];
+    char names[MEMBER_COUNT][320];
+    int fds[MEMBER_COUNT];
+    uint64_t bytes[MEMBER_COUNT];
+    bool on_loop;
+    struct ps_region region;
+    int log_count;
+} bed;
+
+static void count_log(void *ctx, enum ps_log_level level, const char *text)
+{
+    (void)ctx;
+    (void)level;
+    printf("log: %s\n", text);
+    bed.log_count++;
+}
+
+/* The byte at an offset of a member, so that no misplaced block looks right. */
+static uint64_t word_at(uint32_t member, uint64_t offset)
+{
+    uint64_t x = (offset / 8 + 1) * UINT64_C(0x9E3779B97F4A7C15) + member;
+    return x ^ x >> 29;
+}
+
+static void check_bytes(uint32_t member, uint64_t offset, const uint8_t *data, size_t bytes)
+{
+    for (size_t i = 0; i + 8 <= bytes; i += 8) {
+        uint64_t got;
+        memcpy(&got, data + i, 8);
+        if (got != word_at(member, offset + i))
+            fail_msg("member %u: wrong byte at %llu", member, (unsigned long long)(offset + i));
+    }
+}
+
+static void write_member(int fd, uint32_t member, uint64_t bytes)
+{
+    static uint64_t block[8192];
+    for (uint64_t at = 0; at < bytes; at += sizeof(block)) {
+        for (size_t i = 0; i < PS_ARRAY_LEN(block); i++)
+            block[i] = word_at(member, at + i * 8);
+        size_t n = ps_min_u64(sizeof(block), bytes - at);
+        assert_int_equal(pwrite(fd, block, n, (off_t)at), n);
+    }
+    assert_int_equal(fsync(fd), 0);
+}
+
+/* Turns the file into a loop device; its name replaces the file's. */
+static void attach_loop(int member)
+{
+    char device[64];
+    int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
+    int number = control >= 0 ? ioctl(control, LOOP_CTL_GET_FREE) : -1;
+    if (number < 0)
+        PS_SKIP("loop devices need root and the loop module");
+    close(control);
+    snprintf(device, sizeof(device), "/dev/loop%d", number);
+    int file = open(bed.names[member], O_RDWR | O_CLOEXEC);
+    int loop = open(device, O_RDWR | O_CLOEXEC);
+    struct loop_config config = {
+        .fd = (unsigned)file,
+        .block_size = 512,
+        /* Gone with the last descriptor, however this program ends. */
+        .info = {.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO},
+    };
+    if (file < 0 || loop < 0)
+        PS_SKIP("%s cannot be opened", device);
+    int rc = ioctl(loop, LOOP_CONFIGURE, &config);
+    if (rc < 0) {
+        config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+        rc = ioctl(loop, LOOP_CONFIGURE, &config);
+    }
+    if (rc < 0)
+        PS_SKIP("%s cannot be set up: %s", device, strerror(errno));
+    close(file);
+    close(bed.fds[member]);
+    bed.fds[member] = loop;
+    snprintf(bed.names[member], sizeof(bed.names[member]), "%s", device);
+}
+
+static void set_up(void)
+{
+    ps_test_dir_make(bed.dir, sizeof(bed.dir));
+    for (int i = 0; i < MEMBER_COUNT; i++) {
+        snprintf(bed.names[i], sizeof(bed.names[i]), "%s/member.%d", bed.dir, i);
+        bed.fds[i] = open(bed.names[i], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        /* Files end in the middle of a block, devices in multiples of 512. */
+        bed.bytes[i] = (UINT64_C(24) << 20) + (uint64_t)i * 8192 + (bed.on_loop ? 512 : 1000);
+        write_member(bed.fds[i], (uint32_t)i, bed.bytes[i]);
+        if (bed.on_loop)
+            attach_loop(i);
+    }
+    assert_int_equal(ps_region_map(&bed.region, BUFFER_BYTES, -1, NULL), 0);
+}
+
+static void tear_down(void)
+{
+    for (int i = 0; i < MEMBER_COUNT; i++)
+        close(bed.fds[i]);
+    ps_region_unmap(&bed.region);
+    ps_test_dir_remove(bed.dir);
+}
+
+static struct ps_io_config make_config(const char *engine, bool registered)
+{
+    static const char *names[MEMBER_COUNT];
+    for (int i = 0; i < MEMBER_COUNT; i++)
+        names[i] = bed.names[i];
+    return (struct ps_io_config){
+        .engine = engine,
+        .fds = bed.fds,
+        .names = names,
+        .member_count = MEMBER_COUNT,
+        .depth = DEPTH,
+        .buffers = &bed.region,
+        .buffer_count = registered ? 1 : 0,
+    };
+}
+
+static struct ps_io *open_engine(const char *engine, bool registered)
+{
+    struct ps_io_config config = make_config(engine, registered);
+    struct ps_io *io = NULL;
+    struct ps_error err = {0};
+    if (ps_io_open(&io, &config, &err) < 0)
+        fail_msg("%s: %s", err.where, err.text);
+    return io;
+}
+
+/* Reads one range and returns its result. */
+static int32_t read_one(struct ps_io *io, uint32_t member, uint64_t offset, uint32_t bytes,
+                        void *buf)
+{
+    struct ps_io_request request = {77, offset, buf, bytes, member};
+    struct ps_io_completion completion = {0};
+    assert_int_equal(io->ops->submit(io, &request, 1), 1);
+    assert_int_equal(io->ops->reap(io, &completion, 1, true), 1);
+    assert_int_equal(completion.tag, 77);
+    assert_int_equal(io->ops->reap(io, &completion, 1, true), 0);
+    return completion.result;
+}
+
+static void sizes_and_offsets(const char *engine, bool registered)
+{
+    static const uint32_t sizes[] = {4096, 8192, 12288, 1 << 16, 139264, 1 << 20, 4 << 20};
+    struct ps_io *io = open_engine(engine, registered);
+    uint8_t *buf = bed.region.base;
+
+    for (size_t s = 0; s < PS_ARRAY_LEN(sizes); s++) {
+        for (uint32_t k = 0; k < 4; k++) {
+            uint32_t member = k % MEMBER_COUNT;
+            uint64_t offset = (UINT64_C(4096) << k * 3) + k * 4096;
+            memset(buf, 0xEE, sizes[s] + 4096);
+            assert_int_equal(read_one(io, member, offset, sizes[s], buf), sizes[s]);
+            check_bytes(member, offset, buf, sizes[s]);
+            assert_int_equal(buf[sizes[s]], 0xEE);
+        }
+    }
+    ps_io_close(&io);
+    assert_null(io);
+}
+
+static void end_of_file(const char *engine)
+{
+    struct ps_io *io = open_engine(engine, true);
+    uint8_t *buf = bed.region.base;
+
+    for (uint32_t m = 0; m < MEMBER_COUNT; m++) {
+        uint64_t last = bed.bytes[m] & ~UINT64_C(4095);
+        uint32_t tail = (uint32_t)(bed.bytes[m] - last);
+        assert_int_equal(read_one(io, m, last, 4096, buf), tail);
+        check_bytes(m, last, buf, tail);
+        assert_int_equal(read_one(io, m, last - 65536, 1 << 20, buf), 65536 + tail);
+        check_bytes(m, last - 65536, buf, 65536 + tail);
+        assert_int_equal(read_one(io, m, last + 4096, 8192, buf), 0);
+        assert_int_equal(read_one(io, m, UINT64_C(1) << 40, 4096, buf), 0);
+    }
+    ps_io_close(&io);
+}
+
+/* Random requests, more than there is room for, reaped a few at a time in between. */
+static void many_requests(const char *engine, bool registered)
+{
+    struct ps_io *io = open_engine(engine, registered);
+    struct ps_io_request requests[REQUEST_COUNT_MAX];
+    bool seen[REQUEST_COUNT_MAX] = {false};
+    struct ps_io_completion got[8];
+    uint32_t submitted = 0, reaped = 0, refused = 0;
+    uint64_t seed = 12345;
+    size_t slot_bytes = BUFFER_BYTES / REQUEST_COUNT_MAX;
+
+    for (uint32_t i = 0; i < REQUEST_COUNT_MAX; i++) {
+        seed = seed * UINT64_C(6364136223846793005) + 1442695040888963407;
+        uint32_t bytes = (uint32_t)(1 + (seed >> 33) % (slot_bytes / 4096)) * 4096;
+        requests[i] = (struct ps_io_request){
+            .tag = i,
+            .offset = (seed >> 40) % 4000 * 4096,
+            .buf = (uint8_t *)bed.region.base + i * slot_bytes,
+            .bytes = bytes,
+            .member = i % MEMBER_COUNT,
+        };
+    }
+    while (reaped < REQUEST_COUNT_MAX) {
+        uint32_t want = (uint32_t)ps_min_u64(REQUEST_COUNT_MAX - submitted, 40);
+        uint32_t n = io->ops->submit(io, requests + submitted, want);
+        assert_true(submitted + n - reaped <= MEMBER_COUNT * DEPTH);
+        refused += n < want;
+        submitted += n;
+        int k = io->ops->reap(io, got, PS_ARRAY_LEN(got), submitted % 2 == 0);
+        assert_true(k >= 0);
+        for (int i = 0; i < k; i++, reaped++) {
+            const struct ps_io_request *rq = &requests[got[i].tag];
+            assert_false(seen[got[i].tag]);
+            seen[got[i].tag] = true;
+            assert_int_equal(got[i].result, rq->bytes);
+            check_bytes(rq->member, rq->offset, rq->buf, rq->bytes);
+        }
+    }
+    assert_true(refused > 0);
+    ps_io_close(&io);
+}
+
+/* A buffer that belongs to nobody fails its request and nothing else. */
+static void bad_buffer(const char *engine)
+{
+    struct ps_io *io = open_engine(engine, true);
+    void *hole = mmap(NULL, 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_true(hole != MAP_FAILED);
+    assert_int_equal(read_one(io, 1, 4096, 8192, hole), -EFAULT);
+    assert_int_equal(read_one(io, 1, 4096, 8192, bed.region.base), 8192);
+    check_bytes(1, 4096, bed.region.base, 8192);
+    munmap(hole, 8192);
+    ps_io_close(&io);
+}
+
+/* /proc/self/mem cannot be read at offset 0: a member whose reads fail with EIO. */
+static void failing_member(const char *engine)
+{
+    struct ps_io_config config = make_config(engine, true);
+    int fds[MEMBER_COUNT] = {bed.fds[0], open("/proc/self/mem", O_RDONLY | O_CLOEXEC), bed.fds[2]};
+    struct ps_io *io = NULL;
+    int before = bed.log_count;
+
+    assert_true(fds[1] >= 0);
+    config.fds = fds;
+    assert_int_equal(ps_io_open(&io, &config, NULL), 0);
+    if (strcmp(io->ops->id, "pread") == 0 || strcmp(io->ops->id, "uring") == 0) {
+        assert_false(io->direct);
+        assert_int_equal(bed.log_count, before + 1);
+    }
+    assert_int_equal(read_one(io, 1, 0, 4096, bed.region.base), -EIO);
+    assert_int_equal(read_one(io, 2, 8192, 4096, bed.region.base), 4096);
+    check_bytes(2, 8192, bed.region.base, 4096);
+    ps_io_close(&io);
+    close(fds[1]);
+}
+
+static void bad_descriptor(const char *engine)
+{
+    struct ps_io_config config = make_config(engine, true);
+    int fds[MEMBER_COUNT] = {bed.fds[0], 987654, bed.fds[2]};
+    struct ps_io *io = NULL;
+    struct ps_error err = {0};
+
+    config.fds = fds;
+    assert_int_equal(ps_io_open(&io, &config, &err), -EBADF);
+    assert_null(io);
+    assert_string_equal(err.where, bed.names[1]);
+}
+
+/* The file shrinks under a reader: a short result, for mmap too. */
+static void shrinking_member(const char *engine)
+{
+    char path[512];
+    uint8_t *buf = bed.region.base;
+    snprintf(path, sizeof(path), "%s/shrinks", bed.dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    const char *name = path;
+    struct ps_io_config config = make_config(engine, true);
+    struct ps_io *io = NULL;
+
+    write_member(fd, 0, 1 << 20);
+    config.fds = &fd;
+    config.names = &name;
+    config.member_count = 1;
+    assert_int_equal(ps_io_open(&io, &config, NULL), 0);
+    assert_int_equal(read_one(io, 0, 0, 1 << 20, buf), 1 << 20);
+    assert_int_equal(ftruncate(fd, 65536), 0);
+    assert_int_equal(read_one(io, 0, 0, 1 << 20, buf), 65536);
+    check_bytes(0, 0, buf, 65536);
+    assert_int_equal(read_one(io, 0, 1 << 19, 1 << 16, buf), 0);
+    ps_io_close(&io);
+    close(fd);
+}
+
+static void close_in_flight(const char *engine)
+{
+    struct ps_io *io = open_engine(engine, true);
+    struct ps_io_request requests[MEMBER_COUNT * DEPTH];
+
+    for (uint32_t i = 0; i < PS_ARRAY_LEN(requests); i++)
+        requests[i] = (struct ps_io_request){i, 0, (uint8_t *)bed.region.base + i * (4 << 20),
+                                             4 << 20, i % MEMBER_COUNT};
+    assert_int_equal(io->ops->submit(io, requests, PS_ARRAY_LEN(requests)), PS_ARRAY_LEN(requests));
+    ps_io_close(&io);
+}
+
+/* How many pages of a file the page cache holds. */
+static size_t cached_pages(int fd, uint64_t bytes)
+{
+    size_t pages = ps_div_up(bytes, 4096), count = 0;
+    unsigned char *state = malloc(pages);
+    void *p = mmap(NULL, bytes, PROT_READ, MAP_SHARED, fd, 0);
+    assert_true(p != MAP_FAILED && state);
+    assert_int_equal(mincore(p, bytes, state), 0);
+    for (size_t i = 0; i < pages; i++)
+        count += state[i] & 1;
+    munmap(p, bytes);
+    free(state);
+    return count;
+}
+
+/* Direct engines leave the page cache alone; the others fill it, without keeping it mapped. */
+static void page_cache_use(const char *engine)
+{
+    struct ps_io *io = open_engine(engine, true);
+    uint32_t bytes = 4 << 20;
+
+    fsync(bed.fds[0]);
+    posix_fadvise(bed.fds[0], 0, 0, POSIX_FADV_DONTNEED);
+    size_t before = cached_pages(bed.fds[0], bed.bytes[0]);
+    assert_int_equal(read_one(io, 0, 8 << 20, bytes, bed.region.base), bytes);
+    size_t more = cached_pages(bed.fds[0], bed.bytes[0]) - before;
+    bool caches = strcmp(engine, "pagecache") == 0 || strcmp(engine, "mmap") == 0;
+    if (caches)
+        assert_true(more >= bytes / 4096);
+    else if (io->direct)
+        assert_int_equal(more, 0);
+    ps_io_close(&io);
+}
+
+static void facts(const char *engine)
+{
+    struct ps_io *io = open_engine(engine, true);
+
+    assert_string_equal(io->ops->id, engine);
+    assert_int_equal(io->capacity, MEMBER_COUNT * DEPTH);
+    assert_true(io->memory_bytes > 0);
+    assert_true(io->memory_bytes <= ps_io_memory_bytes(engine, MEMBER_COUNT, DEPTH));
+    printf("%s: direct %d, registered %d\n", engine, io->direct, io->registered);
+    ps_io_close(&io);
+}
+
+static void test_engine(void **state)
+{
+    const char *engine = *state;
+
+    facts(engine);
+    sizes_and_offsets(engine, true);
+    sizes_and_offsets(engine, false);
+    end_of_file(engine);
+    many_requests(engine, true);
+    many_requests(engine, false);
+    bad_descriptor(engine);
+    close_in_flight(engine);
+    bad_buffer(engine);
+    if (bed.on_loop)
+        return;
+    if (strcmp(engine, "mmap") != 0)
+        failing_member(engine);
+    shrinking_member(engine);
+    page_cache_use(engine);
+}
+
+static void test_refusals(void **state)
+{
+    struct ps_io_config config = make_config("floppy", true);
+    struct ps_io *io = NULL;
+    struct ps_error err = {0};
+    (void)state;
+
+    assert_int_equal(ps_io_open(&io, &config, &err), -PS_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "floppy"));
+    config = make_config("pread", true);
+    config.depth = 0;
+    assert_int_equal(ps_io_open(&io, &config, &err), -PS_ERR_ARGUMENT);
+    config.depth = PS_IO_DEPTH_MAX + 1;
+    assert_int_equal(ps_io_open(&io, &config, &err), -PS_ERR_ARGUMENT);
+    assert_null(io);
+    ps_io_close(&io);
+    ps_io_close(NULL);
+}
+
+int main(int argc, char **argv)
+{
+    struct CMUnitTest tests[PS_ARRAY_LEN(engine_names) + 1];
+    size_t n = PS_ARRAY_LEN(engine_names);
+
+    for (size_t i = 0; i < n; i++)
+        tests[i] = (struct CMUnitTest){engine_names[i], test_engine, NULL, NULL,
+                                       (void *)(uintptr_t)engine_names[i]};
+    tests[n] = (struct CMUnitTest)cmocka_unit_test(test_refusals);
+    bed.on_loop = argc > 1 && strcmp(argv[1], "loop") == 0;
+    if (bed.on_loop && geteuid() != 0)
+        PS_SKIP("loop devices need root");
+    ps_log_set(count_log, NULL);
+    set_up();
+    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    tear_down();
+    return rc;
+}
