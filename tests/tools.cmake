@@ -1,1 +1,15 @@
-# Tests: see CMakeLists.txt.
+# The command, as its users meet it: shell tests of label "cli". The example of docs/api.md with them.
+find_program(BASH_PROGRAM bash REQUIRED)
+add_executable(example_generate ${CMAKE_SOURCE_DIR}/docs/examples/generate.c)
+target_link_libraries(example_generate PRIVATE penstock_api)
+set(cli_environment
+  PENSTOCK=$<TARGET_FILE:penstock>
+  PENSTOCK_DEMO=${CMAKE_SOURCE_DIR}/tools/demo
+  PENSTOCK_DEMO_HF=${PS_DEMO_DIR}/hf
+  PENSTOCK_DOCS=${CMAKE_SOURCE_DIR}/docs
+  PENSTOCK_EXAMPLE=$<TARGET_FILE:example_generate>)
+foreach(name usage input demo exact damage stop resume memory docs)
+  add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)
+  set_tests_properties(cli_${name} PROPERTIES LABELS cli SKIP_RETURN_CODE 77 TIMEOUT 600
+    ENVIRONMENT "${cli_environment}")
+endforeach()

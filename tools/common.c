@@ -92,7 +92,9 @@ const char *tool_time_text(uint64_t ns, char *buf)
     double seconds = (double)ns / 1e9;
     uint64_t whole = (uint64_t)(seconds + 0.5);
 
-    if (seconds < 9.95)
+    if (seconds < 0.95)
+        snprintf(buf, 32, "%.0f ms", seconds * 1e3);
+    else if (seconds < 9.95)
         snprintf(buf, 32, "%.1f s", seconds);
     else if (whole < 60)
         snprintf(buf, 32, "%" PRIu64 " s", whole);

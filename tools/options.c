@@ -46,12 +46,20 @@ uint64_t tool_size(struct argp_state *state, const char *option, const char *tex
     return bytes;
 }
 
-static void volume_add(struct argp_state *state, struct tool_volume *volume, const char *path)
+/* What VOLUME names comes before the further members, wherever they stand on the command line: the
+ * search for the rest begins at the first. */
+static void volume_add(struct argp_state *state, struct tool_volume *volume, const char *path,
+                       bool further)
 {
-    if (volume->path_count == PS_MEMBER_COUNT_MAX)
+    if (volume->path_count == PS_MEMBER_COUNT_MAX) {
         argp_error(state, "a volume has at most %d members", PS_MEMBER_COUNT_MAX);
-    else
-        volume->paths[volume->path_count++] = path;
+        return;
+    }
+    int at = further ? volume->path_count : volume->named_count++;
+    memmove(&volume->paths[at + 1], &volume->paths[at],
+            (size_t)(volume->path_count - at) * sizeof(volume->paths[0]));
+    volume->paths[at] = path;
+    volume->path_count++;
 }
 
 static error_t volume_parse(int key, char *arg, struct argp_state *state)
@@ -61,13 +69,13 @@ static error_t volume_parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 'm':
     case ARGP_KEY_ARG:
-        volume_add(state, volume, arg);
+        volume_add(state, volume, arg, key == 'm');
         return 0;
     case 'v':
         volume->verbose = true;
         return 0;
     case ARGP_KEY_END:
-        if (volume->path_count == 0)
+        if (volume->named_count == 0)
             argp_error(state, "name a VOLUME: any member of it");
         return 0;
     default:

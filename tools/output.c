@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,15 +37,31 @@ static int temp_open(struct tool_output *out, struct ps_error *err)
     return 0;
 }
 
+/* The open descriptor that a name such as /dev/stdout stands for, or -1. What it leads to may be a
+ * plain file that others write to as well, which must be neither cut nor replaced. */
+static int path_descriptor(const char *path)
+{
+    int fd = -1, end = 0;
+
+    if (strcmp(path, "-") == 0 || strcmp(path, "/dev/stdout") == 0)
+        return STDOUT_FILENO;
+    if (strcmp(path, "/dev/stderr") == 0)
+        return STDERR_FILENO;
+    if (sscanf(path, "/dev/fd/%d%n", &fd, &end) == 1 && path[end] == '\0')
+        return fd;
+    return -1;
+}
+
 int tool_output_open(struct tool_output *out, const char *path, struct ps_error *err)
 {
     struct stat st;
     bool exists = stat(path, &st) == 0;
-    int rc = 0;
+    int fd = path_descriptor(path), rc = 0;
 
     *out = (struct tool_output){.name = path};
-    if (exists && !S_ISREG(st.st_mode)) {
-        out->file = fopen(path, "wb");
+    if (fd >= 0 || (exists && !S_ISREG(st.st_mode))) {
+        fd = fd >= 0 ? dup(fd) : open(path, O_WRONLY | O_CLOEXEC);
+        out->file = fd >= 0 ? fdopen(fd, "wb") : NULL;
         if (out->file == NULL)
             rc = ps_error_set(err, -errno, path, "cannot write: %s", strerror(errno));
         return rc;

@@ -48,7 +48,8 @@ int tool_json_print(json_t *json);
 /* 12345678 as "12,345,678". Returns buf, which must hold 32 bytes. */
 const char *tool_count_text(uint64_t count, char *buf);
 
-/* Nanoseconds as "0.4 s", "2 min 05 s" or "3 h 12 min". Returns buf, which must hold 32 bytes. */
+/* Nanoseconds as "40 ms", "2.5 s", "2 min 05 s" or "3 h 12 min". Returns buf, which must hold 32
+ * bytes. */
 const char *tool_time_text(uint64_t ns, char *buf);
 
 /* count per second, 0 when no time has passed. */
@@ -122,8 +123,8 @@ uint64_t tool_size(struct argp_state *state, const char *option, const char *tex
 
 /* VOLUME... and --member PATH, as an argp child: its input is a struct tool_volume. */
 struct tool_volume {
-    const char *paths[PS_MEMBER_COUNT_MAX];
-    int path_count;
+    const char *paths[PS_MEMBER_COUNT_MAX]; /* VOLUME... first, then what --member added */
+    int path_count, named_count;
     bool verbose;
 };
 extern const struct argp tool_volume_argp;

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# A flipped bit, a cut or missing member: named, and nothing is printed that was made from it.
+. "$(dirname "$0")/common.sh"
+need_jq
+
+quiet "$penstock" layout "$demo_gguf" good
+begin=$("$penstock" info good --json | jq '.members[0].data_begin_bytes')
+end=$("$penstock" info good --json | jq '.members[0].data_end_bytes')
+
+# flip FILE OFFSET: inverts one byte.
+flip()
+{
+    local byte
+    byte=$(od -An -tu1 -j "$2" -N 1 "$1")
+    # shellcheck disable=SC2059  # the format is the byte
+    printf "\\x$(printf %02x $((255 - byte)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
+}
+
+# Anywhere in the data: verify always names it; a run that reads everything says so and stops.
+for i in 0 1 2 3 4 5 6 7 8 9; do
+    cp good bad
+    flip bad $((begin + (end - begin - 1) * i / 9))
+    status=0
+    "$penstock" verify bad >bad.txt 2>err.txt || status=$?
+    [ $status -eq 1 ] || die "verify: status $status with a flipped byte at part $i"
+    grep -qE 'bad' bad.txt || die "verify names nothing at part $i"
+    grep -q '^penstock: ' err.txt || die "verify has no sentence at part $i"
+done
+status=0
+"$penstock" verify bad --json >bad.json 2>/dev/null || status=$?
+[ $status -eq 1 ] || die "verify --json: status $status"
+jq -e '(.good | not) and .slices_bad >= 1 and (.bad | length) >= 1' bad.json >/dev/null ||
+    die "verify --json: $(cat bad.json)"
+
+# Every expert that a run reads first: the perplexity run touches them all.
+head -c 8000 "$demo_text" >some.txt
+for io in uring pread pagecache mmap; do
+    cp good bad
+    for ((offset = end - 9000000; offset < end; offset += 4096)); do
+        echo "$offset"
+    done >offsets.txt
+    while read -r offset; do
+        printf 'XXXX' | dd of=bad bs=1 seek=$((offset + 64)) conv=notrunc status=none
+    done < <(sed -n '1~40p' offsets.txt)
+    fails 1 'slice.*expert|expert.*slice|tensor' "$penstock" perplexity bad --file some.txt --io $io
+    [ ! -s out.txt ] || die "perplexity of a damaged volume was printed"
+done
+status=0
+"$penstock" run bad -p 'It was the whale' -n 400 --temp 0 >text.txt 2>err.txt || status=$?
+[ $status -eq 1 ] || die "run: status $status on a damaged volume"
+grep -q "bad" err.txt || die "run does not name the member: $(cat err.txt)"
+"$penstock" run good -p 'It was the whale' -n 400 --temp 0 >whole.txt 2>/dev/null
+head -c "$(stat -c %s text.txt)" whole.txt | cmp - text.txt ||
+    die "run printed text made from damaged experts"
+
+# Cut short.
+for cut in 1 4096 5000000; do
+    cp good short
+    truncate -s -$cut short
+    fails 1 'short' "$penstock" run short -p x
+    fails 1 'short' "$penstock" verify short
+done
+
+# A member missing is named, and found where it is said to be.
+mkdir away
+quiet "$penstock" layout "$demo_gguf" m1 m2 m3
+mv m2 away/elsewhere
+fails 1 'm2' "$penstock" info m1
+fails 1 'm2' "$penstock" run m1 m3 -p x
+quiet "$penstock" info m1 --member away/elsewhere
+quiet "$penstock" verify -m away/elsewhere m3
+# Neither a member of another volume nor the same one twice is taken for it.
+quiet "$penstock" layout "$demo_gguf" f1 f2 f3 --slice-bytes 16K
+fails 1 'f2|member' "$penstock" info m1 m3 f2
+fails 1 'once' "$penstock" info m1 m3 m1
+
+# A copy beside its twin opens as itself.
+cp good twin
+flip twin $((begin + 100))
+quiet "$penstock" verify good
+fails 1 'damaged' "$penstock" verify twin

@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Bad input: one clear sentence and status 1.
+. "$(dirname "$0")/common.sh"
+
+fails 1 'nowhere' "$penstock" info nowhere
+fails 1 'nowhere' "$penstock" run nowhere -p x
+fails 1 'nowhere' "$penstock" layout nowhere v
+[ ! -e v ] || die "a failed layout left a member behind"
+for command in "info F" "verify F" "plan F" "wipe F" "run F -p x" "tokenize F" \
+    "logits F --ids 1 --out o" "perplexity F --file F"; do
+    for content in empty text zeros; do
+        case $content in
+        empty) : >F ;;
+        text) head -c 100000 < <(yes 'not a volume') >F ;;
+        zeros) head -c 1000000 /dev/zero >F ;;
+        esac
+        # shellcheck disable=SC2086  # a command line
+        fails 1 'F: ' "$penstock" $command
+        [ -e F ] || die "$command removed what is not a volume"
+    done
+done
+fails 1 'F' "$penstock" layout F v
+mkdir empty
+fails 1 'empty' "$penstock" layout empty v
+fails 1 'empty' "$penstock" info empty
+for bytes in 3 24 1000 100000 10000000; do
+    head -c $bytes "$demo_gguf" >cut.gguf
+    fails 1 'cut.gguf' "$penstock" layout cut.gguf v
+done
+fails 1 'quant|q9_9' "$penstock" layout "$demo_gguf" v --quant experts=q9_9
+fails 1 'quant|frob' "$penstock" layout "$demo_gguf" v --quant frob=q4_0
+sed 's/qwen35moe/qwen99moe/g' "$demo_gguf" >other.gguf
+fails 1 'qwen99moe.*qwen35moe|qwen99moe.*qwen3_5_moe' "$penstock" layout other.gguf v
+fails 1 '/dev' "$penstock" layout "$demo_gguf" /dev/penstock-no-such-device
+[ ! -e v ] || die "a failed layout left a member behind"
+
+# A file that is something else is not overwritten without consent; with it, it is.
+head -c 64M < <(yes 'precious') >precious
+cp precious before
+fails 1 'destroy' "$penstock" layout "$demo_gguf" precious
+same precious before "a refused layout wrote"
+identity=$(grep -oE "'[^']+'" err.txt | tr -d "'")
+fails 1 'destroy' "$penstock" layout "$demo_gguf" precious --destroy "not-$identity"
+same precious before "a refused layout wrote"
+quiet "$penstock" layout "$demo_gguf" precious --destroy "$identity"
+quiet "$penstock" verify precious
+rm precious before
+
+quiet "$penstock" layout "$demo_gguf" v
+fails 1 'vocabulary|9999' "$penstock" logits v --ids 1,9999999 --out o
+[ ! -e o ] || die "a failed command left its output behind"
+fails 1 'list of token ids' "$penstock" logits v --ids 1,x --out o
+fails 1 'no-such' "$penstock" logits v --ids 1 --out no-such-folder/o
+fails 1 'no-such' "$penstock" perplexity v --file no-such-text
+fails 1 'window' "$penstock" perplexity v --file <(echo short)
+fails 1 'empty' "$penstock" run v -p ''
+fails 1 'experts' "$penstock" run v -p x --experts-used 999
+fails 1 'context|ctx' "$penstock" run v -p 'one two three four five six seven' --ctx 3
+fails 1 'context|ctx' "$penstock" run v -p x --ctx 4000000000
+
+# Memory under the floor: both figures.
+fails 1 'MiB|GiB|KiB' "$penstock" run v -p x --memory 4M
+fails 1 'MiB|GiB|KiB' "$penstock" plan v --memory 4M
+grep -qi total out.txt || die "plan prints no table when the ceiling is too low"
+
+# A full disk.
+mkdir small
+if mount -t tmpfs -o size=8M tmpfs small 2>/dev/null; then
+    trap 'umount "$work/small"; rm -rf "$work"' EXIT
+    fails 1 'space' "$penstock" layout "$demo_gguf" small/v
+    [ "$(df --output=used small | tail -n 1)" -lt 8192 ] || die "a failed layout fills the disk"
+else
+    part_skip "a small file system cannot be mounted here (needs root)"
+fi
+if [ -e /dev/full ]; then
+    status=0
+    "$penstock" logits v --ids 1,2,3 --out /dev/full 2>err.txt || status=$?
+    [ $status -eq 1 ] || die "status $status on a full device"
+    grep -q '^penstock: /dev/full: ' err.txt || die "a full device goes unsaid: $(cat err.txt)"
+    status=0
+    "$penstock" run v -p 'Emma was' -n 8 --temp 0 >/dev/full 2>err.txt || status=$?
+    [ $status -eq 1 ] || die "run: status $status on a full device"
+fi

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# A layout killed anywhere is never a volume, and --resume completes it to the bytes of one that was
+# not disturbed.
+. "$(dirname "$0")/common.sh"
+
+source_path=$demo_gguf
+[ ! -e "${PENSTOCK_DEMO_HF:-}/model.safetensors" ] || source_path=$PENSTOCK_DEMO_HF
+mkdir whole part # the recorded paths of the members are then the same
+begin=$(date +%s%N)
+quiet "$penstock" layout "$source_path" whole/a whole/b
+whole_ns=$(($(date +%s%N) - begin))
+
+killed=0
+for i in 1 2 3 4 5 6 7 8 9 10; do
+    rm -f part/a part/b
+    # The old volume underneath must never be read as valid.
+    if ((i % 2 == 0)); then cp whole/a part/a && cp whole/b part/b; fi
+    destroy=()
+    if ((i % 2 == 0)); then
+        fails 1 'destroy' "$penstock" layout "$source_path" part/a part/b
+        mapfile -t destroy < <(for member in part/a part/b; do
+            "$penstock" layout "$source_path" $member 2>&1 </dev/null |
+                grep -oE -- "--destroy|'[^']+'" | tr -d "'"
+        done)
+    fi
+    seconds=$(awk -v ns="$whole_ns" -v i=$i 'BEGIN {printf "%.4f", ns / 1e9 * i / 11}')
+    status=0
+    timeout --signal=KILL "$seconds" "$penstock" layout "$source_path" part/a part/b \
+        "${destroy[@]}" >out.txt 2>err.txt </dev/null || status=$?
+    [ $status -eq 137 ] || [ $status -eq 0 ] || die "layout: status $status: $(cat err.txt)"
+    [ $status -eq 137 ] || continue
+    killed=$((killed + 1))
+    if ((i % 2 == 1)); then
+        fails 1 'part' "$penstock" info part/a
+    fi
+    quiet "$penstock" layout "$source_path" part/a part/b --resume "${destroy[@]}"
+    quiet "$penstock" verify part/a
+    same part/a whole/a "resumed after $seconds s"
+    same part/b whole/b "resumed after $seconds s"
+done
+[ $killed -gt 0 ] || die "no layout was killed before it ended"
+printf '%d layouts killed\n' $killed
+
+# A source that has changed is refused.
+cp "$demo_gguf" changed.gguf
+status=0
+timeout --signal=KILL 0.02 "$penstock" layout changed.gguf c </dev/null >/dev/null 2>&1 || status=$?
+if [ $status -eq 137 ] && [ -e c ] && ! "$penstock" info c >/dev/null 2>&1; then
+    printf 'X' | dd of=changed.gguf bs=1 seek=15000000 conv=notrunc status=none
+    fails 1 'changed|source' "$penstock" layout changed.gguf c --resume
+else
+    part_skip "the layout could not be stopped half way in time"
+fi
