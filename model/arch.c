@@ -15,8 +15,7 @@ const struct ps_arch *const ps_arch_table[] = {
     NULL,
 };
 
-/* ---- recognising ------------------------------------------------------------------------------
- */
+/* ---- recognising ------------------------------------------------------------ */
 
 static int unknown_arch(const char *what, bool gguf, struct ps_error *err)
 {
@@ -152,8 +151,7 @@ void ps_checkpoint_fini(struct ps_checkpoint *c)
     *c = (struct ps_checkpoint){0};
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------
- */
+/* ---- tensors ------------------------------------------------------------ */
 
 static void layer_name(const struct ps_checkpoint *c, uint32_t layer, const char *name,
                        char buf[NAME_BYTES])
@@ -312,8 +310,7 @@ int ps_checkpoint_find_expert(const struct ps_checkpoint *c, const struct ps_con
     return rc;
 }
 
-/* ---- what is left out ---------------------------------------------------------------------------
- */
+/* ---- what is left out ------------------------------------------------------------ */
 
 static bool has_prefix(const char *name, const char *prefix)
 {

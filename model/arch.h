@@ -34,8 +34,8 @@ struct ps_arch {
                      struct ps_error *err);
     int (*config_gguf)(const struct ps_checkpoint *checkpoint, struct ps_config *config,
                        struct ps_error *err);
-    /* Hugging Face names: behind the prefix for global roles, behind "layers.N." for layer roles.
-     */
+    /* Hugging Face names: behind the prefix for global roles,
+     * behind "layers.N." for layer roles. */
     struct ps_arch_name hf_roles[PS_ROLE_COUNT];
     const char *hf_merged_gate_up,
         *hf_merged_down;          /* [E, 2I, H] and [E, H, I]; behind "layers.N." */
@@ -58,8 +58,8 @@ struct ps_checkpoint {
     uint32_t layer_count; /* GGUF: of the trunk, without the prediction layers behind it */
 };
 
-/* Where a matrix comes from: rows [row_begin, row_begin + rows) of a tensor seen as rows of `cols`.
- */
+/* Where a matrix comes from: rows [row_begin, row_begin + rows) of a
+ * tensor seen as rows of `cols`. */
 struct ps_tensor_ref {
     const struct ps_source_tensor *tensor;
     uint64_t row_begin, rows, cols;
@@ -104,7 +104,8 @@ bool ps_checkpoint_has(const struct ps_checkpoint *checkpoint, uint32_t layer, c
 int ps_checkpoint_skip_group(const struct ps_checkpoint *checkpoint, const char *name, char *buf,
                              size_t buf_bytes, struct ps_error *err);
 
-/* ---- helpers for reading a configuration ----------------------------------------------------- */
+/* ---- helpers for reading a configuration
+ * ------------------------------------------------------------ */
 
 /* Fields of the text configuration. With fallback < 0 the field is required, else that is its
  * default. */
@@ -123,8 +124,8 @@ int ps_gguf_arch_u32(const struct ps_checkpoint *checkpoint, const char *key, in
 int ps_gguf_common(const struct ps_checkpoint *checkpoint, struct ps_config *config,
                    struct ps_error *err);
 
-/* End ids and sampling, from generation_config.json and config.json, or from the tokenizer's keys.
- */
+/* End ids and sampling, from generation_config.json and config.json,
+ * or from the tokenizer's keys. */
 int ps_hf_generation(const struct ps_checkpoint *checkpoint, struct ps_config *config,
                      struct ps_error *err);
 int ps_gguf_generation(const struct ps_checkpoint *checkpoint, struct ps_config *config,

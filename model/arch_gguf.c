@@ -146,7 +146,7 @@ int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, stru
     return 0;
 }
 
-/* ---- generation ----------------------------------------------------------------------------- */
+/* ---- generation ------------------------------------------------------------ */
 
 static void add_end_id(struct ps_config *config, uint64_t id)
 {

@@ -153,8 +153,7 @@ int ps_hf_common(const struct ps_checkpoint *c, struct ps_config *config, double
     return 0;
 }
 
-/* ---- generation -------------------------------------------------------------------------------
- */
+/* ---- generation ------------------------------------------------------------ */
 
 /* Adds an id unless it is there already, is no token of the model, or eight have been found. */
 static void add_end_id(struct ps_config *config, const json_t *value)

@@ -8,8 +8,8 @@
 #include "model/expert.h"
 #include "quant/type.h"
 
-/* Limits far above any model that exists, and low enough that no product of sizes below overflows.
- */
+/* Limits far above any model that exists, and low enough that
+ * no product of sizes below overflows. */
 #define VOCAB_ROWS_MAX (1u << 24)
 #define HIDDEN_MAX (1u << 17)
 #define HEAD_COUNT_MAX 4096u
@@ -54,7 +54,7 @@ const char *ps_role_name(enum ps_role role, uint32_t layer, char *buf, size_t bu
     if (role < PS_ROLE_LAYER_FIRST)
         snprintf(buf, buf_bytes, "%s", role_names[role]);
     else
-        snprintf(buf, buf_bytes, "blk.%u.%s", layer, role_names[role]);
+        snprintf(buf, buf_bytes, "blk.%u.%s", layer, role < PS_ROLE_COUNT ? role_names[role] : "?");
     return buf;
 }
 

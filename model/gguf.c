@@ -200,7 +200,7 @@ static int settle_values(struct reader *r)
     return 0;
 }
 
-/* ---- tensors ------------------------------------------------------------------------------- */
+/* ---- tensors ------------------------------------------------------------ */
 
 static int refuse_tensor(const struct reader *r, const struct ps_source_tensor *t, int code,
                          const char *what)
@@ -280,11 +280,13 @@ static int place_tensors(struct reader *r, size_t first, uint32_t alignment)
 {
     uint64_t file_bytes = r->source->files[r->file].bytes;
     uint64_t data_begin = ps_align_up(r->at, alignment);
-    struct ps_source_tensor *tensors = r->source->tensors + first;
     size_t count = r->source->tensor_count - first;
+    struct ps_source_tensor *tensors;
 
-    if (count)
-        qsort(tensors, count, sizeof(*tensors), by_offset);
+    if (count == 0)
+        return 0;
+    tensors = r->source->tensors + first;
+    qsort(tensors, count, sizeof(*tensors), by_offset);
     for (size_t i = 0; i < count; i++) {
         struct ps_source_tensor *t = &tensors[i];
         uint64_t room = file_bytes > data_begin ? file_bytes - data_begin : 0;

@@ -1,5 +1,5 @@
-/* Lookups in the metadata of a GGUF file. Every length in it was checked when the header was read.
- */
+/* Lookups in the metadata of a GGUF file. Every length in it
+ * was checked when the header was read. */
 #include "model/gguf.h"
 
 #include <endian.h>

@@ -40,8 +40,8 @@ static int make_blobs(struct ps_import *import, struct ps_error *err)
     return 0;
 }
 
-/* Of the source, of the plan's options and of the metadata: whatever shapes a byte of the volume.
- */
+/* Of the source, of the plan's options and of the metadata: whatever
+ * shapes a byte of the volume. */
 static int make_fingerprint(struct ps_import *import, struct ps_error *err)
 {
     const uint64_t options[] = {import->slice_bytes, import->quant.experts, import->quant.rest};

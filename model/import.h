@@ -8,8 +8,8 @@
 #include "nvme/layout.h"
 
 #define PS_QUANT_KEEP UINT32_MAX
-/* Resident tensors are cut here: a multiple of every alignment, so that they are whole in memory.
- */
+/* Resident tensors are cut here: a multiple of every alignment, so
+ * that they are whole in memory. */
 #define PS_RESIDENT_SLICE_BYTES (4u << 20)
 #define PS_IMPORT_BLOB_COUNT_MAX 3
 
@@ -74,8 +74,7 @@ int ps_import_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin,
 int ps_quant_spec_parse(const char *text, enum ps_source_kind kind, struct ps_quant_spec *spec,
                         struct ps_error *err);
 
-/* ---- between the files of import --------------------------------------------------------------
- */
+/* ---- between the files of import ------------------------------------------------------------ */
 
 /* Fills config.layers[].*_type, tensors, refs, layers, objects, used and the report's counts. */
 int ps_import_plan(struct ps_import *import, struct ps_error *err);

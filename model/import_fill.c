@@ -94,7 +94,7 @@ static int convert_rows(const struct ps_import *import, struct ps_import_scratch
     return rc;
 }
 
-/* ---- resident tensors ----------------------------------------------------------------------- */
+/* ---- resident tensors ------------------------------------------------------------ */
 
 /* The part of one row that lies in [begin, end) of the tensor's bytes. */
 static int fill_part_row(const struct ps_import *import, struct ps_import_scratch *s,
@@ -141,8 +141,7 @@ static int fill_resident(const struct ps_import *import, struct ps_import_scratc
     return rc;
 }
 
-/* ---- experts -----------------------------------------------------------------------------------
- */
+/* ---- experts ------------------------------------------------------------ */
 
 /* Gate or up: a slice's rows are a run of the matrix's rows. */
 static int fill_rows(const struct ps_import *import, struct ps_import_scratch *s,

@@ -17,7 +17,7 @@ static int no_memory(struct ps_error *err)
     return ps_error_set(err, -ENOMEM, NULL, "memory for the plan of the layout is not to be had");
 }
 
-/* ---- types --------------------------------------------------------------------------------- */
+/* ---- types ------------------------------------------------------------ */
 
 static bool is_wanted_type(int type)
 {
@@ -136,7 +136,7 @@ static int resident_type(const struct ps_import *import, enum ps_role role,
     return target_type(ref->tensor, wanted, ref->cols, type, err);
 }
 
-/* ---- resident tensors ----------------------------------------------------------------------- */
+/* ---- resident tensors ------------------------------------------------------------ */
 
 static void mark_used(struct ps_import *import, const struct ps_source_tensor *t)
 {
@@ -206,7 +206,7 @@ static int plan_residents(struct ps_import *import, struct ps_error *err)
     return rc;
 }
 
-/* ---- experts --------------------------------------------------------------------------------- */
+/* ---- experts ------------------------------------------------------------ */
 
 /* Kept types must be the same for all experts of a layer: the volume states them per layer. */
 static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
@@ -272,8 +272,7 @@ static int plan_layer(struct ps_import *import, uint32_t layer, struct ps_error 
     return rc < 0 ? rc : cut_layer(import, l, err);
 }
 
-/* ---- objects -----------------------------------------------------------------------------------
- */
+/* ---- objects ------------------------------------------------------------ */
 
 static void add_object(struct ps_import *import, enum ps_object_kind kind, uint32_t group,
                        uint32_t index, const struct ps_layout_slice *slices, uint32_t slice_count)
@@ -317,8 +316,7 @@ static int list_objects(struct ps_import *import, struct ps_error *err)
     return 0;
 }
 
-/* ---- what is left out ---------------------------------------------------------------------------
- */
+/* ---- what is left out ------------------------------------------------------------ */
 
 struct group {
     char name[80];

@@ -61,8 +61,8 @@ static int get_u64(const json_t *value, uint64_t *out)
     return 0;
 }
 
-/* The bytes that shape and dtype ask for must be those of the range; unknown dtypes have no size.
- */
+/* The bytes that shape and dtype ask for must be those of
+ * the range; unknown dtypes have no size. */
 static int check_size(const char *path, const char *name, struct ps_source_tensor *t,
                       struct ps_error *err)
 {
@@ -130,8 +130,8 @@ static int by_offset(const void *a_ptr, const void *b_ptr)
 static int place_tensors(struct ps_source *source, const char *path, size_t first,
                          uint64_t data_begin, uint64_t file_bytes, struct ps_error *err)
 {
-    struct ps_source_tensor *tensors = source->tensors + first;
     size_t count = source->tensor_count - first;
+    struct ps_source_tensor *tensors = count ? source->tensors + first : NULL;
     uint64_t data_bytes = file_bytes - data_begin, end = 0;
 
     if (count)
@@ -313,8 +313,8 @@ static int is_shard(const struct dirent *entry)
     return ends_with(entry->d_name, ".safetensors");
 }
 
-/* Without an index: model.safetensors alone, else every .safetensors file, in the order of names.
- */
+/* Without an index: model.safetensors alone, else every .safetensors file,
+ * in the order of names. */
 static int read_loose(struct ps_source *source, struct ps_error *err)
 {
     struct dirent **list = NULL;

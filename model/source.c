@@ -10,8 +10,8 @@
 
 #include "core/util.h"
 
-/* Files smaller than this may stay in the page cache: reading them again is likely, losing little.
- */
+/* Files smaller than this may stay in the page cache: reading
+ * them again is likely, losing little. */
 #define CACHE_FRIENDLY_BYTES (256ull << 20)
 #define SIDECAR_BYTES_MAX (256u << 20)
 

@@ -109,7 +109,7 @@ void ps_source_plain_text(char *out, size_t out_bytes, const char *text, size_t 
 const char *ps_source_shape_text(const uint64_t *dims, uint32_t dim_count, char *buf,
                                  size_t buf_bytes);
 
-/* ---- for the formats ------------------------------------------------------------------------ */
+/* ---- for the formats ------------------------------------------------------------ */
 
 /* Adds a file to the list, open for reading; returns its number. */
 int ps_source_add_file(struct ps_source *source, const char *path, struct ps_error *err);

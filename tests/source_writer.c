@@ -86,8 +86,7 @@ void writer_remove(struct source_writer *w, const char *name)
     *t = w->tensors[--w->tensor_count];
 }
 
-/* ---- GGUF
- * ---------------------------------------------------------------------------------------- */
+/* ---- GGUF ------------------------------------------------------------ */
 
 static void key(struct source_writer *w, const char *name, uint32_t type)
 {

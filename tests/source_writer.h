@@ -59,8 +59,7 @@ void writer_key_i32s(struct source_writer *w, const char *key, const int32_t *v,
 struct writer_bytes writer_gguf(const struct source_writer *w, uint32_t first, uint32_t end);
 struct writer_bytes writer_safetensors(const struct source_writer *w, uint32_t first, uint32_t end);
 
-/* ---- tiny models -------------------------------------------------------------------------------
- */
+/* ---- tiny models ------------------------------------------------------------ */
 
 struct tiny_model {
     bool qwen3_5; /* else qwen3_moe */

@@ -1,5 +1,5 @@
-/* Damaged, hostile and unsupported sources: each must be refused with one sentence that names what.
- */
+/* Damaged, hostile and unsupported sources: each must be refused with
+ * one sentence that names what. */
 #include "model/import.h"
 #include "quant/type.h"
 #include "source_writer.h"
@@ -73,11 +73,10 @@ static const char *put_gguf(struct fixture *f)
     return path;
 }
 
-/* ---- GGUF
- * ---------------------------------------------------------------------------------------- */
+/* ---- GGUF ------------------------------------------------------------ */
 
-/* Every length of a small file, and many of a whole model: nothing short of all of it is accepted.
- */
+/* Every length of a small file, and many of a whole model: nothing
+ * short of all of it is accepted. */
 static void test_gguf_truncated(void **state)
 {
     struct fixture *f = *state;
@@ -287,8 +286,7 @@ static void test_gguf_split(void **state)
     expect(put_gguf(f), -PS_ERR_FORMAT, "should hold 3 tensors", NULL);
 }
 
-/* ---- models, from either format
- * -------------------------------------------------------------------- */
+/* ---- models, from either format ------------------------------------------------------------ */
 
 static void test_missing_tensors(void **state)
 {
@@ -429,8 +427,7 @@ static void test_quant_words(void **state)
                 "blk.0.ffn_down_exps.weight", "80");
 }
 
-/* ---- safetensors
- * ---------------------------------------------------------------------------------- */
+/* ---- safetensors ------------------------------------------------------------ */
 
 static const char *put_header(struct fixture *f, const char *json, size_t data_bytes)
 {

@@ -1,5 +1,5 @@
-/* Tiny models in both formats, with their names spelt out: nothing here asks the code under test.
- */
+/* Tiny models in both formats, with their names spelt out: nothing
+ * here asks the code under test. */
 #include "source_writer.h"
 
 #include <math.h>
@@ -153,8 +153,8 @@ static void delta(const struct out *o, int layer)
     matrix(o, layer, "ssm_out.weight", "linear_attn.out_proj.weight", m->hidden, v);
 }
 
-/* Experts [e][part rows][cols] stacked from canonical "blk.L.PART.e"; two parts for fused tensors.
- */
+/* Experts [e][part rows][cols] stacked from canonical "blk.L.PART.e"; two
+ * parts for fused tensors. */
 static void stacked(const struct out *o, int layer, const char *name, const char *const *parts,
                     uint64_t part_count, uint64_t rows, uint64_t cols)
 {
