@@ -1,9 +1,14 @@
 # The volume: format, reader, writer, consent.
 ps_test(volume_open unit SOURCES test_volume_open.c volume_fixture.c LINK penstock_nvme)
 ps_test(volume_damage unit SOURCES test_volume_damage.c volume_fixture.c LINK penstock_nvme)
+ps_test(layout_plan unit SOURCES test_layout_plan.c volume_fixture.c LINK penstock_nvme)
+ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c
+        LINK penstock_nvme)
+ps_test(layout_loop loop SOURCES test_layout_loop.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)
 set(PS_CRASH_WRAPS pwrite fdatasync fsync fallocate ftruncate)
 foreach(call ${PS_CRASH_WRAPS})
   target_link_options(test_layout_crash PRIVATE -Wl,--wrap=${call})
+  target_link_options(test_layout_loop PRIVATE -Wl,--wrap=${call})
 endforeach()
