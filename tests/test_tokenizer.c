@@ -1,5 +1,7 @@
 /* The tokenizer against the reference implementation's output, from both sources, both ways. */
 #include "core/util.h"
+#include "model/import.h"
+#include "model/model.h"
 #include "tokenizer_fixture.h"
 
 #define DATA PS_TEST_DATA_DIR "/tokenizer/"
@@ -132,6 +134,64 @@ static void both_sources_give_one_blob(void **state)
     assert_memory_equal(a.blob, b.blob, a.blob_bytes);
     close_opened(&a);
     close_opened(&b);
+}
+
+/* The demo model as it stands in the tree: its GGUF file must give what its tokenizer.json gives.
+ */
+static void demo_gguf(void **state)
+{
+    (void)state;
+    struct opened o = open_json();
+    struct ps_source *source = NULL;
+    struct ps_error err = {0};
+    void *blob = NULL;
+    size_t bytes = 0;
+    char *chat = NULL;
+    if (ps_source_open(&source, PS_SOURCE_DIR "/tools/demo/demo-q4_0.gguf", &err) < 0)
+        fail_msg("%s: %s", err.where, err.text);
+    assert_int_equal(ps_import_tokenizer(source, &blob, &bytes, &err), 1);
+    assert_int_equal(bytes, o.blob_bytes);
+    assert_memory_equal(blob, o.blob, bytes);
+    assert_int_equal(ps_import_chat(source, &chat, &bytes, &err), 1);
+    assert_int_equal(ps_chat_detect(chat, bytes), PS_CHAT_CHATML);
+    free(chat);
+    free(blob);
+    ps_source_close(&source);
+    close_opened(&o);
+}
+
+static void of_a_model(void **state)
+{
+    (void)state;
+    static struct ps_model model;
+    struct opened o = open_json();
+    struct ps_error err = {0};
+    int32_t ids[8];
+    char text[32], *chat = NULL;
+    model.config.vocab_rows = 4100;
+    assert_int_equal(ps_model_tokenize(&model, "a", 1, ids, 8, &err), -PS_ERR_NO_TOKENIZER);
+    assert_int_equal(ps_model_detokenize(&model, ids, 0, false, text, 32, &err),
+                     -PS_ERR_NO_TOKENIZER);
+    assert_int_equal(ps_model_chat(&model, "{}", &chat, &err), -PS_ERR_UNSUPPORTED);
+    model.tokenizer = o.tokenizer;
+    model.chat_family = PS_CHAT_CHATML;
+    assert_int_equal(ps_model_tokenize(&model, "1<|im_end|>", 11, ids, 8, &err), 2);
+    assert_int_equal(ids[1], 4095);
+    /* Rows of the head beyond the tokenizer's stand for nothing; beyond the head is no id. */
+    const int32_t mixed[] = {4096, 49, 4099, 4095, 50, 4097};
+    assert_int_equal(ps_model_detokenize(&model, mixed, 6, true, text, 32, &err), 2);
+    assert_memory_equal(text, "12", 2);
+    assert_int_equal(ps_model_detokenize(&model, mixed, 6, false, text, 3, &err), 12);
+    assert_memory_equal(text, "1<|", 3);
+    assert_int_equal(ps_model_detokenize(&model, mixed, 6, false, NULL, 0, &err), 12);
+    assert_int_equal(ps_model_detokenize(&model, (int32_t[]){49, 4100}, 2, false, text, 32, &err),
+                     -PS_ERR_ARGUMENT);
+    assert_int_equal(ps_model_detokenize(&model, (int32_t[]){-1}, 1, false, text, 32, &err),
+                     -PS_ERR_ARGUMENT);
+    assert_int_equal(ps_model_chat(&model, "{\"messages\":[{\"role\":\"user\"}]}", &chat, &err), 0);
+    assert_string_equal(chat, "<|im_start|>user\n<|im_end|>\n<|im_start|>assistant\n");
+    free(chat);
+    close_opened(&o);
 }
 
 static void properties(void **state)
@@ -299,6 +359,8 @@ int main(void)
         cmocka_unit_test(golden_json),
         cmocka_unit_test(golden_gguf),
         cmocka_unit_test(both_sources_give_one_blob),
+        cmocka_unit_test(demo_gguf),
+        cmocka_unit_test(of_a_model),
         cmocka_unit_test(properties),
         cmocka_unit_test(capacity_and_bad_ids),
         cmocka_unit_test(invalid_utf8_is_replaced),
