@@ -1,6 +1,4 @@
-# Tests: see CMakeLists.txt.
+# Block types, conversions and kernels.
 ps_test(quant_type unit SOURCES test_quant_type.c LINK penstock_quant m)
-
-ps_test(checkkernel kernel
+ps_test(checkkernel "kernel;unit"
   SOURCES checkkernel.c checkkernel_matmul.c checkkernel_vector.c LINK penstock_quant m)
-set_tests_properties(checkkernel PROPERTIES LABELS "kernel;unit")
