@@ -71,7 +71,7 @@ static int read_rope(const struct ps_checkpoint *c, struct ps_config *config, do
     const json_t *rope = json_object_get(c->text, "rope_parameters");
     const json_t *scaling = json_object_get(c->text, "rope_scaling");
     const char *type;
-    double theta, factor;
+    double theta = 0, factor = 0;
     int rc;
 
     if (!json_is_object(rope))
@@ -105,7 +105,7 @@ static int refuse_variants(const struct ps_checkpoint *c, struct ps_error *err)
         return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE,
                             "the activation \"%.32s\" is not supported: only \"silu\" is", act);
     for (size_t i = 0; i < PS_ARRAY_LEN(flags); i++) {
-        bool set;
+        bool set = false;
         int rc = ps_hf_bool(c, flags[i], false, &set, err);
 
         if (rc < 0)
@@ -122,7 +122,7 @@ int ps_hf_common(const struct ps_checkpoint *c, struct ps_config *config, double
 {
     const char *name = json_string_value(json_object_get(c->root, "_name_or_path"));
     const char *slash = name ? strrchr(name, '/') : NULL;
-    double eps;
+    double eps = 0;
     int rc = refuse_variants(c, err);
 
     if (rc < 0 || (rc = ps_hf_u32(c, "vocab_size", -1, &config->vocab_rows, err)) < 0 ||
@@ -179,7 +179,7 @@ static void add_end_ids(struct ps_config *config, const json_t *value)
 /* do_sample false, or absent as in the model classes, means greedy. */
 static int read_sampling(const json_t *root, struct ps_config *config, struct ps_error *err)
 {
-    double temperature, top_p, min_p, penalty, top_k;
+    double temperature = 0, top_p = 0, min_p = 0, penalty = 0, top_k = 0;
     int rc;
 
     if ((rc = get_number(root, "temperature", 1, &temperature, err)) < 0 ||

@@ -70,13 +70,8 @@ int ps_import_tokenizer(const struct ps_source *source, void **blob, size_t *blo
 
     if (rc >= 0)
         return 1;
-    if (rc == -ENOENT) {
-        ps_log(PS_LOG_WARN,
-               "%s has no tokenizer: commands that take token ids will work, commands "
-               "that take text will not",
-               source->name);
+    if (rc == -ENOENT) /* the report says so */
         return 0;
-    }
     if (rc == -PS_ERR_UNSUPPORTED) {
         ps_log(PS_LOG_WARN,
                "the tokenizer of %s cannot be used (%s): commands that take token ids "

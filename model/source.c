@@ -13,6 +13,7 @@
 /* Files smaller than this may stay in the page cache: reading
  * them again is likely, losing little. */
 #define CACHE_FRIENDLY_BYTES (256ull << 20)
+#define FOLIO_BYTES_MAX (2ull << 20)
 #define SIDECAR_BYTES_MAX (256u << 20)
 
 static const char *base_name(const char *path)
@@ -219,8 +220,13 @@ int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offse
                                 base_name(f->path), (unsigned long long)(offset_bytes + done));
         done += (uint64_t)got;
     }
-    if (f->bytes >= CACHE_FRIENDLY_BYTES)
-        posix_fadvise(f->fd, (off_t)offset_bytes, (off_t)bytes, POSIX_FADV_DONTNEED);
+    if (f->bytes >= CACHE_FRIENDLY_BYTES) {
+        /* The kernel drops whole folios only, and these can be 2 MiB large: one that the previous
+         * read ended in is taken along. */
+        uint64_t begin = offset_bytes & ~(FOLIO_BYTES_MAX - 1);
+        posix_fadvise(f->fd, (off_t)begin, (off_t)(offset_bytes + bytes - begin),
+                      POSIX_FADV_DONTNEED);
+    }
     return 0;
 }
 
