@@ -1,10 +1,11 @@
 /*
- * What the forward pass needs to know of a model, in one canonical form for all sources; stored in the
- * volume as the metadata blob "model.json" (docs/format.md) and read back at open.
+ * What the forward pass needs to know of a model, in one canonical form for all sources; stored in
+ * the volume as the metadata blob "model.json" (docs/format.md) and read back at open.
  *
- * Canonical weights: every norm weight is the plain factor (the "1 +" of zero-centred checkpoints is
- * applied at import), ssm_a is -exp(A_log), the convolution is [channels, taps] F32, matrices are
- * [rows = out, cols = in]. The order of value heads is the source's: delta_tiled tells which it is.
+ * Canonical weights: every norm weight is the plain factor (the "1 +" of zero-centred checkpoints
+ * is applied at import), ssm_a is -exp(A_log), the convolution is [channels, taps] F32, matrices
+ * are [rows = out, cols = in]. The order of value heads is the source's: delta_tiled tells which it
+ * is.
  */
 #ifndef PENSTOCK_MODEL_CONFIG_H
 #define PENSTOCK_MODEL_CONFIG_H
@@ -64,37 +65,38 @@ struct ps_config {
     struct ps_config_layer layers[PS_LAYER_COUNT_MAX];
 };
 
-/* Resident tensors, by role. Names in the volume: ps_role_name; "blk.N." + suffix for layer roles. */
+/* Resident tensors, by role. Names in the volume: ps_role_name; "blk.N." + suffix for layer roles.
+ */
 enum ps_role {
-    PS_ROLE_EMBED,     /* token_embd.weight [V, H] */
-    PS_ROLE_OUT_NORM,  /* output_norm.weight [H] */
-    PS_ROLE_HEAD,      /* output.weight [V, H]; absent when tied: the embedding serves */
+    PS_ROLE_EMBED,    /* token_embd.weight [V, H] */
+    PS_ROLE_OUT_NORM, /* output_norm.weight [H] */
+    PS_ROLE_HEAD,     /* output.weight [V, H]; absent when tied: the embedding serves */
     PS_ROLE_LAYER_FIRST,
     PS_ROLE_ATTN_NORM = PS_ROLE_LAYER_FIRST, /* attn_norm.weight [H]: before the mixer */
-    PS_ROLE_FFN_NORM,     /* ffn_norm.weight [H]: before the feed-forward block */
-    PS_ROLE_ATTN_Q,       /* attn_q.weight [nh * hd * (gate ? 2 : 1), H] */
-    PS_ROLE_ATTN_K,       /* attn_k.weight [nkv * hd, H] */
-    PS_ROLE_ATTN_V,       /* attn_v.weight */
-    PS_ROLE_ATTN_OUT,     /* attn_output.weight [H, nh * hd] */
-    PS_ROLE_ATTN_Q_NORM,  /* attn_q_norm.weight [hd] */
-    PS_ROLE_ATTN_K_NORM,  /* attn_k_norm.weight [hd] */
-    PS_ROLE_DELTA_QKV,    /* attn_qkv.weight [2 nk dk + nv dv, H] */
-    PS_ROLE_DELTA_Z,      /* attn_gate.weight [nv dv, H] */
-    PS_ROLE_DELTA_BETA,   /* ssm_beta.weight [nv, H] */
-    PS_ROLE_DELTA_ALPHA,  /* ssm_alpha.weight [nv, H] */
-    PS_ROLE_DELTA_CONV,   /* ssm_conv1d.weight [2 nk dk + nv dv, taps] F32 */
-    PS_ROLE_DELTA_A,      /* ssm_a [nv] F32 = -exp(A_log) */
-    PS_ROLE_DELTA_DT,     /* ssm_dt.bias [nv] F32 */
-    PS_ROLE_DELTA_NORM,   /* ssm_norm.weight [dv] F32 */
-    PS_ROLE_DELTA_OUT,    /* ssm_out.weight [H, nv dv] */
-    PS_ROLE_ROUTER,       /* ffn_gate_inp.weight [E, H], never quantised */
+    PS_ROLE_FFN_NORM,        /* ffn_norm.weight [H]: before the feed-forward block */
+    PS_ROLE_ATTN_Q,          /* attn_q.weight [nh * hd * (gate ? 2 : 1), H] */
+    PS_ROLE_ATTN_K,          /* attn_k.weight [nkv * hd, H] */
+    PS_ROLE_ATTN_V,          /* attn_v.weight */
+    PS_ROLE_ATTN_OUT,        /* attn_output.weight [H, nh * hd] */
+    PS_ROLE_ATTN_Q_NORM,     /* attn_q_norm.weight [hd] */
+    PS_ROLE_ATTN_K_NORM,     /* attn_k_norm.weight [hd] */
+    PS_ROLE_DELTA_QKV,       /* attn_qkv.weight [2 nk dk + nv dv, H] */
+    PS_ROLE_DELTA_Z,         /* attn_gate.weight [nv dv, H] */
+    PS_ROLE_DELTA_BETA,      /* ssm_beta.weight [nv, H] */
+    PS_ROLE_DELTA_ALPHA,     /* ssm_alpha.weight [nv, H] */
+    PS_ROLE_DELTA_CONV,      /* ssm_conv1d.weight [2 nk dk + nv dv, taps] F32 */
+    PS_ROLE_DELTA_A,         /* ssm_a [nv] F32 = -exp(A_log) */
+    PS_ROLE_DELTA_DT,        /* ssm_dt.bias [nv] F32 */
+    PS_ROLE_DELTA_NORM,      /* ssm_norm.weight [dv] F32 */
+    PS_ROLE_DELTA_OUT,       /* ssm_out.weight [H, nv dv] */
+    PS_ROLE_ROUTER,          /* ffn_gate_inp.weight [E, H], never quantised */
     PS_ROLE_SHARED_GATE_INP, /* ffn_gate_inp_shexp.weight [H], never quantised */
-    PS_ROLE_SHARED_GATE,  /* ffn_gate_shexp.weight [Is, H] */
-    PS_ROLE_SHARED_UP,    /* ffn_up_shexp.weight [Is, H] */
-    PS_ROLE_SHARED_DOWN,  /* ffn_down_shexp.weight [H, Is] */
-    PS_ROLE_DENSE_GATE,   /* ffn_gate.weight [Id, H] */
-    PS_ROLE_DENSE_UP,     /* ffn_up.weight */
-    PS_ROLE_DENSE_DOWN,   /* ffn_down.weight [H, Id] */
+    PS_ROLE_SHARED_GATE,     /* ffn_gate_shexp.weight [Is, H] */
+    PS_ROLE_SHARED_UP,       /* ffn_up_shexp.weight [Is, H] */
+    PS_ROLE_SHARED_DOWN,     /* ffn_down_shexp.weight [H, Is] */
+    PS_ROLE_DENSE_GATE,      /* ffn_gate.weight [Id, H] */
+    PS_ROLE_DENSE_UP,        /* ffn_up.weight */
+    PS_ROLE_DENSE_DOWN,      /* ffn_down.weight [H, Id] */
     PS_ROLE_COUNT
 };
 
@@ -108,11 +110,12 @@ bool ps_role_present(const struct ps_config *config, enum ps_role role, uint32_t
 void ps_role_shape(const struct ps_config *config, enum ps_role role, uint64_t *rows,
                    uint64_t *cols);
 
-/* True for norms, biases, conv, ssm_a: always F32 in a volume. Routers and the shared gate are F32 too
- * unless the source has them as BF16/F16 and is kept. */
+/* True for norms, biases, conv, ssm_a: always F32 in a volume. Routers and the shared gate are F32
+ * too unless the source has them as BF16/F16 and is kept. */
 bool ps_role_is_vector(enum ps_role role);
 
-/* A resident tensor as the volume holds it; rows back to back, object payload = rows * row bytes. */
+/* A resident tensor as the volume holds it; rows back to back, object payload = rows * row bytes.
+ */
 struct ps_config_tensor {
     enum ps_role role;
     uint32_t layer;
@@ -120,12 +123,13 @@ struct ps_config_tensor {
 };
 
 /*
- * Checks every field against its limits and the others (head counts divide, widths fit the blocks of
- * the types, experts_used <= expert_count, ...), so that later code need not. -PS_ERR_FORMAT.
+ * Checks every field against its limits and the others (head counts divide, widths fit the blocks
+ * of the types, experts_used <= expert_count, ...), so that later code need not. -PS_ERR_FORMAT.
  */
 int ps_config_check(const struct ps_config *config, struct ps_error *err);
 
-/* To and from "model.json". *json is malloc'd, 0-terminated, owned by the caller; likewise *tensors. */
+/* To and from "model.json". *json is malloc'd, 0-terminated, owned by the caller; likewise
+ * *tensors. */
 int ps_config_to_json(const struct ps_config *config, const struct ps_config_tensor *tensors,
                       uint32_t tensor_count, char **json, struct ps_error *err);
 int ps_config_from_json(const char *json, size_t json_bytes, struct ps_config *config,

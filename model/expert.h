@@ -1,10 +1,11 @@
 /*
- * How an expert is cut along its intermediate dimension, and how a slice is laid out inside: gate rows
- * [n, H], up rows [n, H], down columns [H, n], each part at a multiple of 64 bytes.
+ * How an expert is cut along its intermediate dimension, and how a slice is laid out inside: gate
+ * rows [n, H], up rows [n, H], down columns [H, n], each part at a multiple of 64 bytes.
  *
- * Folds: the down projection of an expert is summed in folds of PS_FOLD_NEURONS neurons. Inside a fold
- * the dot product has the shape of quant/kernels.h, whole folds are then added in ascending order. So
- * where slices end cannot change a bit, and slices that begin on a fold are independent of each other.
+ * Folds: the down projection of an expert is summed in folds of PS_FOLD_NEURONS neurons. Inside a
+ * fold the dot product has the shape of quant/kernels.h, whole folds are then added in ascending
+ * order. So where slices end cannot change a bit, and slices that begin on a fold are independent
+ * of each other.
  */
 #ifndef PENSTOCK_MODEL_EXPERT_H
 #define PENSTOCK_MODEL_EXPERT_H
@@ -30,8 +31,8 @@ struct ps_slice_parts {
 /* Parts of a slice of n neurons. The caller has checked that n suits the types. */
 void ps_slice_parts(const struct ps_expert_shape *shape, uint32_t n, struct ps_slice_parts *parts);
 
-/* Neurons between two places where a cut is allowed: the least common multiple of the down type's block
- * length and PS_LANES. */
+/* Neurons between two places where a cut is allowed: the least common multiple of the down type's
+ * block length and PS_LANES. */
 uint32_t ps_slice_grain(const struct ps_expert_shape *shape);
 
 /*

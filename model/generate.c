@@ -11,7 +11,7 @@
 static int give_token(const struct ps_model *model, struct ps_utf8_joiner *joiner, int32_t id,
                       ps_token_fn *on_token, void *ctx, struct ps_error *err)
 {
-    char raw[TOKEN_TEXT_BYTES_MAX], text[TOKEN_TEXT_BYTES_MAX + 4 * sizeof(joiner->hold)];
+    char raw[TOKEN_TEXT_BYTES_MAX], text[PS_UTF8_JOIN_BYTES(TOKEN_TEXT_BYTES_MAX)];
     size_t bytes = 0;
 
     if (model->tokenizer) {

@@ -8,9 +8,9 @@
 #include "model/tokenizer.h"
 
 /* Names of the metadata blobs in a volume. */
-#define PS_BLOB_MODEL "model.json"          /* ps_config_to_json */
-#define PS_BLOB_TOKENIZER "tokenizer"       /* ps_tokenizer_build_*; absent without a tokenizer */
-#define PS_BLOB_CHAT "chat_template"        /* the template's own text; absent without one */
+#define PS_BLOB_MODEL "model.json"    /* ps_config_to_json */
+#define PS_BLOB_TOKENIZER "tokenizer" /* ps_tokenizer_build_*; absent without a tokenizer */
+#define PS_BLOB_CHAT "chat_template"  /* the template's own text; absent without one */
 
 struct ps_model {
     struct ps_volume *volume;

@@ -245,7 +245,7 @@ enum ps_stop_reason { PS_STOP_LENGTH, PS_STOP_END, PS_STOP_CONTEXT, PS_STOP_CALL
 /*
  * Evaluates the prompt, then samples and evaluates up to max_tokens tokens, each handed to on_token
  * (end tokens are not). Returns a ps_stop_reason, or an error. A model without tokenizer passes
- * empty texts.
+ * empty texts. A character that the last token leaves unfinished is not handed over.
  */
 int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,

@@ -1,7 +1,7 @@
 /*
- * Byte-level BPE (spec C.1): NFC, added tokens split out, pre-tokenizer regex (PCRE2), merges by rank.
- * Built from tokenizer.json or GGUF metadata at layout, kept in the volume as the blob "tokenizer" in a
- * compact form that is read in place at open.
+ * Byte-level BPE (spec C.1): NFC, added tokens split out, pre-tokenizer regex (PCRE2), merges by
+ * rank. Built from tokenizer.json or GGUF metadata at layout, kept in the volume as the blob
+ * "tokenizer" in a compact form that is read in place at open.
  */
 #ifndef PENSTOCK_MODEL_TOKENIZER_H
 #define PENSTOCK_MODEL_TOKENIZER_H
@@ -14,7 +14,8 @@
 
 /* Builders give the blob: malloc'd, owned by the caller. */
 
-/* From the text of a Hugging Face tokenizer.json. -PS_ERR_FORMAT, -PS_ERR_UNSUPPORTED (names what). */
+/* From the text of a Hugging Face tokenizer.json. -PS_ERR_FORMAT, -PS_ERR_UNSUPPORTED (names what).
+ */
 int ps_tokenizer_build_json(const char *json, size_t json_bytes, void **blob, size_t *blob_bytes,
                             struct ps_error *err);
 
@@ -24,20 +25,21 @@ struct ps_gguf_string {
 };
 
 struct ps_tokenizer_gguf {
-    struct ps_gguf_string model;  /* tokenizer.ggml.model: "gpt2" */
-    struct ps_gguf_string pre;    /* tokenizer.ggml.pre: "qwen35", "qwen2", ... */
+    struct ps_gguf_string model;         /* tokenizer.ggml.model: "gpt2" */
+    struct ps_gguf_string pre;           /* tokenizer.ggml.pre: "qwen35", "qwen2", ... */
     const struct ps_gguf_string *tokens; /* in the byte-level alphabet */
     uint64_t token_count;
-    const int32_t *types;         /* token_count values, or NULL */
+    const int32_t *types;                /* token_count values, or NULL */
     const struct ps_gguf_string *merges; /* "left right" */
     uint64_t merge_count;
 };
-int ps_tokenizer_build_gguf(const struct ps_tokenizer_gguf *source, void **blob,
-                            size_t *blob_bytes, struct ps_error *err);
+int ps_tokenizer_build_gguf(const struct ps_tokenizer_gguf *source, void **blob, size_t *blob_bytes,
+                            struct ps_error *err);
 
 struct ps_tokenizer;
 
-/* Opens a blob (which must outlive the tokenizer). Checks everything: a hostile blob is an error. */
+/* Opens a blob (which must outlive the tokenizer). Checks everything: a hostile blob is an error.
+ */
 int ps_tokenizer_open(struct ps_tokenizer **out, const void *blob, size_t blob_bytes,
                       struct ps_error *err);
 void ps_tokenizer_close(struct ps_tokenizer **tokenizer);
@@ -46,8 +48,7 @@ uint32_t ps_tokenizer_vocab_count(const struct ps_tokenizer *tokenizer);
 
 /* As ps_model_tokenize / ps_model_detokenize. */
 int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *text,
-                            size_t text_bytes, int32_t *ids, size_t capacity,
-                            struct ps_error *err);
+                            size_t text_bytes, int32_t *ids, size_t capacity, struct ps_error *err);
 int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t *ids,
                             size_t id_count, bool skip_special, char *text, size_t capacity,
                             struct ps_error *err);
