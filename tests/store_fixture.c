@@ -21,7 +21,9 @@ static uint32_t slice_bytes(uint32_t object, uint32_t slice)
 {
     static const uint32_t sizes[STORE_GROUPS] = {40000, 100000, 5 << 20};
     if (object < STREAMED)
-        return sizes[object / STORE_INDEXES] - slice * 100;
+        return object / STORE_INDEXES == 2 && slice == 1
+                   ? 60000
+                   : sizes[object / STORE_INDEXES] - slice * 100;
     return object == STREAMED ? 3000 : (1 << 20) + 17;
 }
 
