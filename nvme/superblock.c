@@ -142,12 +142,18 @@ int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair
     }
     struct ps_error first_err = {0};
     int first_rc = read_copy(fd, 0, 0, pair, path, &first_err);
-    if (first_rc == 0)
-        pair->second_offset = pair->copy[0].second_offset;
-    else
-        pair->second_offset = ps_superblock_second_offset(bytes, is_device);
-    if (pair->second_offset != 0 && pair->second_offset <= bytes - PS_SUPERBLOCK_BYTES)
-        read_copy(fd, pair->second_offset, 1, pair, path, NULL);
+    uint64_t places[2] = {pair->copy[0].second_offset, 0};
+    if (first_rc < 0) {
+        /* The file may be the image of a device, or the other way round: both rules are tried. */
+        places[0] = ps_superblock_second_offset(bytes, is_device);
+        places[1] = ps_superblock_second_offset(bytes, !is_device);
+    }
+    for (int i = 0; i < 2 && !pair->valid[1]; i++) {
+        if (places[i] == 0 || places[i] > bytes - PS_SUPERBLOCK_BYTES)
+            continue;
+        pair->second_offset = places[i];
+        read_copy(fd, places[i], 1, pair, path, NULL);
+    }
     if (!pair->valid[0] && !pair->valid[1]) {
         if (err != NULL)
             *err = first_err;

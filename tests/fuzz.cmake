@@ -27,3 +27,5 @@ ps_fuzz(tokenizer_blob SOURCES fuzz_tokenizer_blob.c LINK penstock_model)
 # Import: checkpoints of either format.
 ps_fuzz(gguf SOURCES fuzz_gguf.c LINK penstock_model)
 ps_fuzz(safetensors SOURCES fuzz_safetensors.c LINK penstock_model)
+
+ps_fuzz(volume SOURCES fuzz_volume.c LINK penstock_nvme)

@@ -209,6 +209,24 @@ static void flipped_superblock(void **state)
     ps_log_set(NULL, NULL);
 }
 
+/* A file as long as a device's image would be, its beginning lost: the second copy is found there
+ * too. */
+static void image_of_a_device(void **state)
+{
+    struct scene *s = *state;
+    struct ps_volume *v = NULL;
+    size_t bytes;
+    uint8_t *data = file_read(s->path[0], &bytes);
+    static const uint8_t zeroes[512];
+    assert_int_equal(truncate(s->path[0], (off_t)(bytes + PS_FORMAT_DEVICE_TAIL_BYTES)), 0);
+    file_patch(s->path[0], 0, zeroes, sizeof(zeroes));
+    assert_int_equal(ps_volume_open(&v, s->paths, 1, NULL), 0);
+    fixture_check(&s->f, v);
+    ps_volume_close(&v);
+    file_write(s->path[0], data, bytes);
+    free(data);
+}
+
 /* The map of the named member flipped: the other member's serves; both flipped: refused. */
 static void flipped_map(void **state)
 {
@@ -297,13 +315,10 @@ static void shrinks_while_open(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(cut_short),
-        cmocka_unit_test(flipped_data),
-        cmocka_unit_test(flipped_head),
-        cmocka_unit_test(flipped_superblock),
-        cmocka_unit_test(flipped_map),
-        cmocka_unit_test(flipped_table),
-        cmocka_unit_test(contradicting_superblock),
+        cmocka_unit_test(cut_short),          cmocka_unit_test(flipped_data),
+        cmocka_unit_test(flipped_head),       cmocka_unit_test(flipped_superblock),
+        cmocka_unit_test(flipped_map),        cmocka_unit_test(image_of_a_device),
+        cmocka_unit_test(flipped_table),      cmocka_unit_test(contradicting_superblock),
         cmocka_unit_test(shrinks_while_open),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
