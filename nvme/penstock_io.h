@@ -1,7 +1,8 @@
 /*
  * Penstock's storage engine by itself: volumes of aligned objects over one or more drives, read
  * past the page cache into hugepages. The model is one user of it; anything made of many large
- * read-only records can be another. Installed as <penstock_io.h>; link with libpenstock_io.
+ * read-only records can be another. Installed as <nvme/penstock_io.h> with a pkg-config file
+ * "penstock-io"; docs/io.md explains it with an example.
  *
  * Words: a *volume* is laid out over *members* (files, partitions, drives). It holds *objects*,
  * each cut into *slices* (the unit of reading, checking and computing), each made of *pieces*
@@ -17,9 +18,12 @@
 
 #include "core/error.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 #define PS_MEMBER_COUNT_MAX 64
 #define PS_SLICE_BYTES_MAX (256u << 20)
-#define PS_MEMLIMIT_NONE UINT64_MAX
 
 /* ---- volumes --------------------------------------------------------------------------------- */
 
@@ -125,7 +129,7 @@ struct ps_store;
 
 struct ps_store_options {
     const char *engine;   /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
-    uint64_t cache_bytes; /* for the cache of streamed objects; at least ps_store_floor_bytes() */
+    uint64_t cache_bytes; /* all that the store may take; at least ps_store_floor_bytes() */
     uint32_t lease_count; /* streamed objects of one group that must fit at once (>= 1) */
     uint32_t queue_depth; /* reads in flight per member; 0 = default (8) */
 };
@@ -133,8 +137,9 @@ struct ps_store_options {
 /* What ps_store_open will take at least with these options (cache_bytes ignored), in bytes. */
 uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_store_options *opts);
 
-/* What ps_store_open will take with these options (at most cache_bytes), and how many objects its
- * cache will hold in *slot_count (may be NULL). Opens and allocates nothing. */
+/* What ps_store_open will take with these options (at most cache_bytes; 0 when that is under the
+ * floor), and how many objects its cache will hold in *slot_count (may be NULL). Opens and
+ * allocates nothing. */
 uint64_t ps_store_plan_bytes(const struct ps_volume *volume, const struct ps_store_options *opts,
                              uint32_t *slot_count);
 
@@ -174,18 +179,19 @@ struct ps_lease {
 };
 
 /*
- * Leases the object (group, index), starting demand reads for it if it is not in memory. Never
- * blocks. Returns 1 (hit), 0 (reads are on their way), -EAGAIN (every slot is leased: put one
- * first), -ENOENT (no such object), or another error.
+ * Leases the object (group, index), starting demand reads for it if it is not in memory. Does not
+ * block, with one exception: when no slot is free but for leases that were put while their reads
+ * were in flight, it waits for those reads. Returns 1 (hit), 0 (reads are on their way), -EAGAIN
+ * (every slot is leased: put one first), -ENOENT (no such object), or another error.
  */
 int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
                  struct ps_error *err);
 
 /*
  * Blocks until at least one more slice of one of the leases has landed and been checked, and
- * updates them all. Returns the number of newly landed slices (0 only if every lease is READY
- * already). On an error (checksum, short read, I/O) no lease of the failing object becomes READY;
- * the others stay usable; put them all.
+ * updates them all; empty leases are passed over. Returns the number of newly landed slices (0 only
+ * if every lease is READY already). On an error (checksum, short read, I/O) no lease of the failing
+ * object becomes READY; the others stay usable; put them all.
  */
 int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
                   struct ps_error *err);
@@ -210,5 +216,9 @@ struct ps_store_stats {
     uint64_t memory_bytes;      /* everything the store allocated */
 };
 void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -5,3 +5,10 @@ set_tests_properties(io_conformance_loop PROPERTIES LABELS loop SKIP_RETURN_CODE
 ps_test(cache unit SOURCES test_cache.c LINK penstock_nvme)
 ps_test(store_read "unit;threaded" SOURCES test_store_read.c store_fixture.c LINK penstock_nvme)
 ps_test(io_fallback unit SOURCES test_io_fallback.c LINK penstock_nvme)
+
+# The example of docs/io.md, built as a user would: with the one header alone.
+add_executable(example_read_objects ${CMAKE_SOURCE_DIR}/docs/examples/read_objects.c)
+target_link_libraries(example_read_objects PRIVATE penstock_io)
+ps_test(io_example unit SOURCES test_io_example.c store_fixture.c LINK penstock_nvme)
+target_compile_definitions(test_io_example PRIVATE PS_EXAMPLE="$<TARGET_FILE:example_read_objects>")
+add_dependencies(test_io_example example_read_objects)

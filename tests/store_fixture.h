@@ -12,8 +12,8 @@
 
 /*
  * STORE_GROUPS x STORE_INDEXES streamed objects, whose size depends on the group (3 slices of about
- * 40 KiB, 3 of about 100 KiB, and one of 5 MiB with one of 60 KiB), and two resident ones, "small" and "large" (9 slices
- * of 1 MiB and a bit).
+ * 40 KiB, 3 of about 100 KiB, and one of 5 MiB with one of 60 KiB), and two resident ones, "small"
+ * and "large" (9 slices of 1 MiB and a bit).
  */
 struct store_volume {
     char dir[256];

@@ -355,7 +355,9 @@ static void page_cache_use(const char *engine)
     assert_int_equal(read_one(io, 0, 8 << 20, bytes, bed.region.base), bytes);
     size_t more = cached_pages(bed.fds[0], bed.bytes[0]) - before;
     bool caches = strcmp(engine, "pagecache") == 0 || strcmp(engine, "mmap") == 0;
-    if (caches)
+    if (before > 0) /* a file system in memory drops nothing */
+        assert_int_equal(more, 0);
+    else if (caches)
         assert_true(more >= bytes / 4096);
     else if (io->direct)
         assert_int_equal(more, 0);
