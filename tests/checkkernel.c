@@ -33,8 +33,8 @@ static size_t failure_count, comparison_count;
 
 const char *check_kind_name(enum check_kind kind)
 {
-    static const char *const names[CHECK_KIND_COUNT] = {"normal", "denormal",  "zero",
-                                                        "wide",   "alternate", "special"};
+    static const char *const names[CHECK_KIND_COUNT] = {
+        "normal", "denormal", "zero", "vanishing", "wide", "alternate", "special"};
     return names[kind];
 }
 
@@ -93,6 +93,7 @@ static float random_special(void)
 
 void check_fill(float *x, size_t count, enum check_kind kind)
 {
+    const float vanishing = check_random() % 2 ? 0x1p-90f : -0x1p-90f;
     for (size_t i = 0; i < count; i++) {
         uint32_t u = check_random();
         switch (kind) {
@@ -104,6 +105,9 @@ void check_fill(float *x, size_t count, enum check_kind kind)
             break;
         case CHECK_ZERO:
             x[i] = from_bits(u & 0x80000000);
+            break;
+        case CHECK_VANISH:
+            x[i] = vanishing * (1 + (float)(u >> 8) * 0x1p-24f);
             break;
         case CHECK_WIDE:
             x[i] = from_bits((u & 0x7f800000) == 0x7f800000 ? u & 0xbfffffff : u);
@@ -281,7 +285,7 @@ int main(int argc, char **argv)
         return 1;
     }
     if (missing >= 0) {
-        printf("SKIP: no %s on this processor; the levels below it were checked\n",
+        printf("SKIP: %s cannot be used here; the levels below it were checked\n",
                ps_cpu_level_name((enum ps_cpu_level)missing));
         return 77;
     }

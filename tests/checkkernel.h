@@ -13,6 +13,7 @@ enum check_kind {
     CHECK_NORMAL,    /* magnitudes about 1 */
     CHECK_DENORMAL,  /* denormals, both signs */
     CHECK_ZERO,      /* +0 and -0 */
+    CHECK_VANISH,    /* about 2^-90, one sign per array: products underflow to +0 or -0 */
     CHECK_WIDE,      /* any finite float: sums overflow and cancel */
     CHECK_ALTERNATE, /* the largest values of alternating sign */
     CHECK_SPECIAL,   /* normal ones with NaN, infinities, zeros and denormals strewn in */
