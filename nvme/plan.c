@@ -108,9 +108,9 @@ static void choose_members(const struct builder *b, uint32_t parts,
 {
     bool taken[PS_MEMBER_COUNT_MAX] = {false};
     for (uint32_t i = 0; i < parts; i++) {
-        uint32_t emptiest = UINT32_MAX;
+        uint32_t emptiest = 0;
         for (uint32_t m = 0; m < b->member_count; m++) {
-            if (!taken[m] && (emptiest == UINT32_MAX || b->filled[m] < b->filled[emptiest]))
+            if (taken[emptiest] || (!taken[m] && b->filled[m] < b->filled[emptiest]))
                 emptiest = m;
         }
         taken[emptiest] = true;
