@@ -131,6 +131,7 @@ int cmd_layout(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     tool_log_start(args.verbose);
+    tool_subject_set(args.options.source);
     tool_progress_init(&progress, "writing");
     args.options.members = args.members;
     args.options.destroy = args.destroy;

@@ -132,10 +132,10 @@ static int ids_get(const struct logits_args *args, int32_t **ids, size_t *id_cou
     int rc;
 
     if (strcmp(args->ids, "-") != 0)
-        return tool_ids_parse(args->ids, ids, id_count, err);
+        return tool_ids_parse("--ids", args->ids, ids, id_count, err);
     rc = tool_text_read("-", &text, &text_bytes, err);
     if (rc == 0)
-        rc = tool_ids_parse(text, ids, id_count, err);
+        rc = tool_ids_parse("standard input", text, ids, id_count, err);
     free(text);
     return rc;
 }

@@ -176,7 +176,7 @@ static int chat_render(const struct run_args *args, const struct ps_model *model
     char *json = user == NULL || chat == NULL ? NULL : json_dumps(chat, 0);
     json_decref(chat);
     if (json == NULL)
-        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "the prompt is not valid UTF-8");
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "-p", "the prompt is not valid UTF-8");
     rc = ps_model_chat(model, json, text, err);
     free(json);
     return rc;
@@ -206,9 +206,8 @@ static int prompt_text_ids(const struct run_args *args, const struct ps_model *m
     if (rc == 0 && *id_count == 0) {
         free(*ids);
         *ids = NULL;
-        rc = ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
-                          "the prompt is empty: there is nothing to "
-                          "continue");
+        rc = ps_error_set(err, -PS_ERR_ARGUMENT, "-p",
+                          "the prompt is empty: there is nothing to continue");
     }
     return rc;
 }
@@ -217,7 +216,7 @@ static int prompt_ids(const struct run_args *args, const struct ps_model *model,
                       size_t *id_count, struct ps_error *err)
 {
     if (args->ids != NULL)
-        return tool_ids_parse(args->ids, ids, id_count, err);
+        return tool_ids_parse("--ids", args->ids, ids, id_count, err);
     return prompt_text_ids(args, model, ids, id_count, err);
 }
 

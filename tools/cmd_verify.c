@@ -89,6 +89,7 @@ int cmd_verify(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     tool_log_start(args.volume.verbose);
+    tool_subject_set(args.volume.paths[0]);
     rc = ps_volume_open(&volume, args.volume.paths, args.volume.path_count, &err);
     if (rc < 0)
         return tool_fail(&err);

@@ -62,6 +62,7 @@ int cmd_wipe(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     tool_log_start(false);
+    tool_subject_set(args.path);
     if (!confirmed(&args))
         return tool_fail_text(args.path, "left as it is");
     if (ps_member_wipe(args.path, &err) < 0)

@@ -12,8 +12,10 @@
 #define PROGRESS_INTERVAL_NS 100000000u
 #define PROGRESS_SETTLE_NS 1000000000u /* no estimate of the time left before this */
 
-static bool
-    line_drawn; /* a progress line is on the terminal: sentences go on a line of their own */
+static const char *subject; /* what a sentence is about that does not say so itself */
+
+/* A progress line is on the terminal: a sentence clears it first. */
+static bool line_drawn;
 
 static void line_clear(void)
 {
@@ -22,12 +24,18 @@ static void line_clear(void)
     line_drawn = false;
 }
 
+void tool_subject_set(const char *path)
+{
+    subject = path;
+}
+
 int tool_fail(const struct ps_error *err)
 {
+    const char *where = err->where[0] != '\0' ? err->where : subject;
     const char *text = err->text[0] != '\0' ? err->text : ps_strerror(err->code);
     line_clear();
-    if (err->where[0] != '\0')
-        fprintf(stderr, "penstock: %s: %s\n", err->where, text);
+    if (where != NULL)
+        fprintf(stderr, "penstock: %s: %s\n", where, text);
     else
         fprintf(stderr, "penstock: %s\n", text);
     return 1;
@@ -126,6 +134,7 @@ void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
     if (progress->begin_ns == 0) {
         progress->begin_ns = now;
         progress->begin_bytes = done_bytes;
+        progress->drawn_ns = now;
     }
     if (now - progress->drawn_ns < PROGRESS_INTERVAL_NS)
         return;

@@ -166,6 +166,7 @@ const struct argp tool_engine_argp = {.options = engine_options, .parser = engin
 int tool_model_open(struct ps_model **model, const struct tool_volume *volume, struct ps_error *err)
 {
     tool_log_start(volume->verbose);
+    tool_subject_set(volume->paths[0]);
     return ps_model_open(model, volume->paths, volume->path_count, err);
 }
 

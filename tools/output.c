@@ -161,13 +161,14 @@ static const char *ids_skip(const char *at)
     return at;
 }
 
-int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_error *err)
+int tool_ids_parse(const char *where, const char *text, int32_t **ids, size_t *id_count,
+                   struct ps_error *err)
 {
     size_t count = 0, room = strlen(text) / 2 + 1; /* an id and what parts it from the next */
     int32_t *list = malloc(room * sizeof(*list));
 
     if (list == NULL)
-        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
+        return ps_error_set(err, -ENOMEM, where, "not enough memory for the token ids");
     for (const char *at = ids_skip(text); *at != '\0'; at = ids_skip(at)) {
         char *end;
         errno = 0;
@@ -175,7 +176,7 @@ int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_
         bool parted = *end == '\0' || ids_skip(end) != end;
         if (!isdigit((unsigned char)*at) || errno != 0 || value > INT32_MAX || !parted) {
             free(list);
-            return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+            return ps_error_set(err, -PS_ERR_ARGUMENT, where,
                                 "\"%.24s\" is not a list of token ids such as 1,2,3", at);
         }
         list[count++] = (int32_t)value;
@@ -183,7 +184,7 @@ int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_
     }
     if (count == 0 && strchr(text, '[') == NULL) {
         free(list);
-        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "no token ids were given");
+        return ps_error_set(err, -PS_ERR_ARGUMENT, where, "no token ids were given");
     }
     *ids = list;
     *id_count = count;

@@ -33,6 +33,9 @@ int cmd_tokenize(int argc, char **argv);
 /* ---- speaking (common.c) -----------------------------------------------------------------------
  */
 
+/* The volume or file that the command is about: where an error is that does not say so itself. */
+void tool_subject_set(const char *path);
+
 /* Prints the error's sentence to standard error. Returns 1, the exit status. */
 int tool_fail(const struct ps_error *err);
 
@@ -102,9 +105,10 @@ int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_
 
 /*
  * "1,2,3", "[1, 2, 3]" or ids apart by white space. *ids is malloc'd, owned by the caller. An empty
- * list is an error unless it is "[]". -PS_ERR_ARGUMENT.
+ * list is an error unless it is "[]". where: for the error. -PS_ERR_ARGUMENT.
  */
-int tool_ids_parse(const char *text, int32_t **ids, size_t *id_count, struct ps_error *err);
+int tool_ids_parse(const char *where, const char *text, int32_t **ids, size_t *id_count,
+                   struct ps_error *err);
 
 /* Text to ids; *ids is malloc'd, owned by the caller. */
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,

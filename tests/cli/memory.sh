@@ -5,11 +5,13 @@ need_jq
 
 quiet "$penstock" layout "$demo_gguf" v
 floor=$("$penstock" plan v --ctx 512 --json --memory 1G | jq .floor_bytes)
-for ceiling in min $((floor + 2097152)) $((floor + 8388608)) 200M; do
-    "$penstock" run v --ctx 512 --memory $ceiling -p 'Once upon a time' -n 400 --temp 0.8 --seed 1 \
-        --stats stats.json >/dev/null 2>err.txt &
+# held IO CEILING: a run's resident set plus hugepages, looked at from outside, stay under the ceiling.
+held()
+{
+    local io=$1 ceiling=$2 pid kib peak_kib=0 budget peak
+    "$penstock" run v --io "$io" --ctx 512 --memory "$ceiling" -p 'Once upon a time' -n 250 \
+        --temp 0.8 --seed 1 --stats stats.json >/dev/null 2>err.txt &
     pid=$!
-    peak_kib=0
     while kib=$(awk '/^(VmHWM|HugetlbPages):/ {n += $2} END {print n + 0}' /proc/$pid/status \
         2>/dev/null) && [ "$kib" -gt 0 ]; do
         ((kib <= peak_kib)) || peak_kib=$kib
@@ -19,9 +21,17 @@ for ceiling in min $((floor + 2097152)) $((floor + 8388608)) 200M; do
     budget=$(jq .memory.budget_bytes stats.json)
     peak=$(jq .memory.peak_bytes stats.json)
     ((peak_kib > 0)) || die "the run ended before it could be looked at"
-    ((peak_kib * 1024 <= budget)) || die "$ceiling: $peak_kib KiB seen, ceiling $budget bytes"
-    ((peak <= budget)) || die "$ceiling: peak $peak over the ceiling $budget"
-    printf 'ceiling %s: seen %s KiB of %s\n' $ceiling "$peak_kib" $((budget / 1024))
+    printf '%s, ceiling %s: seen %s KiB of %s\n' "$io" "$ceiling" "$peak_kib" $((budget / 1024))
+    ((peak_kib * 1024 <= budget)) || die "$io: $peak_kib KiB seen, ceiling $budget bytes"
+    ((peak <= budget)) || die "$io: peak $peak over the ceiling $budget"
+}
+
+for ceiling in min $((floor + 2097152)) $((floor + 8388608)) 200M; do
+    held uring $ceiling
+done
+for io in pread pagecache; do
+    held $io min
+    held $io $((floor + 8388608))
 done
 
 command -v fincore >/dev/null || test_skip "fincore is not installed"
