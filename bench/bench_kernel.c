@@ -329,6 +329,8 @@ int main(int argc, char **argv)
     if (b.weights == MAP_FAILED || b.x == NULL || b.y == NULL) {
         fprintf(stderr, "bench_kernel: not enough memory for %zu MiB of weights\n",
                 b.weights_bytes >> 20);
+        free(b.x);
+        free(b.y);
         return 1;
     }
     /* As in the engine; where it is refused, plain pages are measured. */

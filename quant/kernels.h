@@ -3,9 +3,10 @@
  *
  * THE SHAPE OF SUMMATION. Every dot product here is defined as follows, whatever the type of the
  * weights, the CPU level, the number of columns in the call, or the thread:
- *     sixteen lanes; lane l starts at +0 and takes the products with index k = l (mod 16) in ascending
- *     k, each as one fused multiply-add acc[l] = fma(w[k], x[k], acc[l]), w[k] the exactly decoded
- *     weight; then the lanes are added as a tree: l + (l+8), l + (l+4), l + (l+2), l + (l+1).
+ *     sixteen lanes; lane l starts at +0 and takes the products with index k = l (mod 16) in
+ *     ascending k, each as one fused multiply-add acc[l] = fma(w[k], x[k], acc[l]),
+ *     w[k] the exactly decoded weight;
+ *     then the lanes are added as a tree: l + (l+8), l + (l+4), l + (l+2), l + (l+1).
  * So all levels give the same bits, a token's value does not depend on which other tokens share the
  * call, and the checker can compare with memcmp. Elementwise functions are defined by the order of
  * operations in kernels.c and are also bit-identical at every level.
@@ -23,13 +24,14 @@
 
 /*
  * y[c * ldy + r] = dot(row r of w, x[c * ldx ...]) for r in [0, rows), c in [0, n).
- * w: rows of `cols` values of `type`, row r at byte r * w_stride_bytes (no alignment needed; a kernel
- * never reads past the last row's last byte). x: [n, cols] floats, leading dimension ldx in floats.
+ * w: rows of `cols` values of `type`, row r at byte r * w_stride_bytes (no alignment needed; a
+ * kernel never reads past the last row's last byte). x: [n, cols] floats, leading dimension ldx in
+ * floats.
  *
- * A dot product may be cut along the columns into calls: with lanes_in the lanes continue from there
- * instead of 0, with lanes_out they are stored there instead of being added up, and y is not written.
- * Both are [n, rows, PS_LANES] floats and may be the same memory. Every part but the last must then be
- * a multiple of PS_LANES columns; the bits are those of one uncut call.
+ * A dot product may be cut along the columns into calls: with lanes_in the lanes continue from
+ * there instead of 0, with lanes_out they are stored there instead of being added up, and y is not
+ * written. Both are [n, rows, PS_LANES] floats and may be the same memory. Every part but the last
+ * must then be a multiple of PS_LANES columns; the bits are those of one uncut call.
  */
 struct ps_matmul {
     uint32_t type; /* enum ps_type with has_kernels */
@@ -48,7 +50,7 @@ struct ps_matmul {
 struct ps_kernels {
     void (*matmul)(const struct ps_matmul *m);
 
-    /* dot(a, b) over n floats, in the shape above (index k goes to lane k mod 16; n may be anything). */
+    /* dot(a, b) over n floats, in the shape above: index k goes to lane k mod 16, any n. */
     float (*dot)(const float *a, const float *b, size_t n);
 
     /* y[i] = fma(a, x[i], y[i]). */
@@ -63,7 +65,10 @@ struct ps_kernels {
     /* y[i] = (x[i] * s) * w[i], s = 1 / sqrtf(dot(x, x) / n + eps). y may be x. (spec A.3, RMS) */
     void (*rmsnorm)(float *y, const float *x, const float *w, size_t n, float eps);
 
-    /* y[i] = x[i] * (1 / sqrtf(dot(x, x) + eps)) * a; y may be x. (spec A.3, l2norm; a = 1/sqrt(dk)) */
+    /*
+     * y[i] = (x[i] * s) * a, s = 1 / sqrtf(dot(x, x) + eps). y may be x.
+     * (spec A.3, l2norm; a = 1 / sqrt(dk) for q)
+     */
     void (*l2norm)(float *y, const float *x, size_t n, float eps, float a);
 
     /* y[i] = silu(gate[i]) * up[i], silu(v) = v / (1 + exp(-v)); y may be gate or up. */
@@ -82,10 +87,12 @@ struct ps_kernels {
     void (*softmax)(float *x, size_t n);
 
     /*
-     * One step of the gated delta rule for one value head (spec A.5): state [dk, dv] row-major floats,
-     * q and k [dk] (already normalised and scaled), v [dv], o [dv] out. decay = exp(g) in (0, 1].
-     *   state = decay * state;  d = beta * (v - state^T k);  state += k d^T;  o = state^T q.
-     * Sums run over dk in ascending order, each a chain of fma per column. tmp: [dv] floats of scratch.
+     * One step of the gated delta rule for one value head (spec A.5): state [dk, dv] row-major
+     * floats, q and k [dk] (already normalised and scaled), v [dv], o [dv] out. decay = exp(g) in
+     * (0, 1].
+     *     state = decay * state;  d = beta * (v - state^T k);  state += k d^T;  o = state^T q.
+     * Sums run over dk in ascending order, each a chain of fma per column. tmp: [dv] floats of
+     * scratch, undefined afterwards. state and o overlap nothing else.
      */
     void (*delta_step)(float *state, const float *q, const float *k, const float *v, float *o,
                        float *tmp, size_t dk, size_t dv, float decay, float beta);
@@ -93,8 +100,8 @@ struct ps_kernels {
     /*
      * Causal depthwise convolution of width `taps` over time for one token, then silu:
      * y[ch] = silu(sum_i w[ch * taps + i] * h_i[ch]), i ascending, chain of fma from +0, where
-     * h_0..h_{taps-2} are the rows of history [taps - 1, channels] (oldest first) and the last is x.
-     * Then the history is shifted by one row and x becomes its newest row.
+     * h_0..h_{taps-2} are the rows of history [taps - 1, channels] (oldest first) and the last is
+     * x. Then the history is shifted by one row and x becomes its newest row.
      */
     void (*conv_step)(float *y, float *history, const float *x, const float *w, size_t channels,
                       size_t taps);
@@ -107,11 +114,20 @@ struct ps_kernels {
     void (*rope)(float *x, const float *cos, const float *sin, size_t half);
 };
 
-/* The table of a level: scalar entries, overridden in ascending order up to `level`. Never NULL. */
+/*
+ * The table of a level: scalar entries, overridden in ascending order up to `level`. Never NULL.
+ * Filled at the first call; thread-safe. Calling into a level above ps_cpu_level() is an illegal
+ * instruction.
+ */
 const struct ps_kernels *ps_kernels_get(enum ps_cpu_level level);
 
-/* expf as the kernels compute it (polynomial, fma; < 2 ulp; -inf -> 0, +inf -> inf, NaN -> NaN). */
+/*
+ * expf as the kernels compute it: polynomial and fma, within 1 ulp; -inf -> 0, +inf -> inf, NaN ->
+ * NaN; results below the smallest normal float underflow gradually, within 1 unit of the last
+ * denormal place.
+ */
 float ps_expf(float x);
+/* 1 / (1 + expf(-x)). */
 float ps_sigmoidf(float x);
 /* ln(1 + e^x), stable at both ends. */
 float ps_softplusf(float x);

@@ -280,6 +280,10 @@ static void panel_multiply(struct panel *p, size_t cols, const float *x, size_t 
 
     for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
         tile(p, full, x + c * ldx, ldx, c, TILE_COLUMNS);
+    if (TILE_COLUMNS > 3 && n - c >= 3) {
+        tile(p, full, x + c * ldx, ldx, c, 3);
+        c += 3;
+    }
     if (n - c == 2)
         tile(p, full, x + c * ldx, ldx, c, 2);
     else if (n - c == 1)

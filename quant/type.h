@@ -48,19 +48,21 @@ const struct ps_type_info *ps_type_info(uint32_t type);
 /* Case-insensitive ("q4_0", "BF16"). Returns the type, or -1. */
 int ps_type_from_name(const char *name);
 
-/* Bytes of a row of `cols` values; 0 if the type is unknown or cols is not a multiple of its block. */
+/* Bytes of a row of `cols` values; 0 if the type is unknown or cols no multiple of its block. */
 uint64_t ps_row_bytes(uint32_t type, uint64_t cols);
 
 /*
- * Decodes `count` values (a multiple of the block length) to float, exactly: the floats are those of
- * the format's definition. For types with has_kernels. src needs no alignment.
+ * Decodes `count` values (a multiple of the block length) to float, exactly: the floats are those
+ * of the format's definition. For types with has_kernels. src needs no alignment.
  */
 void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count);
 
 /*
  * Encodes `count` floats (a multiple of the block length). For types with has_encoder. Rounding:
- * F16 and BF16 to nearest even (NaN stays NaN); Q8_0: d = max|x|/127, q = round(x/d); Q4_0: d = m/-8
- * with m the value of largest magnitude, q = min(15, trunc(x/d + 8.5)), as GGUF's makers define them.
+ * F16 and BF16 to nearest even (NaN stays NaN); Q8_0: d = max|x|/127, q = round(x * (1/d)), halves
+ * away from zero; Q4_0: d = m/-8 with m the first value of largest magnitude, q = min(15, trunc(x *
+ * (1/d) + 8.5)), as GGUF's makers define them; d is rounded to a half afterwards. Blocks with
+ * infinities or NaN have no meaningful encoding: q is then cut to its range, and NaN becomes 0.
  */
 void ps_row_encode(uint32_t type, const float *src, void *dst, size_t count);
 
