@@ -10,6 +10,7 @@
 #include "core/util.h"
 
 #define PROGRESS_INTERVAL_NS 100000000u
+#define STOP_PATIENCE_NS 300000000u
 #define PROGRESS_SETTLE_NS 1000000000u /* no estimate of the time left before this */
 
 static const char *subject; /* what a sentence is about that does not say so itself */
@@ -163,18 +164,35 @@ void tool_progress_end(struct tool_progress *progress)
 
 static volatile int stop_flag;
 static volatile sig_atomic_t stop_signal;
+static uint64_t stop_ns;
 
+/*
+ * One request to stop may arrive as two signals: timeout(1) sends one to the process and one to its
+ * group. So only a second one that comes later means that the user has lost patience.
+ */
 static void stop_handle(int signal_number)
 {
+    uint64_t now = ps_now_ns();
+
+    if (stop_flag != 0) {
+        if (now - stop_ns > STOP_PATIENCE_NS) {
+            signal(signal_number, SIG_DFL);
+            raise(signal_number); /* delivered when this handler returns */
+        }
+        return;
+    }
+    stop_ns = now;
     stop_signal = signal_number;
     stop_flag = 1;
 }
 
 const volatile int *tool_stop_flag(void)
 {
-    struct sigaction action = {.sa_handler = stop_handle, .sa_flags = SA_RESETHAND};
+    struct sigaction action = {.sa_handler = stop_handle};
 
     sigemptyset(&action.sa_mask);
+    sigaddset(&action.sa_mask, SIGINT);
+    sigaddset(&action.sa_mask, SIGTERM);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
     return &stop_flag;

@@ -5,7 +5,7 @@ need_jq
 
 quiet "$penstock" layout "$demo_gguf" v
 for signal in INT TERM; do
-    for wait in 0.05 0.3 0.6; do
+    for wait in 0.05 0.3 1; do
         rm -f stats.json
         status=0
         # A shell starts background jobs with SIGINT ignored; timeout(1) does not.
@@ -27,4 +27,5 @@ ids=$(seq -s, 1 4000)
 timeout --signal=INT 0.3 "$penstock" logits v --ids "$ids" --out partial.f32 2>/dev/null && die "done?"
 compgen -G 'partial.f32*' >/dev/null && die "a part of the output was left behind"
 "$penstock" run v -p 'Once upon a time' -n 20 --temp 0.9 --seed 3 >again.txt 2>/dev/null
-head -c "$(stat -c %s again.txt)" text.txt | cmp - again.txt || die "another text after a stop"
+shorter=$(stat -c %s again.txt text.txt | sort -n | head -n 1)
+cmp -n "$shorter" text.txt again.txt || die "another text after a stop"
