@@ -75,8 +75,8 @@ void tool_progress_end(struct tool_progress *progress);
  */
 
 /*
- * From now on the first SIGINT or SIGTERM sets the flag that is returned; another one, a moment later,
- * ends the process as usual.
+ * From now on the first SIGINT or SIGTERM sets the flag that is returned; another one, a moment
+ * later, ends the process as usual.
  */
 const volatile int *tool_stop_flag(void);
 
