@@ -21,7 +21,7 @@
 #include "nvme/raw_io.h"
 
 /* The threads call little more than pread; a log line is the deepest. */
-#define STACK_BYTES ((size_t)128 << 10)
+#define STACK_BYTES ((size_t)64 << 10)
 /* How much of a file a thread has mapped in at once: pages that count as this process's own. */
 #define MAP_STEP_BYTES ((size_t)256 << 10)
 
