@@ -73,11 +73,12 @@ static const struct argp argp = {
 static void row_score(void *ctx, uint32_t position, const float *logits)
 {
     struct scorer *scorer = ctx;
-    double max = logits[0], sum = 0;
+    double max = logits[0];
 
     for (uint32_t i = 1; i < scorer->vocab_rows; i++)
         max = logits[i] > max ? logits[i] : max;
-    for (uint32_t i = 0; i < scorer->vocab_rows; i++)
+    double sum = exp((double)logits[0] - max);
+    for (uint32_t i = 1; i < scorer->vocab_rows; i++)
         sum += exp((double)logits[i] - max);
     scorer->nats += log(sum) + max - (double)logits[scorer->window[position + 1]];
     scorer->scored++;
