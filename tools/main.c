@@ -2,6 +2,7 @@
 #include "tools/tool.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -85,10 +86,22 @@ static void stdout_close(void)
     }
 }
 
+/* A caller may have closed 0, 1 or 2: no file that is opened here may take their place. What fills
+ * it fails every use, as a closed descriptor would. */
+static void standard_fill(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 &&
+            open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) < 0)
+            _exit(1);
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct command *command;
 
+    standard_fill();
     signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error with a sentence, not a silent death */
     atexit(stdout_close);
     argp_err_exit_status = 2;

@@ -88,5 +88,11 @@ echo 0 >status.txt
 [ "$(cat status.txt)" -eq 1 ] || die "status $(cat status.txt) on a closed pipe"
 grep -q '^penstock: standard output: ' err.txt || die "a closed pipe goes unsaid"
 
+# So is a closed standard output, where there is something to print.
+status=0
+"$penstock" info v >&- 2>err.txt || status=$?
+[ $status -eq 1 ] || die "info: status $status without a standard output"
+"$penstock" logits v --ids 1 --out one.f32 >&- 2>err.txt || die "logits: $(cat err.txt)"
+
 quiet "$penstock" wipe v
 [ ! -e v ] || die "wipe leaves the file"
