@@ -4,7 +4,7 @@
 need_jq
 
 quiet "$penstock" layout "$demo_gguf" one
-ids=$(head -c 700 "$demo_text" | "$penstock" tokenize one | jq -r 'join(",")')
+ids=$(head -c 400 "$demo_text" | "$penstock" tokenize one | jq -r 'join(",")')
 quiet "$penstock" logits one --ids "$ids" --out reference.f32
 quiet "$penstock" logits one --ids "$ids" --decode --out decode.f32
 same decode.f32 reference.f32 "one by one and as one prompt"
