@@ -43,10 +43,10 @@ struct run {
     int member_rc[PS_MEMBER_COUNT_MAX];
 };
 
-static void report_bad(struct verifier *v, uint64_t *counter, const char *text)
+static void report_bad(struct verifier *v, const char *text)
 {
     pthread_mutex_lock(&v->lock);
-    (*counter)++;
+    v->report.slices_bad++;
     if (v->bad != NULL)
         v->bad(v->ctx, text);
     pthread_mutex_unlock(&v->lock);
@@ -138,7 +138,7 @@ static void check_slice(struct verifier *v, struct run *run, uint8_t *buf, uint3
                              (uint32_t)(slice - map->objects[object].first_slice), where,
                              sizeof(where));
         snprintf(text, sizeof(text), "%s: the data does not have its checksum", where);
-        report_bad(v, &v->report.slices_bad, text);
+        report_bad(v, text);
         return;
     }
     pthread_mutex_lock(&v->lock); /* its pieces have been named */
@@ -180,7 +180,8 @@ static void bad_range(struct verifier *v, const struct ps_member *m, const char 
     char text[1024];
     snprintf(text, sizeof(text), "%s: the %s (bytes %llu to %llu) is damaged or cannot be read",
              m->path, what, (unsigned long long)offset, (unsigned long long)(offset + bytes - 1));
-    report_bad(v, &v->report.ranges_bad, text);
+    v->report.ranges_bad++; /* the workers have finished */
+    report_bad(v, text);
 }
 
 static void check_superblocks(struct verifier *v, const struct ps_member *m)

@@ -36,7 +36,7 @@ int fixture_layout(struct fixture *f, const char *const *paths, int path_count,
 /* Reads every slice of an open volume with pread and compares bytes and padding. Asserts. */
 void fixture_check(struct fixture *f, const struct ps_volume *volume);
 
-/* Runs ps_volume_verify and returns bad slices + bad ranges. */
+/* Runs ps_volume_verify and returns how much was bad. */
 uint64_t fixture_verify(struct ps_volume *volume);
 
 /* Whole files; read returns malloc'd bytes. Assert on failure. */
