@@ -102,8 +102,7 @@ uint64_t ps_volume_memory_bytes(const struct ps_volume *volume);
 struct ps_verify_report {
     uint64_t bytes_read;
     uint64_t slices_checked;
-    uint64_t
-        slices_bad; /* everything that is bad: slices, and ranges_bad; 0 = the volume is good */
+    uint64_t slices_bad; /* all that is bad, ranges_bad included: 0 = the volume is good */
     uint64_t ranges_bad; /* of them, no slices: superblocks, member tables, maps, record areas */
 };
 
