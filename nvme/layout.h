@@ -27,10 +27,10 @@ struct ps_layout_blob {
 };
 
 /*
- * Produces the payload of slices [slice_begin, slice_end) of an object into buf, back to back WITHOUT
- * padding. Streamed objects are always asked for whole; resident ones in runs of slices. A pure function of its
- * arguments (a resumed layout must give the same bytes). Called from several worker threads at once;
- * worker in [0, threads) lets it keep scratch per worker.
+ * Produces the payload of slices [slice_begin, slice_end) of an object into buf, back to back
+ * WITHOUT padding. Streamed objects are always asked for whole; resident ones in runs of slices. A
+ * pure function of its arguments (a resumed layout must give the same bytes). Called from several
+ * worker threads at once; worker in [0, threads) lets it keep scratch per worker.
  */
 typedef int ps_layout_fill_fn(void *ctx, int worker, uint32_t object, uint32_t slice_begin,
                               uint32_t slice_end, uint8_t *buf, struct ps_error *err);
@@ -40,29 +40,31 @@ struct ps_layout_spec {
     uint32_t object_count;
     const struct ps_layout_blob *blobs;
     uint32_t blob_count;
-    uint64_t source_fingerprint[2]; /* of the source's content and of every option that shapes bytes */
-    const char *source_name;        /* for messages; recorded */
+    uint64_t
+        source_fingerprint[2]; /* of the source's content and of every option that shapes bytes */
+    const char *source_name;   /* for messages; recorded */
 };
 
 struct ps_layout_options {
     const char *const *members; /* paths */
     int member_count;
-    bool resume;                 /* continue a stopped layout with the same fingerprint and plan */
-    const char *const *destroy;  /* identities that the user allows to be overwritten */
+    bool resume;                /* continue a stopped layout with the same fingerprint and plan */
+    const char *const *destroy; /* identities that the user allows to be overwritten */
     int destroy_count;
-    int threads;                 /* workers; 0 = one per CPU */
+    int threads; /* workers; 0 = one per CPU */
     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
     const volatile int *stop; /* non-zero: stop cleanly at the next flush (Ctrl-C); may be NULL */
 };
 
 /*
- * Writes the volume. Order of durable events: consent and locks; in-progress superblocks (both copies
- * of every member); data, with the watermark after each flush; map; final superblocks. Killed at any
- * point it leaves an in-progress volume, which nothing opens and `resume` completes to the same bytes.
- * Errors: -PS_ERR_WOULD_DESTROY (text names what is there and the --destroy IDENTITY that would allow
- * it), -PS_ERR_IN_USE, -PS_ERR_SOURCE_CHANGED (resume), -PS_ERR_INCOMPLETE (a stopped layout is there
- * and resume was not given), -ENOSPC (text says how much is needed), -EINTR (stopped), -errno.
+ * Writes the volume. Order of durable events: consent and locks; in-progress superblocks (both
+ * copies of every member); data, with the watermark after each flush; map; final superblocks.
+ * Killed at any point it leaves an in-progress volume, which nothing opens and `resume` completes
+ * to the same bytes. Errors: -PS_ERR_WOULD_DESTROY (text names what is there and the --destroy
+ * IDENTITY that would allow it), -PS_ERR_IN_USE, -PS_ERR_SOURCE_CHANGED (resume),
+ * -PS_ERR_INCOMPLETE (a stopped layout is there and resume was not given), -ENOSPC (text says how
+ * much is needed), -EINTR (stopped), -errno.
  */
 int ps_layout_write(const struct ps_layout_spec *spec, const struct ps_layout_options *opts,
                     ps_layout_fill_fn *fill, void *fill_ctx, struct ps_error *err);
