@@ -67,6 +67,12 @@ static void write_member(int fd, uint32_t member, uint64_t bytes)
     assert_int_equal(fsync(fd), 0);
 }
 
+#define SKIP_LOOP(...)                                                                             \
+    do {                                                                                           \
+        ps_test_dir_remove(bed.dir);                                                               \
+        PS_SKIP(__VA_ARGS__);                                                                      \
+    } while (0)
+
 /* Turns the file into a loop device; its name replaces the file's. */
 static void attach_loop(int member)
 {
@@ -74,7 +80,7 @@ static void attach_loop(int member)
     int control = open("/dev/loop-control", O_RDWR | O_CLOEXEC);
     int number = control >= 0 ? ioctl(control, LOOP_CTL_GET_FREE) : -1;
     if (number < 0)
-        PS_SKIP("loop devices need root and the loop module");
+        SKIP_LOOP("loop devices need root and the loop module");
     close(control);
     snprintf(device, sizeof(device), "/dev/loop%d", number);
     int file = open(bed.names[member], O_RDWR | O_CLOEXEC);
@@ -86,14 +92,14 @@ static void attach_loop(int member)
         .info = {.lo_flags = LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO},
     };
     if (file < 0 || loop < 0)
-        PS_SKIP("%s cannot be opened", device);
+        SKIP_LOOP("%s cannot be opened", device);
     int rc = ioctl(loop, LOOP_CONFIGURE, &config);
     if (rc < 0) {
         config.info.lo_flags = LO_FLAGS_AUTOCLEAR;
         rc = ioctl(loop, LOOP_CONFIGURE, &config);
     }
     if (rc < 0)
-        PS_SKIP("%s cannot be set up: %s", device, strerror(errno));
+        SKIP_LOOP("%s cannot be set up: %s", device, strerror(errno));
     close(file);
     close(bed.fds[member]);
     bed.fds[member] = loop;
