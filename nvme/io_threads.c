@@ -24,6 +24,9 @@
 #define STACK_BYTES ((size_t)64 << 10)
 /* How much of a file a thread has mapped in at once: pages that count as this process's own. */
 #define MAP_STEP_BYTES ((size_t)256 << 10)
+/* A fault maps pages around its own, too, up to the largest folio that a file can have in the
+ * cache. */
+#define MAP_AROUND_BYTES ((uint64_t)2 << 20)
 
 struct map {
     uint8_t *base; /* NULL for an empty file */
@@ -109,6 +112,18 @@ static int copy_mapped(const struct threads *t, void *to, const uint8_t *from, s
 }
 
 /*
+ * Takes [begin, end) and what faults mapped around it out of this process. Another thread that is
+ * copying from there faults once more.
+ */
+static void unmap_pages(const struct map *map, uint64_t begin, uint64_t end)
+{
+    uint64_t first = begin & ~(MAP_AROUND_BYTES - 1);
+    uint64_t last = ps_min_u64(ps_align_up(end, MAP_AROUND_BYTES), map->bytes);
+
+    madvise(map->base + first, last - first, MADV_DONTNEED);
+}
+
+/*
  * The pages that were copied leave this process again (the page cache keeps them), since everything
  * that a process has mapped in counts against its memory ceiling.
  */
@@ -122,7 +137,7 @@ static int read_mapped(struct threads *t, const struct ps_io_request *request)
         size_t step = ps_min_u64(end - at, MAP_STEP_BYTES);
         int got =
             copy_mapped(t, (uint8_t *)request->buf + (at - request->offset), map->base + at, step);
-        madvise(map->base + at, step, MADV_DONTNEED);
+        unmap_pages(map, at, at + step);
         if (got <= 0) {
             /* The mapping does not say why; a read of the same bytes does. */
             struct ps_io_request rest = *request;
@@ -247,7 +262,7 @@ static uint64_t pread_memory_bytes(int member_count, uint32_t depth)
 static uint64_t mmap_memory_bytes(int member_count, uint32_t depth)
 {
     return pread_memory_bytes(member_count, depth) +
-           thread_count((uint64_t)member_count * depth) * MAP_STEP_BYTES;
+           thread_count((uint64_t)member_count * depth) * 2 * MAP_STEP_BYTES;
 }
 
 static int start_threads(struct threads *t, struct ps_error *err)

@@ -29,7 +29,7 @@ held()
 for ceiling in min $((floor + 2097152)) $((floor + 8388608)) 200M; do
     held uring $ceiling
 done
-for io in pread pagecache; do
+for io in pread pagecache mmap; do
     held $io min
     held $io $((floor + 8388608))
 done
