@@ -66,33 +66,47 @@ static void small_regions_leave_them_alone(void **state)
     ps_region_unmap(&region);
 }
 
+/* Both tests below ask for one page more than exist, again if an administrator changed that number.
+ */
 static void too_few_means_none(void **state)
 {
     (void)state;
-    uint64_t existing = existing_bytes();
-    if (existing > 1024 * MIB)
-        PS_SKIP_ONE("there may be more than 1 GiB of 2 MiB pages; this would fill memory");
+    uint64_t existing, counted, held;
+    enum ps_page_kind kind;
     struct ps_region region;
-    assert_int_equal(ps_region_map(&region, existing + 2 * MIB, -1, NULL), 0);
-    assert_true(region.kind == PS_PAGE_THP || region.kind == PS_PAGE_PLAIN);
-    assert_int_equal(ps_mem_hugetlb_bytes(), 0);
-    assert_int_equal(held_bytes(), 0);
-    ps_region_unmap(&region);
+    do {
+        existing = existing_bytes();
+        if (existing > 1024 * MIB)
+            PS_SKIP_ONE("there may be more than 1 GiB of 2 MiB pages; this would fill memory");
+        assert_int_equal(ps_region_map(&region, existing + 2 * MIB, -1, NULL), 0);
+        kind = region.kind;
+        counted = ps_mem_hugetlb_bytes();
+        held = held_bytes();
+        ps_region_unmap(&region);
+    } while (existing_bytes() != existing);
+    assert_true(kind == PS_PAGE_THP || kind == PS_PAGE_PLAIN);
+    assert_int_equal(counted, 0);
+    assert_int_equal(held, 0);
 }
 
 static void old_kernels_get_an_error_not_a_signal(void **state)
 {
     (void)state;
-    uint64_t existing = existing_bytes();
-    if (existing > 1024 * MIB)
-        PS_SKIP_ONE("there may be more than 1 GiB of 2 MiB pages; this would take them all");
-    /* Without a reservation the lack of pages shows when they are touched. */
-    size_t bytes = existing + 2 * MIB;
     int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
-    assert_true(p != MAP_FAILED);
-    assert_int_equal(ps_populate_by_read(p, bytes), -EFAULT);
-    munmap(p, bytes);
+    uint64_t existing;
+    int rc;
+    do {
+        existing = existing_bytes();
+        if (existing > 1024 * MIB)
+            PS_SKIP_ONE("there may be more than 1 GiB of 2 MiB pages; this would take them all");
+        /* Without a reservation the lack of pages shows when they are touched. */
+        size_t bytes = existing + 2 * MIB;
+        void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+        assert_true(p != MAP_FAILED);
+        rc = ps_populate_by_read(p, bytes);
+        munmap(p, bytes);
+    } while (existing_bytes() != existing);
+    assert_int_equal(rc, -EFAULT);
 }
 
 int main(void)
