@@ -120,9 +120,10 @@ static void log_unregistered(int rc, uint64_t bytes)
     char need[32], have[32];
 
     getrlimit(RLIMIT_MEMLOCK, &limit);
-    if (rc == -ENOMEM && limit.rlim_cur < bytes)
+    /* The limit counts everything that the user has locked, so it may be the larger number. */
+    if (rc == -ENOMEM && limit.rlim_cur != RLIM_INFINITY)
         ps_log(PS_LOG_WARN,
-               "the cache of %s is not registered with io_uring, because this process may lock %s "
+               "the cache of %s is not registered with io_uring, because this user may lock %s "
                "only; reads cost a little more CPU; raise the limit with `ulimit -l unlimited` or "
                "LimitMEMLOCK=infinity",
                ps_size_text_binary(bytes, need, sizeof(need)),

@@ -84,6 +84,7 @@ static void in_child(int (*run)(int arg), int arg)
     fflush(NULL);
     pid_t child = fork();
     if (child == 0) {
+        log_text[0] = '\0';
         int rc = run(arg);
         fflush(stdout);
         _exit(rc);
