@@ -17,6 +17,7 @@
 #define CONV_TAPS_MAX 16u
 #define WIDTH_MAX (1u << 20)
 #define CONTEXT_MAX (1u << 28)
+#define HEADS_WIDTH_MAX (1u << 20) /* heads times their width */
 
 static const char *const role_names[PS_ROLE_COUNT] = {
     [PS_ROLE_EMBED] = "token_embd.weight",
@@ -200,17 +201,30 @@ static int check_sampling(const struct ps_config_sampling *s, struct ps_error *e
     return 0;
 }
 
-static int check_attention(const struct ps_config *c, struct ps_error *err)
+static int check_heads(const char *name, uint32_t count, uint32_t dim, struct ps_error *err)
+{
+    if ((uint64_t)count * dim <= HEADS_WIDTH_MAX)
+        return 0;
+    return ps_error_set(err, -PS_ERR_FORMAT, "model configuration",
+                        "%u %s of %u values are more than %u values together", count, name, dim,
+                        HEADS_WIDTH_MAX);
+}
+
+/* Sizes are computed from all fields, also from those that no layer uses: what `used` waives is
+ * only that there must be something. */
+static int check_attention(const struct ps_config *c, bool used, struct ps_error *err)
 {
     const struct limit limits[] = {
-        {"head_count", c->head_count, 1, HEAD_COUNT_MAX},
-        {"kv_head_count", c->kv_head_count, 1, HEAD_COUNT_MAX},
-        {"head_dim", c->head_dim, 1, HEAD_DIM_MAX},
+        {"head_count", c->head_count, used, HEAD_COUNT_MAX},
+        {"kv_head_count", c->kv_head_count, used, HEAD_COUNT_MAX},
+        {"head_dim", c->head_dim, used, HEAD_DIM_MAX},
         {"rope_dims", c->rope_dims, 0, c->head_dim},
     };
     int rc = check_limits(limits, PS_ARRAY_LEN(limits), err);
 
-    if (rc < 0)
+    if (rc == 0)
+        rc = check_heads("heads", c->head_count, c->head_dim, err);
+    if (rc < 0 || !used)
         return rc;
     if (c->head_count % c->kv_head_count)
         return refuse(err, "head_count is not a multiple of kv_head_count");
@@ -221,35 +235,40 @@ static int check_attention(const struct ps_config *c, struct ps_error *err)
     return 0;
 }
 
-static int check_delta(const struct ps_config *c, struct ps_error *err)
+static int check_delta(const struct ps_config *c, bool used, struct ps_error *err)
 {
     const struct limit limits[] = {
-        {"delta_k_heads", c->delta_k_heads, 1, HEAD_COUNT_MAX},
-        {"delta_v_heads", c->delta_v_heads, 1, HEAD_COUNT_MAX},
-        {"delta_k_dim", c->delta_k_dim, 1, HEAD_DIM_MAX},
-        {"delta_v_dim", c->delta_v_dim, 1, HEAD_DIM_MAX},
-        {"conv_taps", c->conv_taps, 2, CONV_TAPS_MAX},
+        {"delta_k_heads", c->delta_k_heads, used, HEAD_COUNT_MAX},
+        {"delta_v_heads", c->delta_v_heads, used, HEAD_COUNT_MAX},
+        {"delta_k_dim", c->delta_k_dim, used, HEAD_DIM_MAX},
+        {"delta_v_dim", c->delta_v_dim, used, HEAD_DIM_MAX},
+        {"conv_taps", c->conv_taps, used ? 2 : 0, CONV_TAPS_MAX},
     };
     int rc = check_limits(limits, PS_ARRAY_LEN(limits), err);
 
-    if (rc < 0)
+    if (rc == 0)
+        rc = check_heads("key heads", c->delta_k_heads, c->delta_k_dim, err);
+    if (rc == 0)
+        rc = check_heads("value heads", c->delta_v_heads, c->delta_v_dim, err);
+    if (rc < 0 || !used)
         return rc;
     if (c->delta_v_heads % c->delta_k_heads)
         return refuse(err, "delta_v_heads is not a multiple of delta_k_heads");
     return 0;
 }
 
-static int check_moe(const struct ps_config *c, struct ps_error *err)
+static int check_ffn(const struct ps_config *c, bool moe, bool dense, struct ps_error *err)
 {
     const struct limit limits[] = {
-        {"expert_count", c->expert_count, 1, PS_EXPERT_COUNT_MAX},
-        {"experts_used", c->experts_used, 1, PS_EXPERTS_USED_MAX},
-        {"expert_width", c->expert_width, 1, WIDTH_MAX},
+        {"expert_count", c->expert_count, moe, PS_EXPERT_COUNT_MAX},
+        {"experts_used", c->experts_used, moe, PS_EXPERTS_USED_MAX},
+        {"expert_width", c->expert_width, moe, WIDTH_MAX},
         {"shared_width", c->shared_width, 0, WIDTH_MAX},
+        {"dense_width", c->dense_width, dense, WIDTH_MAX},
     };
     int rc = check_limits(limits, PS_ARRAY_LEN(limits), err);
 
-    if (rc < 0)
+    if (rc < 0 || !moe)
         return rc;
     if (c->experts_used > c->expert_count)
         return ps_error_set(err, -PS_ERR_FORMAT, "model configuration",
@@ -295,13 +314,8 @@ int ps_config_check(const struct ps_config *c, struct ps_error *err)
             (unsigned)c->layers[i].ffn > PS_FFN_DENSE)
             return refuse(err, "a layer is of no known kind");
     }
-    if (attention && (rc = check_attention(c, err)) < 0)
+    if ((rc = check_attention(c, attention, err)) < 0 || (rc = check_delta(c, delta, err)) < 0 ||
+        (rc = check_ffn(c, moe, dense, err)) < 0)
         return rc;
-    if (delta && (rc = check_delta(c, err)) < 0)
-        return rc;
-    if (moe && ((rc = check_moe(c, err)) < 0 || (rc = check_experts(c, err)) < 0))
-        return rc;
-    if (dense && (c->dense_width < 1 || c->dense_width > WIDTH_MAX))
-        return refuse(err, "dense layers have no width, or an absurd one");
-    return 0;
+    return check_experts(c, err);
 }

@@ -145,7 +145,6 @@ static void test_limits(void **state)
         {C(dense_width, 0)},
         {C(dense_width, 1u << 30)},
         {C(end_id_count, 9)},
-#undef C
     };
 
     (void)state;
@@ -158,6 +157,57 @@ static void test_limits(void **state)
             fail_msg("case %zu was accepted", i);
         assert_true(err.text[0]);
     }
+}
+
+/* Sizes of buffers follow from every field, so a layer kind that no layer has must be bounded, too;
+ * it may be missing altogether. */
+static void test_unused_limits(void **state)
+{
+    const struct {
+        size_t offset;
+        uint32_t value;
+    } cases[] = {
+        {C(head_count, UINT32_MAX)},    {C(head_dim, UINT32_MAX)},      {C(rope_dims, UINT32_MAX)},
+        {C(kv_head_count, UINT32_MAX)}, {C(delta_k_heads, UINT32_MAX)}, {C(delta_k_dim, 1u << 31)},
+        {C(delta_v_heads, UINT32_MAX)}, {C(delta_v_dim, 1u << 31)},     {C(conv_taps, 17)},
+        {C(expert_count, UINT32_MAX)},  {C(experts_used, UINT32_MAX)},  {C(expert_width, 1u << 31)},
+        {C(shared_width, UINT32_MAX)},  {C(dense_width, UINT32_MAX)},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (int used = 0; used < 2; used++) {
+            struct ps_config c = good();
+            struct ps_error err = {0};
+            for (int l = 0; l < 4; l++)
+                c.layers[l] = (struct ps_config_layer){
+                    cases[i].offset < offsetof(struct ps_config, delta_k_heads)
+                        ? PS_MIXER_DELTA
+                        : PS_MIXER_ATTENTION,
+                    cases[i].offset == offsetof(struct ps_config, dense_width) ? PS_FFN_MOE
+                                                                               : PS_FFN_DENSE,
+                    PS_TYPE_BF16, PS_TYPE_BF16, PS_TYPE_BF16};
+            uint32_t value = used ? cases[i].value : 0;
+            memcpy((char *)&c + cases[i].offset, &value, sizeof(value));
+            if (!used && cases[i].offset == offsetof(struct ps_config, head_dim))
+                c.rope_dims = 0;
+            if (ps_config_check(&c, &err) != (used ? -PS_ERR_FORMAT : 0))
+                fail_msg("case %zu, %u: %s", i, value, err.text);
+        }
+    }
+}
+#undef C
+
+static void test_heads_together(void **state)
+{
+    struct ps_config c = good();
+    struct ps_error err = {0};
+
+    (void)state;
+    c.head_count = 4096;
+    c.head_dim = 8192;
+    assert_int_equal(ps_config_check(&c, &err), -PS_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "together"));
 }
 
 static void test_limits_of_numbers(void **state)
@@ -371,6 +421,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_unused_limits),
+        cmocka_unit_test(test_heads_together),
         cmocka_unit_test(test_limits_of_numbers),
         cmocka_unit_test(test_hostile_json),
         cmocka_unit_test(test_missing_tensors),
