@@ -8,7 +8,6 @@
 #include "core/budget.h"
 #include "core/util.h"
 #include "model/engine.h"
-#include "model/moe.h"
 
 static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_config_tensor *t)
 {
@@ -67,22 +66,19 @@ static int load_resident(struct ps_engine *engine, struct ps_error *err)
 
 static int place_buffers(struct ps_engine *engine, struct ps_error *err)
 {
-    const struct ps_config *c = engine->config;
-    const struct ps_engine_options *o = &engine->options;
+    struct ps_work_size size;
 
-    ps_state_shape(c, o->ctx, &engine->state);
+    ps_state_shape(engine->config, engine->options.ctx, &engine->state);
     int rc = ps_region_map(&engine->state_region,
                            engine->state.kv_bytes + engine->state.recurrent_bytes, -1, err);
     if (rc < 0)
         return rc;
-    uint64_t bytes =
-        ps_work_place(c, o->chunk_tokens, o->ctx, o->threads, o->experts_used, NULL, &engine->work);
-    rc = ps_region_map(&engine->work_region, bytes, -1, err);
+    ps_work_size(engine->model, &engine->options, &size);
+    rc = ps_region_map(&engine->work_region, ps_work_place(&size, NULL, &engine->work), -1, err);
     if (rc < 0)
         return rc;
-    ps_work_place(c, o->chunk_tokens, o->ctx, o->threads, o->experts_used, engine->work_region.base,
-                  &engine->work);
-    return ps_moe_open(engine, err);
+    ps_work_place(&size, engine->work_region.base, &engine->work);
+    return 0;
 }
 
 /* The reference computes its frequencies in float; rounding them likewise keeps far positions
@@ -179,7 +175,6 @@ void ps_engine_close(struct ps_engine **engine)
     ps_region_unmap(&e->resident_region);
     ps_region_unmap(&e->state_region);
     ps_region_unmap(&e->work_region);
-    ps_moe_close(e);
     free(e->inv_freq);
     free(e->layers);
     if (e->model->engine == e)

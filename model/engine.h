@@ -40,6 +40,29 @@ struct ps_state_shape {
     uint64_t kv_bytes, recurrent_bytes; /* totals */
 };
 
+/* One active expert of a layer: the tokens that chose it, and how far it is computed. */
+struct ps_expert_job {
+    uint32_t expert;
+    uint32_t pair_begin, pair_count; /* into work.pair_token and pair_weight */
+    uint32_t row;                    /* first row in work.expert_x, expert_act, expert_out */
+    uint32_t done_slices;
+    uint32_t take_end; /* in the current round: slices [done_slices, take_end) */
+};
+
+/* A block of neurons of one slice of one job. */
+struct ps_up_task {
+    uint32_t job, slice, neuron, neuron_count; /* neuron: within the slice */
+};
+
+/* What the sizes of the work buffers follow from. */
+struct ps_work_size {
+    const struct ps_config *config;
+    uint32_t chunk, ctx, experts_used;
+    int threads;
+    uint32_t slice_count;   /* most slices of an expert */
+    uint32_t up_task_count; /* most up tasks of an expert */
+};
+
 /* Buffers of the forward pass for `chunk` tokens; floats unless said otherwise. */
 struct ps_work {
     uint32_t chunk;      /* tokens */
@@ -51,25 +74,27 @@ struct ps_work {
     float *z;            /* [chunk, z_cols] gate of a delta layer, or up of a dense/shared FFN */
     float *mix;          /* [chunk, mix_cols] output of the heads */
     float *beta, *alpha; /* [chunk, delta_v_heads] */
-    float *rope_cos, *rope_sin; /* [chunk, rope_dims / 2] */
-    float *router;              /* [chunk, E] */
-    float *shared_scale;        /* [chunk] */
-    float *route_weight;        /* [chunk, K] best first */
-    uint32_t *route;            /* [chunk, K] */
-    uint32_t *pair_token;       /* [chunk * K] tokens grouped by expert */
-    float *pair_weight;         /* [chunk * K] */
-    uint32_t *expert_begin;     /* [E + 1] into pair_token */
-    float *expert_x;            /* [pairs, H] */
-    float *expert_act;          /* [pairs, I] */
-    float *expert_out;          /* [pairs, H] */
-    float *logits;              /* [PS_LOGITS_ROWS, V] */
-    float *thread;              /* per thread: scores [ctx], temporaries */
+    float *rope_cos, *rope_sin;   /* [chunk, rope_dims / 2] */
+    float *router;                /* [chunk, E] */
+    float *shared_scale;          /* [chunk] */
+    float *route_weight;          /* [chunk, K] best first */
+    uint32_t *route;              /* [chunk, K] */
+    uint32_t *pair_token;         /* [chunk * K] tokens grouped by expert */
+    float *pair_weight;           /* [chunk * K] */
+    uint32_t *expert_begin;       /* [E + 1] into pair_token */
+    float *expert_x;              /* [pairs, H] */
+    float *expert_act;            /* [pairs, I] */
+    float *expert_out;            /* [pairs, H] */
+    struct ps_expert_job *jobs;   /* [E]: the active experts of a layer */
+    struct ps_lease *leases;      /* [E], beside the jobs */
+    uint32_t *round_jobs;         /* [E] jobs with work in the round */
+    struct ps_up_task *up_tasks;  /* of one round */
+    struct ps_slice_info *slices; /* of every expert of the layer in work */
+    float *logits;                /* [PS_LOGITS_ROWS, V] */
+    float *thread;                /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
 };
-
-struct ps_expert_job;
-struct ps_up_task;
 
 struct ps_engine {
     struct ps_model *model;
@@ -87,13 +112,6 @@ struct ps_engine {
 
     struct ps_state_shape state;
     struct ps_work work;
-    struct ps_expert_job *jobs;   /* [job_count] */
-    struct ps_lease *leases;      /* [job_count], beside the jobs */
-    struct ps_slice_info *slices; /* of the experts of one layer: [slice_count_max] */
-    uint32_t job_count;           /* capacity of jobs and leases: the experts of a layer */
-    struct ps_up_task *up_tasks;  /* of one round */
-    uint32_t *round_jobs;         /* [job_count] jobs with work in the round */
-    uint32_t slice_count_max;
     float *inv_freq; /* [rope_dims / 2], rounded to float as the reference has them */
 
     struct ps_session *session; /* the one open session, or NULL */
@@ -113,12 +131,15 @@ struct ps_session {
 
 void ps_state_shape(const struct ps_config *config, uint32_t ctx, struct ps_state_shape *shape);
 
+/* What the work buffers of these options (with defaults resolved) follow from. */
+void ps_work_size(const struct ps_model *model, const struct ps_engine_options *options,
+                  struct ps_work_size *size);
+
 /*
  * Lays the work buffers out one after the other from base (NULL: only counts). Returns the bytes
  * that they take. The same function plans and places, so the two cannot disagree.
  */
-uint64_t ps_work_place(const struct ps_config *config, uint32_t chunk, uint32_t ctx, int threads,
-                       uint32_t experts_used, uint8_t *base, struct ps_work *work);
+uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *work);
 
 /* Resolves defaults and fills the plan and the store's cache size. */
 int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *options,

@@ -23,4 +23,7 @@ struct ps_model {
     struct ps_engine *engine; /* the one open engine, or NULL */
 };
 
+/* Bytes of a sampler that looks back on no more tokens than it does by default. */
+uint64_t ps_sampler_bytes(uint32_t vocab_rows);
+
 #endif

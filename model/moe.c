@@ -7,55 +7,11 @@
  * an order: a token's expert outputs are added in ascending order of the experts, so what landed
  * first cannot change a bit (docs/decisions/0003). One token and a long prompt go the same way.
  */
-#include "model/moe.h"
-
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "core/util.h"
-
-int ps_moe_open(struct ps_engine *engine, struct ps_error *err)
-{
-    const struct ps_config *c = engine->config;
-    uint64_t jobs = c->expert_count ? c->expert_count : 1;
-    uint64_t window = ps_min_u64(jobs, engine->work.pairs);
-    uint64_t blocks = 0;
-
-    for (uint32_t i = 0; i < ps_volume_object_count(engine->model->volume); i++) {
-        struct ps_object_info o;
-        uint64_t count = 0;
-        ps_volume_object(engine->model->volume, i, &o);
-        if (o.kind != PS_OBJECT_STREAMED)
-            continue;
-        for (uint32_t s = 0; s < o.slice_count; s++) {
-            struct ps_slice_info slice;
-            ps_volume_slice(engine->model->volume, i, s, &slice);
-            count += ps_div_up(slice.unit_count, PS_UP_ROWS);
-        }
-        blocks = ps_max_u64(blocks, count);
-        engine->slice_count_max = (uint32_t)ps_max_u64(engine->slice_count_max, o.slice_count);
-    }
-    engine->job_count = (uint32_t)jobs;
-    engine->jobs = calloc(jobs, sizeof(*engine->jobs));
-    engine->leases = calloc(jobs, sizeof(*engine->leases));
-    engine->round_jobs = calloc(jobs, sizeof(*engine->round_jobs));
-    engine->up_tasks = calloc(window * blocks + 1, sizeof(*engine->up_tasks));
-    engine->slices = calloc((size_t)engine->slice_count_max + 1, sizeof(*engine->slices));
-    if (!engine->jobs || !engine->leases || !engine->round_jobs || !engine->up_tasks ||
-        !engine->slices)
-        return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
-    return 0;
-}
-
-void ps_moe_close(struct ps_engine *engine)
-{
-    free(engine->jobs);
-    free(engine->leases);
-    free(engine->round_jobs);
-    free(engine->up_tasks);
-    free(engine->slices);
-}
+#include "model/engine.h"
 
 /* ---- router ---------------------------------------------------------------------------------- */
 
@@ -111,7 +67,7 @@ static uint32_t group_pairs(struct ps_engine *engine, uint32_t n)
         w->expert_begin[w->route[i] + 1]++;
     for (uint32_t e = 0; e < count; e++) {
         if (w->expert_begin[e + 1])
-            engine->jobs[jobs++] = (struct ps_expert_job){
+            engine->work.jobs[jobs++] = (struct ps_expert_job){
                 .expert = e,
                 .pair_begin = w->expert_begin[e],
                 .pair_count = w->expert_begin[e + 1],
@@ -126,8 +82,7 @@ static uint32_t group_pairs(struct ps_engine *engine, uint32_t n)
     return jobs;
 }
 
-/* ---- the arithmetic of one round ----------------------------------------------------------------
- */
+/* ---- the arithmetic of one round ------------------------------------------------------------- */
 
 struct moe_run {
     struct ps_session *session;
@@ -143,16 +98,16 @@ struct moe_run {
 
 static const uint8_t *slice_data(const struct ps_engine *engine, uint32_t job, uint32_t slice)
 {
-    return engine->leases[job].data + engine->slices[slice].offset_bytes;
+    return engine->work.leases[job].data + engine->work.slices[slice].offset_bytes;
 }
 
 /* act = silu(gate x) * (up x) for a block of neurons and all tokens of the job. */
 static void up_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
 {
     const struct moe_run *run = ctx;
-    const struct ps_up_task *task = &engine->up_tasks[task_idx];
-    const struct ps_expert_job *job = &engine->jobs[task->job];
-    const struct ps_slice_info *slice = &engine->slices[task->slice];
+    const struct ps_up_task *task = &engine->work.up_tasks[task_idx];
+    const struct ps_expert_job *job = &engine->work.jobs[task->job];
+    const struct ps_slice_info *slice = &engine->work.slices[task->slice];
     const uint8_t *data = slice_data(engine, task->job, task->slice);
     size_t width = run->shape.width, hidden = run->shape.hidden;
     float *act = engine->work.expert_act + job->row * width + slice->unit_begin + task->neuron;
@@ -184,72 +139,78 @@ static void up_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_
                           task->neuron_count);
 }
 
-/* A run of columns of one slice that lies in one fold. */
-struct fold_part {
-    uint32_t slice;
+/* A walk over the down columns in runs, each of one slice and one fold. */
+struct fold_walk {
+    uint32_t neuron;       /* of the expert: where the next run begins */
+    uint32_t slice;        /* of this run */
     uint32_t begin, count; /* neurons, within the slice */
     bool first, last;      /* of its fold */
 };
 
 static bool next_part(const struct ps_engine *engine, const struct moe_run *run, uint32_t slice_end,
-                      uint32_t *neuron, uint32_t *slice, struct fold_part *part)
+                      struct fold_walk *walk)
 {
-    while (*slice < slice_end &&
-           *neuron >= engine->slices[*slice].unit_begin + engine->slices[*slice].unit_count)
-        (*slice)++;
-    if (*slice >= slice_end)
+    const struct ps_slice_info *slices = engine->work.slices;
+
+    while (walk->slice < slice_end &&
+           walk->neuron >= slices[walk->slice].unit_begin + slices[walk->slice].unit_count)
+        walk->slice++;
+    if (walk->slice >= slice_end)
         return false;
-    const struct ps_slice_info *s = &engine->slices[*slice];
-    uint32_t fold_end = (*neuron / PS_FOLD_NEURONS + 1) * PS_FOLD_NEURONS;
-    if (fold_end > run->shape.width)
-        fold_end = run->shape.width;
-    uint32_t end = s->unit_begin + s->unit_count;
-    if (end > fold_end)
-        end = fold_end;
-    *part = (struct fold_part){*slice, *neuron - s->unit_begin, end - *neuron,
-                               *neuron % PS_FOLD_NEURONS == 0, end == fold_end};
-    *neuron = end;
+    const struct ps_slice_info *s = &slices[walk->slice];
+    uint64_t fold_end =
+        ps_min_u64((walk->neuron / PS_FOLD_NEURONS + 1) * PS_FOLD_NEURONS, run->shape.width);
+    uint32_t end = (uint32_t)ps_min_u64(s->unit_begin + s->unit_count, fold_end);
+    walk->begin = walk->neuron - s->unit_begin;
+    walk->count = end - walk->neuron;
+    walk->first = walk->neuron % PS_FOLD_NEURONS == 0;
+    walk->last = end == fold_end;
+    walk->neuron = end;
     return true;
 }
 
-/*
- * out += folds of the job's slices [done, take_end) for rows [row, row + rows) and tokens
- * [first, first + n). scratch: [n, PS_DOWN_ROWS] sums, then the lanes that a cut fold carries.
- */
-static void down_rows(struct ps_engine *engine, const struct moe_run *run,
-                      const struct ps_expert_job *job, uint32_t row, uint32_t first, uint32_t n,
-                      float *scratch)
-{
-    size_t width = run->shape.width, hidden = run->shape.hidden;
-    uint32_t rows = (uint32_t)ps_min_u64(PS_DOWN_ROWS, hidden - row);
-    float *lanes = scratch + (size_t)engine->work.pairs * PS_DOWN_ROWS;
-    uint32_t slice = job->done_slices, neuron = engine->slices[slice].unit_begin;
-    struct fold_part part;
+/* Output rows [row, row + PS_DOWN_ROWS) of tokens [first, first + n) of a job. */
+struct down_block {
+    const struct ps_expert_job *job;
+    uint32_t row, first, n;
+    float *scratch; /* [n, PS_DOWN_ROWS] sums, then the lanes that a cut fold carries */
+};
 
-    while (next_part(engine, run, job->take_end, &neuron, &slice, &part)) {
-        const struct ps_slice_info *s = &engine->slices[part.slice];
+/* out += folds of the job's slices [done, take_end). */
+static void down_rows(struct ps_engine *engine, const struct moe_run *run,
+                      const struct down_block *block)
+{
+    const struct ps_expert_job *job = block->job;
+    size_t width = run->shape.width, hidden = run->shape.hidden, row = block->row;
+    size_t rows = ps_min_u64(PS_DOWN_ROWS, hidden - row), token = job->row + block->first;
+    float *lanes = block->scratch + (size_t)engine->work.pairs * PS_DOWN_ROWS;
+    struct fold_walk walk = {.neuron = engine->work.slices[job->done_slices].unit_begin,
+                             .slice = job->done_slices};
+
+    while (next_part(engine, run, job->take_end, &walk)) {
+        const struct ps_slice_info *s = &engine->work.slices[walk.slice];
         struct ps_slice_parts parts;
         ps_slice_parts(&run->shape, s->unit_count, &parts);
         struct ps_matmul m = {
             .type = run->shape.down_type,
-            .w = slice_data(engine, (uint32_t)(job - engine->jobs), part.slice) +
+            .w = slice_data(engine, (uint32_t)(job - engine->work.jobs), walk.slice) +
                  parts.down_offset + row * parts.down_stride +
-                 ps_row_bytes(run->shape.down_type, part.begin),
+                 ps_row_bytes(run->shape.down_type, walk.begin),
             .w_stride_bytes = parts.down_stride,
             .rows = rows,
-            .cols = part.count,
-            .x = engine->work.expert_act + (job->row + first) * width + s->unit_begin + part.begin,
+            .cols = walk.count,
+            .x = engine->work.expert_act + token * width + s->unit_begin + walk.begin,
             .ldx = width,
-            .y = scratch,
+            .y = block->scratch,
             .ldy = PS_DOWN_ROWS,
-            .n = n,
-            .lanes_in = part.first ? NULL : lanes,
-            .lanes_out = part.last ? NULL : lanes,
+            .n = block->n,
+            .lanes_in = walk.first ? NULL : lanes,
+            .lanes_out = walk.last ? NULL : lanes,
         };
         engine->k->matmul(&m);
-        for (uint32_t i = 0; part.last && i < n; i++)
-            engine->k->add(engine->work.expert_out + (job->row + first + i) * hidden + row,
-                           scratch + (size_t)i * PS_DOWN_ROWS, rows);
+        for (size_t i = 0; walk.last && i < block->n; i++)
+            engine->k->add(engine->work.expert_out + (token + i) * hidden + row,
+                           block->scratch + i * PS_DOWN_ROWS, rows);
     }
 }
 
@@ -257,30 +218,32 @@ static void down_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
 {
     const struct moe_run *run = ctx;
     uint64_t blocks = ps_div_up(run->shape.hidden, PS_DOWN_ROWS);
-    const struct ps_expert_job *job = &engine->jobs[engine->round_jobs[task_idx / blocks]];
-    uint32_t row = (uint32_t)(task_idx % blocks) * PS_DOWN_ROWS;
-    float *scratch = ps_thread_scratch(engine, thread_idx);
+    const struct ps_expert_job *job =
+        &engine->work.jobs[engine->work.round_jobs[task_idx / blocks]];
+    struct down_block block = {.job = job,
+                               .row = (uint32_t)(task_idx % blocks) * PS_DOWN_ROWS,
+                               .scratch = ps_thread_scratch(engine, thread_idx)};
     /* Where folds are cut the lanes of every token are carried: few tokens at a time keep them
      * small. */
     uint32_t step = run->cut_folds ? PS_LANES : job->pair_count;
 
-    for (uint32_t first = 0; first < job->pair_count; first += step)
-        down_rows(engine, run, job, row, first, (uint32_t)ps_min_u64(step, job->pair_count - first),
-                  scratch);
+    for (; block.first < job->pair_count; block.first += step) {
+        block.n = (uint32_t)ps_min_u64(step, job->pair_count - block.first);
+        down_rows(engine, run, &block);
+    }
 }
 
-/* ---- window, rounds, retirement
- * ------------------------------------------------------------------- */
+/* ---- window, rounds, retirement -------------------------------------------------------------- */
 
 /* Slices of the job that have landed and can be computed up to the end of a fold. */
 static uint32_t ready_slices(const struct ps_engine *engine, const struct moe_run *run,
                              uint32_t job)
 {
-    const struct ps_lease *lease = &engine->leases[job];
-    uint32_t end = engine->jobs[job].done_slices;
+    const struct ps_lease *lease = &engine->work.leases[job];
+    uint32_t end = engine->work.jobs[job].done_slices;
 
     for (uint32_t s = end; s < run->slice_count && lease->landed[s]; s++) {
-        uint32_t stop = engine->slices[s].unit_begin + engine->slices[s].unit_count;
+        uint32_t stop = engine->work.slices[s].unit_begin + engine->work.slices[s].unit_count;
         if (stop % PS_FOLD_NEURONS == 0 || stop == run->shape.width)
             end = s + 1;
     }
@@ -292,15 +255,16 @@ static void plan_round(struct ps_engine *engine, struct moe_run *run)
     run->round_count = 0;
     run->up_task_count = 0;
     for (uint32_t j = run->head; j < run->tail; j++) {
-        struct ps_expert_job *job = &engine->jobs[j];
+        struct ps_expert_job *job = &engine->work.jobs[j];
         job->take_end = ready_slices(engine, run, j);
         if (job->take_end == job->done_slices)
             continue;
-        engine->round_jobs[run->round_count++] = j;
+        engine->work.round_jobs[run->round_count++] = j;
         for (uint32_t s = job->done_slices; s < job->take_end; s++)
-            for (uint32_t u = 0; u < engine->slices[s].unit_count; u += PS_UP_ROWS)
-                engine->up_tasks[run->up_task_count++] = (struct ps_up_task){
-                    j, s, u, (uint32_t)ps_min_u64(PS_UP_ROWS, engine->slices[s].unit_count - u)};
+            for (uint32_t u = 0; u < engine->work.slices[s].unit_count; u += PS_UP_ROWS)
+                engine->work.up_tasks[run->up_task_count++] = (struct ps_up_task){
+                    j, s, u,
+                    (uint32_t)ps_min_u64(PS_UP_ROWS, engine->work.slices[s].unit_count - u)};
     }
 }
 
@@ -310,7 +274,7 @@ static void compute_round(struct ps_engine *engine, struct moe_run *run)
     ps_tasks_run(engine, down_task, run,
                  run->round_count * ps_div_up(run->shape.hidden, PS_DOWN_ROWS));
     for (uint32_t i = 0; i < run->round_count; i++) {
-        struct ps_expert_job *job = &engine->jobs[engine->round_jobs[i]];
+        struct ps_expert_job *job = &engine->work.jobs[engine->work.round_jobs[i]];
         job->done_slices = job->take_end;
     }
 }
@@ -321,13 +285,13 @@ static void retire(struct ps_engine *engine, struct moe_run *run)
 {
     size_t hidden = run->shape.hidden;
 
-    while (run->head < run->tail && engine->jobs[run->head].done_slices == run->slice_count) {
-        const struct ps_expert_job *job = &engine->jobs[run->head];
+    while (run->head < run->tail && engine->work.jobs[run->head].done_slices == run->slice_count) {
+        const struct ps_expert_job *job = &engine->work.jobs[run->head];
         for (uint32_t i = 0; i < job->pair_count; i++)
             engine->k->axpy(engine->work.y + engine->work.pair_token[job->pair_begin + i] * hidden,
                             engine->work.pair_weight[job->pair_begin + i],
                             engine->work.expert_out + (job->row + i) * hidden, hidden);
-        ps_store_put(engine->store, &engine->leases[run->head]);
+        ps_store_put(engine->store, &engine->work.leases[run->head]);
         run->head++;
     }
 }
@@ -340,7 +304,7 @@ static int64_t find_rows(const struct ps_engine *engine, struct moe_run *run, ui
 
     if (run->head == run->tail)
         return 0;
-    uint32_t first = engine->jobs[run->head].row;
+    uint32_t first = engine->work.jobs[run->head].row;
     if (run->row_tail > first) {
         if (count <= pairs - run->row_tail)
             return run->row_tail;
@@ -365,12 +329,12 @@ static void gather(struct ps_engine *engine, const struct ps_expert_job *job)
 static int fill_window(struct ps_engine *engine, struct moe_run *run, struct ps_error *err)
 {
     while (run->tail < run->job_count) {
-        struct ps_expert_job *job = &engine->jobs[run->tail];
+        struct ps_expert_job *job = &engine->work.jobs[run->tail];
         int64_t row = find_rows(engine, run, job->pair_count);
         if (row < 0)
             return 0;
-        int rc =
-            ps_store_get(engine->store, run->layer, job->expert, &engine->leases[run->tail], err);
+        int rc = ps_store_get(engine->store, run->layer, job->expert,
+                              &engine->work.leases[run->tail], err);
         if (rc == -EAGAIN && run->tail > run->head)
             return 0;
         if (rc < 0)
@@ -393,20 +357,19 @@ static int run_experts(struct ps_engine *engine, struct moe_run *run, struct ps_
             break;
         plan_round(engine, run);
         if (run->round_count == 0) {
-            rc = ps_store_wait(engine->store, engine->leases + run->head, run->tail - run->head,
-                               err);
+            rc = ps_store_wait(engine->store, engine->work.leases + run->head,
+                               run->tail - run->head, err);
             continue;
         }
         compute_round(engine, run);
         retire(engine, run);
     }
     for (uint32_t j = run->head; j < run->tail; j++)
-        ps_store_put(engine->store, &engine->leases[j]);
+        ps_store_put(engine->store, &engine->work.leases[j]);
     return rc;
 }
 
-/* ---- the block
- * ----------------------------------------------------------------------------------- */
+/* ---- the block ------------------------------------------------------------------------------- */
 
 static void load_slices(struct ps_engine *engine, struct moe_run *run)
 {
@@ -416,8 +379,8 @@ static void load_slices(struct ps_engine *engine, struct moe_run *run)
     ps_volume_object(engine->model->volume, object, &info);
     run->slice_count = info.slice_count;
     for (uint32_t s = 0; s < info.slice_count; s++) {
-        ps_volume_slice(engine->model->volume, object, s, &engine->slices[s]);
-        uint32_t end = engine->slices[s].unit_begin + engine->slices[s].unit_count;
+        ps_volume_slice(engine->model->volume, object, s, &engine->work.slices[s]);
+        uint32_t end = engine->work.slices[s].unit_begin + engine->work.slices[s].unit_count;
         run->cut_folds |= end % PS_FOLD_NEURONS != 0 && end != run->shape.width;
     }
 }
@@ -474,7 +437,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     int rc = fill_window(engine, &run, err);
     if (rc < 0) {
         for (uint32_t j = 0; j < run.tail; j++)
-            ps_store_put(engine->store, &engine->leases[j]);
+            ps_store_put(engine->store, &engine->work.leases[j]);
         return rc;
     }
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */

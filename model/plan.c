@@ -15,6 +15,13 @@
 #define THREAD_BYTES (64u << 10)
 #define HUGE_BYTES (2u << 20)
 
+/* What the engine keeps outside of its regions, and a sampler beside it. */
+static uint64_t table_bytes(const struct ps_config *c)
+{
+    return sizeof(struct ps_engine) + c->layer_count * sizeof(struct ps_layer) +
+           c->rope_dims / 2 * sizeof(float) + ps_sampler_bytes(c->vocab_rows);
+}
+
 /* What ps_region_map will take: whole huge pages from 2 MiB on. */
 static uint64_t region_bytes(uint64_t bytes)
 {
@@ -83,28 +90,40 @@ static uint64_t thread_floats(const struct ps_config *c, uint32_t ctx, uint32_t 
     return ps_align_up(max3(ps_max_u64(ctx, delta), ps_max_u64(up, down), PS_CONV_BLOCK), 16);
 }
 
-uint64_t ps_work_place(const struct ps_config *c, uint32_t chunk, uint32_t ctx, int threads,
-                       uint32_t experts_used, uint8_t *base, struct ps_work *w)
+/* Every job in work has a row of its own at least, so there are no more of them than rows. */
+static void place_jobs(struct arena *a, const struct ps_work_size *size, struct ps_work *w)
 {
+    uint64_t jobs = size->config->expert_count;
+
+    w->jobs = take(a, jobs, sizeof(*w->jobs));
+    w->leases = take(a, jobs, sizeof(*w->leases));
+    w->round_jobs = take(a, jobs, sizeof(*w->round_jobs));
+    w->up_tasks = take(a, ps_min_u64(jobs, w->pairs) * size->up_task_count, sizeof(*w->up_tasks));
+    w->slices = take(a, size->slice_count, sizeof(*w->slices));
+}
+
+uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
+{
+    const struct ps_config *c = size->config;
     struct arena a = {base, 0};
-    uint64_t all_pairs = (uint64_t)chunk * experts_used;
+    uint64_t chunk = size->chunk, all_pairs = chunk * size->experts_used;
 
     memset(w, 0, sizeof(*w));
     work_widths(c, w);
-    w->chunk = chunk;
-    w->pairs = (uint32_t)max3(chunk, experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
-    w->thread_floats = thread_floats(c, ctx, w->pairs);
-    w->x = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
-    w->xn = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
-    w->y = take(&a, (uint64_t)chunk * c->hidden, sizeof(float));
+    w->chunk = size->chunk;
+    w->pairs = (uint32_t)max3(chunk, size->experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
+    w->thread_floats = thread_floats(c, size->ctx, w->pairs);
+    w->x = take(&a, chunk * c->hidden, sizeof(float));
+    w->xn = take(&a, chunk * c->hidden, sizeof(float));
+    w->y = take(&a, chunk * c->hidden, sizeof(float));
     w->wide = take(&a, chunk * w->wide_cols, sizeof(float));
     w->z = take(&a, chunk * w->z_cols, sizeof(float));
     w->mix = take(&a, chunk * w->mix_cols, sizeof(float));
-    w->beta = take(&a, (uint64_t)chunk * c->delta_v_heads, sizeof(float));
-    w->alpha = take(&a, (uint64_t)chunk * c->delta_v_heads, sizeof(float));
-    w->rope_cos = take(&a, (uint64_t)chunk * (c->rope_dims / 2), sizeof(float));
-    w->rope_sin = take(&a, (uint64_t)chunk * (c->rope_dims / 2), sizeof(float));
-    w->router = take(&a, (uint64_t)chunk * c->expert_count, sizeof(float));
+    w->beta = take(&a, chunk * c->delta_v_heads, sizeof(float));
+    w->alpha = take(&a, chunk * c->delta_v_heads, sizeof(float));
+    w->rope_cos = take(&a, chunk * (c->rope_dims / 2), sizeof(float));
+    w->rope_sin = take(&a, chunk * (c->rope_dims / 2), sizeof(float));
+    w->router = take(&a, chunk * c->expert_count, sizeof(float));
     w->shared_scale = take(&a, chunk, sizeof(float));
     w->route_weight = take(&a, all_pairs, sizeof(float));
     w->route = take(&a, all_pairs, sizeof(uint32_t));
@@ -114,8 +133,9 @@ uint64_t ps_work_place(const struct ps_config *c, uint32_t chunk, uint32_t ctx, 
     w->expert_x = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     w->expert_act = take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
     w->expert_out = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    place_jobs(&a, size, w);
     w->logits = take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
-    w->thread = take(&a, w->thread_floats * (uint64_t)threads, sizeof(float));
+    w->thread = take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
     return a.used;
 }
 
@@ -181,28 +201,54 @@ static uint64_t resident_bytes(const struct ps_model *model)
     return bytes;
 }
 
-static uint64_t work_bytes(const struct ps_model *model, const struct ps_engine_options *o,
-                           uint32_t chunk)
+/* All experts of a layer are cut alike (model/open.c), so the first of each speaks for it. */
+void ps_work_size(const struct ps_model *model, const struct ps_engine_options *o,
+                  struct ps_work_size *size)
 {
+    *size = (struct ps_work_size){.config = &model->config,
+                                  .chunk = o->chunk_tokens,
+                                  .ctx = o->ctx,
+                                  .experts_used = o->experts_used,
+                                  .threads = o->threads};
+    for (uint32_t l = 0; l < model->config.layer_count; l++) {
+        struct ps_object_info object;
+        uint32_t tasks = 0;
+
+        if (model->config.layers[l].ffn != PS_FFN_MOE)
+            continue;
+        uint32_t first = (uint32_t)ps_volume_find_streamed(model->volume, l, 0);
+        ps_volume_object(model->volume, first, &object);
+        for (uint32_t s = 0; s < object.slice_count; s++) {
+            struct ps_slice_info slice;
+            ps_volume_slice(model->volume, first, s, &slice);
+            tasks += (uint32_t)ps_div_up(slice.unit_count, PS_UP_ROWS);
+        }
+        size->slice_count = (uint32_t)ps_max_u64(size->slice_count, object.slice_count);
+        size->up_task_count = (uint32_t)ps_max_u64(size->up_task_count, tasks);
+    }
+}
+
+static uint64_t work_bytes(const struct ps_work_size *size, uint32_t chunk)
+{
+    struct ps_work_size s = *size;
     struct ps_work work;
 
-    return region_bytes(
-        ps_work_place(&model->config, chunk, o->ctx, o->threads, o->experts_used, NULL, &work));
+    s.chunk = chunk;
+    return region_bytes(ps_work_place(&s, NULL, &work));
 }
 
 /* The longest chunk whose buffers take no more than a quarter of what is free beyond the floor:
  * longer chunks read each expert more rarely in a prompt, a larger cache more rarely in what
  * follows. */
-static uint32_t choose_chunk(const struct ps_model *model, const struct ps_engine_options *o,
-                             uint64_t spare_bytes)
+static uint32_t choose_chunk(const struct ps_work_size *size, uint64_t spare_bytes)
 {
-    uint32_t smallest = (uint32_t)ps_min_u64(PS_CHUNK_TOKENS_MIN, o->ctx);
-    uint64_t smallest_bytes = work_bytes(model, o, smallest);
+    uint32_t smallest = (uint32_t)ps_min_u64(PS_CHUNK_TOKENS_MIN, size->ctx);
+    uint64_t smallest_bytes = work_bytes(size, smallest);
 
-    if (o->chunk_tokens)
-        return (uint32_t)ps_min_u64(o->chunk_tokens, o->ctx);
+    if (size->chunk)
+        return (uint32_t)ps_min_u64(size->chunk, size->ctx);
     for (uint32_t chunk = PS_CHUNK_TOKENS_MAX; chunk > smallest; chunk /= 2)
-        if (chunk <= o->ctx && work_bytes(model, o, chunk) - smallest_bytes <= spare_bytes / 4)
+        if (chunk <= size->ctx && work_bytes(size, chunk) - smallest_bytes <= spare_bytes / 4)
             return chunk;
     return smallest;
 }
@@ -241,20 +287,22 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
 {
     struct ps_engine_options o;
     struct ps_state_shape state;
+    struct ps_work_size size;
 
     memset(plan, 0, sizeof(*plan));
     int rc = resolve(model, options, &o, err);
     if (rc < 0)
         return rc;
     ps_state_shape(&model->config, o.ctx, &state);
+    ps_work_size(model, &o, &size);
     struct ps_store_options so = {.engine = o.io, .lease_count = o.experts_used};
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
     uint64_t resident = region_bytes(resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
-                    (uint64_t)o.threads * THREAD_BYTES;
+                    (uint64_t)o.threads * THREAD_BYTES + table_bytes(&model->config);
     uint64_t state_bytes = region_bytes(state.kv_bytes + state.recurrent_bytes);
     uint32_t smallest = o.chunk_tokens ? o.chunk_tokens : PS_CHUNK_TOKENS_MIN;
-    uint64_t floor_work = work_bytes(model, &o, (uint32_t)ps_min_u64(smallest, o.ctx));
+    uint64_t floor_work = work_bytes(&size, (uint32_t)ps_min_u64(smallest, o.ctx));
     uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache;
 
     plan->budget_bytes = o.memory_bytes == PS_MEMORY_DEFAULT ? ps_budget_default_bytes()
@@ -262,8 +310,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
                                                              : o.memory_bytes;
     uint64_t spare = plan->budget_bytes > floor_total ? plan->budget_bytes - floor_total : 0;
     plan->ctx = o.ctx;
-    plan->chunk_tokens = choose_chunk(model, &o, spare);
-    uint64_t work = work_bytes(model, &o, plan->chunk_tokens);
+    plan->chunk_tokens = choose_chunk(&size, spare);
+    uint64_t work = work_bytes(&size, plan->chunk_tokens);
     spare -= ps_min_u64(spare, work - floor_work);
     so.cache_bytes = floor_cache + (uses_page_cache(o.io) ? 0 : spare);
     uint64_t cache = ps_store_plan_bytes(model->volume, &so, &plan->expert_slots);

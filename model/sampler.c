@@ -122,6 +122,14 @@ static int check(const struct ps_sampling *s, struct ps_error *err)
     return what ? ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "%s.", what) : 0;
 }
 
+uint64_t ps_sampler_bytes(uint32_t vocab_rows)
+{
+    const struct ps_sampler *s;
+
+    return sizeof(*s) + REPEAT_LAST_N_DEFAULT * sizeof(*s->recent) +
+           (vocab_rows + 1ull) * (sizeof(*s->candidates) + sizeof(*s->weights) + sizeof(*s->seen));
+}
+
 int ps_sampler_open(struct ps_sampler **out, const struct ps_model *model,
                     const struct ps_sampling *sampling, struct ps_error *err)
 {
