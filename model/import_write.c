@@ -41,7 +41,10 @@ int ps_model_layout(const struct ps_model_layout_options *options,
 
     if (rc < 0)
         return rc;
-    rc = ps_layout_write(&import->spec, &write, ps_import_fill, import, err);
+    for (int i = 0; i < options->member_count && rc >= 0; i++)
+        rc = ps_source_check_member(import->source, options->members[i], err);
+    if (rc >= 0)
+        rc = ps_layout_write(&import->spec, &write, ps_import_fill, import, err);
     if (rc >= 0 && report) {
         *report = import->report;
         report->bytes = payload_bytes(import);

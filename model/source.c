@@ -15,6 +15,8 @@
 #define CACHE_FRIENDLY_BYTES (256ull << 20)
 #define FOLIO_BYTES_MAX (2ull << 20)
 #define SIDECAR_BYTES_MAX (256u << 20)
+/* Opening a pipe would wait for a writer; reads of plain files do not heed O_NONBLOCK. */
+#define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK)
 
 static const char *base_name(const char *path)
 {
@@ -29,6 +31,11 @@ void ps_source_plain_text(char *out, size_t out_bytes, const char *text, size_t 
     for (size_t i = 0; i < text_bytes && text[i] && n + 1 < out_bytes; i++)
         out[n++] = text[i] >= 0x20 && text[i] < 0x7f ? text[i] : '?';
     out[n] = 0;
+}
+
+static int64_t mtime_ns(const struct stat *st)
+{
+    return st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
 }
 
 static void set_name(struct ps_source *source, const char *path)
@@ -58,7 +65,7 @@ int ps_source_add_file(struct ps_source *source, const char *path, struct ps_err
         return ps_error_set(err, -ENOMEM, path, "memory for the list of files is not to be had");
     source->files = files;
 
-    fd = open(path, O_RDONLY | O_CLOEXEC);
+    fd = open(path, OPEN_FLAGS);
     if (fd < 0 || fstat(fd, &st) < 0) {
         rc = ps_error_set(err, -errno, path, "%s cannot be opened: %s", base_name(path),
                           strerror(errno));
@@ -69,8 +76,8 @@ int ps_source_add_file(struct ps_source *source, const char *path, struct ps_err
         goto fail;
     }
     struct ps_source_file *file = &files[source->file_count];
-    *file = (struct ps_source_file){strdup(path), fd, (uint64_t)st.st_size,
-                                    st.st_mtim.tv_sec * 1000000000ll + st.st_mtim.tv_nsec, 0};
+    *file = (struct ps_source_file){
+        .path = strdup(path), .fd = fd, .bytes = (uint64_t)st.st_size, .mtime_ns = mtime_ns(&st)};
     if (!file->path) {
         rc = ps_error_set(err, -ENOMEM, path, "memory for a path is not to be had");
         goto fail;
@@ -136,8 +143,12 @@ static int read_kind(struct ps_source *source, const char *path, struct ps_error
         return ps_error_set(err, -errno, path, "%s cannot be opened: %s", path, strerror(errno));
     if (S_ISDIR(st.st_mode))
         return ps_safetensors_read(source, path, true, err);
-    /* A pipe would make open() wait. */
-    fd = S_ISREG(st.st_mode) ? open(path, O_RDONLY | O_CLOEXEC) : (errno = EINVAL, -1);
+    if (!S_ISREG(st.st_mode))
+        return ps_error_set(err, -PS_ERR_FORMAT, path,
+                            "%s is neither a file nor a directory: name a GGUF file or the "
+                            "directory of a safetensors checkpoint",
+                            path);
+    fd = open(path, OPEN_FLAGS);
     if (fd < 0)
         return ps_error_set(err, -errno, path, "%s cannot be opened: %s", path, strerror(errno));
     ssize_t got = pread(fd, magic, sizeof(magic), 0);
@@ -198,6 +209,32 @@ const struct ps_source_tensor *ps_source_find(const struct ps_source *source, co
     return bsearch(&key, source->tensors, source->tensor_count, sizeof(key), by_name);
 }
 
+/* Half of an old file with half of a new one is no model, however sound each read was. */
+static int check_unchanged(const struct ps_source_file *f, struct ps_error *err)
+{
+    struct stat st;
+
+    if (fstat(f->fd, &st) == 0 && (uint64_t)st.st_size == f->bytes && mtime_ns(&st) == f->mtime_ns)
+        return 0;
+    return ps_error_set(err, -PS_ERR_SOURCE_CHANGED, f->path,
+                        "%s was written to while it was being read: start over when it is at rest",
+                        base_name(f->path));
+}
+
+int ps_source_check_member(const struct ps_source *source, const char *path, struct ps_error *err)
+{
+    struct stat member, st;
+
+    if (stat(path, &member) < 0)
+        return 0;
+    for (uint32_t i = 0; i < source->file_count; i++)
+        if (fstat(source->files[i].fd, &st) == 0 && st.st_dev == member.st_dev &&
+            st.st_ino == member.st_ino)
+            return ps_error_set(err, -PS_ERR_ARGUMENT, path,
+                                "this is a file of the source itself: lay it out somewhere else");
+    return 0;
+}
+
 int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offset_bytes, void *buf,
                    uint64_t bytes, struct ps_error *err)
 {
@@ -227,7 +264,7 @@ int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offse
         posix_fadvise(f->fd, (off_t)begin, (off_t)(offset_bytes + bytes - begin),
                       POSIX_FADV_DONTNEED);
     }
-    return 0;
+    return check_unchanged(f, err);
 }
 
 int ps_source_sidecar(const struct ps_source *source, const char *name, char **text,
@@ -244,7 +281,7 @@ int ps_source_sidecar(const struct ps_source *source, const char *name, char **t
     file.fd = -1;
     if (asprintf(&file.path, "%s/%s", source->directory, name) < 0)
         return ps_error_set(err, -ENOMEM, name, "memory for a path is not to be had");
-    file.fd = open(file.path, O_RDONLY | O_CLOEXEC);
+    file.fd = open(file.path, OPEN_FLAGS);
     if (file.fd < 0 || fstat(file.fd, &st) < 0) {
         if (errno != ENOENT)
             rc = ps_error_set(err, -errno, name, "%s cannot be opened: %s", name, strerror(errno));
@@ -254,6 +291,8 @@ int ps_source_sidecar(const struct ps_source *source, const char *name, char **t
         rc = ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not a file of a credible size", name);
         goto done;
     }
+    file.bytes = (uint64_t)st.st_size;
+    file.mtime_ns = mtime_ns(&st);
     buf = malloc((size_t)st.st_size + 1);
     rc = buf ? ps_source_read(&beside, 0, 0, buf, (uint64_t)st.st_size, err)
              : ps_error_set(err, -ENOMEM, name, "memory for %s is not to be had", name);

@@ -77,10 +77,15 @@ const struct ps_source_tensor *ps_source_find(const struct ps_source *source, co
 /*
  * Reads a range of a file. What was read from large files is dropped from the page cache behind the
  * read, so that a source larger than memory does not push everything else out. Thread-safe.
- * Errors: -PS_ERR_TRUNCATED (the file shrank), -errno.
+ * Errors: -PS_ERR_TRUNCATED (the file shrank), -PS_ERR_SOURCE_CHANGED (it was written to since it
+ * was opened), -errno.
  */
 int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offset_bytes, void *buf,
                    uint64_t bytes, struct ps_error *err);
+
+/* -PS_ERR_ARGUMENT when path is one of the source's own files, by whatever name: writing there
+ * would destroy what is still to be read. */
+int ps_source_check_member(const struct ps_source *source, const char *path, struct ps_error *err);
 
 /*
  * A fingerprint of the source: names, sizes, times and headers of its files, and samples of the

@@ -699,6 +699,86 @@ static void test_shrinking(void **state)
     ps_import_close(&import);
 }
 
+/* A pipe in a file's place is refused; nothing waits for somebody to write into it. */
+static void test_pipes(void **state)
+{
+    static const char *const names[] = {"tokenizer.json", "generation_config.json", "config.json",
+                                        "model.safetensors.index.json", "model.safetensors"};
+    struct fixture *f = *state;
+
+    tiny_safetensors(&f->m, &f->w);
+    write_hf(f);
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        char name[64];
+
+        snprintf(name, sizeof(name), "hf/%s", names[i]);
+        const char *path = put_file(f, name, "", 0);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(mkfifo(path, 0600), 0);
+        expect(hf_dir(f), -PS_ERR_FORMAT, names[i], NULL);
+        assert_int_equal(unlink(path), 0);
+    }
+    const char *pipe_path = put_file(f, "pipe.gguf", "", 0);
+    assert_int_equal(unlink(pipe_path), 0);
+    assert_int_equal(mkfifo(pipe_path, 0600), 0);
+    expect(pipe_path, -PS_ERR_FORMAT, "neither a file nor a directory", NULL);
+}
+
+/* Somebody writes to the file after it was opened: what is read then may fit to nothing. */
+static void test_changing(void **state)
+{
+    struct fixture *f = *state;
+    const char *path = tiny_write_gguf(&f->m, f->dir);
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1}};
+    struct ps_model_layout_options options = {.source = path};
+    struct ps_import *import = NULL;
+    struct ps_error err = {0};
+    uint8_t *buf = malloc(1 << 20);
+
+    assert_int_equal(ps_import_open(&import, &options, 1, &err), 0);
+    uint32_t last = import->object_count - 1, count = import->objects[last].slice_count;
+    assert_int_equal(ps_import_fill(import, 0, last, 0, count, buf, &err), 0);
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+    assert_int_equal(ps_import_fill(import, 0, last, 0, count, buf, &err), -PS_ERR_SOURCE_CHANGED);
+    assert_non_null(strstr(err.text, "was written to"));
+    free(buf);
+    ps_import_close(&import);
+}
+
+/* The source as a member, consent or not, by its name, through a link and as a second name. */
+static void test_source_as_member(void **state)
+{
+    struct fixture *f = *state;
+    const char *path = tiny_write_gguf(&f->m, f->dir);
+    char *link_path = NULL, *name_path = NULL, *identity = NULL;
+    struct stat before, after;
+
+    assert_true(asprintf(&link_path, "%s/link", f->dir) > 0);
+    assert_true(asprintf(&name_path, "%s/name", f->dir) > 0);
+    assert_int_equal(symlink(path, link_path), 0);
+    assert_int_equal(link(path, name_path), 0);
+    assert_int_equal(stat(path, &before), 0);
+    const char *members[] = {path, link_path, name_path};
+    for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
+        const char *base = i == 2 ? "name" : strrchr(path, '/') + 1;
+        assert_true(asprintf(&identity, "file:%s:%lld", base, (long long)before.st_size) > 0);
+        struct ps_model_layout_options options = {.source = path,
+                                                  .members = &members[i],
+                                                  .member_count = 1,
+                                                  .destroy = (const char *const *)&identity,
+                                                  .destroy_count = 1};
+        struct ps_error err = {0};
+
+        assert_int_equal(ps_model_layout(&options, NULL, &err), -PS_ERR_ARGUMENT);
+        assert_non_null(strstr(err.text, "the source itself"));
+        assert_int_equal(stat(path, &after), 0);
+        assert_int_equal(after.st_size, before.st_size);
+        free(identity);
+    }
+    free(link_path);
+    free(name_path);
+}
+
 #define TEST(NAME) cmocka_unit_test_setup_teardown(NAME, set_up, tear_down)
 
 int main(void)
@@ -722,6 +802,9 @@ int main(void)
         TEST(test_config_json),
         TEST(test_no_source),
         TEST(test_shrinking),
+        TEST(test_pipes),
+        TEST(test_changing),
+        TEST(test_source_as_member),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
