@@ -4,10 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/util.h"
 #include "model/engine.h"
 
-/* Every expert that the configuration speaks of must be in the volume with the size that its types
- * give, and every resident tensor too: then nothing later has to check. */
+/*
+ * Every expert that the configuration speaks of must be in the volume with the size that its types
+ * give, and every resident tensor too: then nothing later has to check. That the list of tensors is
+ * complete, and their types right, ps_config_from_json has checked.
+ */
 static int check_resident(const struct ps_model *model, struct ps_error *err)
 {
     for (uint32_t i = 0; i < model->tensor_count; i++) {
@@ -21,86 +25,102 @@ static int check_resident(const struct ps_model *model, struct ps_error *err)
         if (object < 0)
             return ps_error_set(err, -PS_ERR_FORMAT, name,
                                 "the volume has no such tensor; lay the model out again");
-        ps_role_shape(&model->config, t->role, &rows, &cols);
-        uint64_t row_bytes = ps_row_bytes(t->type, cols);
-        ps_volume_object(model->volume, (uint32_t)object, &info);
-        if (row_bytes == 0 || !ps_type_info(t->type)->has_kernels)
+        if (!ps_type_info(t->type)->has_kernels)
             return ps_error_set(err, -PS_ERR_UNSUPPORTED, name,
-                                "the tensor's type cannot be computed with by this version");
-        if (ps_role_is_vector(t->role) && t->type != PS_TYPE_F32)
-            return ps_error_set(err, -PS_ERR_FORMAT, name, "a vector must be stored as F32");
-        if (info.bytes < rows * row_bytes)
+                                "the tensor's type, %s, cannot be computed with by this version",
+                                ps_type_info(t->type)->name);
+        ps_role_shape(&model->config, t->role, &rows, &cols);
+        uint64_t bytes = rows * ps_row_bytes(t->type, cols);
+        ps_volume_object(model->volume, (uint32_t)object, &info);
+        if (info.bytes < bytes)
             return ps_error_set(err, -PS_ERR_FORMAT, name,
                                 "the tensor has %llu bytes in the volume and needs %llu; lay the "
                                 "model out again",
-                                (unsigned long long)info.bytes,
-                                (unsigned long long)(rows * row_bytes));
-    }
-    return 0;
-}
-
-static bool has_tensor(const struct ps_model *model, enum ps_role role, uint32_t layer)
-{
-    for (uint32_t i = 0; i < model->tensor_count; i++)
-        if (model->tensors[i].role == role &&
-            (role < PS_ROLE_LAYER_FIRST || model->tensors[i].layer == layer))
-            return true;
-    return false;
-}
-
-static int check_roles(const struct ps_model *model, struct ps_error *err)
-{
-    char name[64];
-
-    for (int role = 0; role < PS_ROLE_COUNT; role++) {
-        uint32_t layers = role < PS_ROLE_LAYER_FIRST ? 1 : model->config.layer_count;
-        for (uint32_t layer = 0; layer < layers; layer++) {
-            if (role == PS_ROLE_HEAD || !ps_role_present(&model->config, role, layer) ||
-                has_tensor(model, role, layer))
-                continue;
-            return ps_error_set(err, -PS_ERR_FORMAT, ps_role_name(role, layer, name, sizeof(name)),
-                                "the volume lacks this tensor; lay the model out again");
-        }
+                                (unsigned long long)info.bytes, (unsigned long long)bytes);
     }
     return 0;
 }
 
 /* The slices of an expert cover its neurons in order, end where the types allow it, and have the
  * bytes that their neurons need. */
-static int check_expert(const struct ps_model *model, uint32_t layer, uint32_t expert,
-                        struct ps_error *err)
+static int check_slices(const struct ps_model *model, const struct ps_expert_shape *shape,
+                        uint32_t object, struct ps_error *err)
 {
-    const struct ps_config *config = &model->config;
-    const struct ps_config_layer *l = &config->layers[layer];
-    struct ps_expert_shape shape = {config->hidden, config->expert_width, l->gate_type, l->up_type,
-                                    l->down_type};
-    int64_t object = ps_volume_find_streamed(model->volume, layer, expert);
     struct ps_object_info info;
     uint32_t next = 0;
+
+    ps_volume_object(model->volume, object, &info);
+    for (uint32_t s = 0; s < info.slice_count; s++) {
+        struct ps_slice_info slice;
+        struct ps_slice_parts parts;
+
+        ps_volume_slice(model->volume, object, s, &slice);
+        if (slice.unit_begin != next || slice.unit_count == 0 ||
+            slice.unit_count > shape->width - next || slice.unit_begin % ps_slice_grain(shape) != 0)
+            break;
+        ps_slice_parts(shape, slice.unit_count, &parts);
+        if (slice.bytes < parts.bytes)
+            break;
+        next += slice.unit_count;
+    }
+    if (next != shape->width)
+        return ps_error_set(err, -PS_ERR_FORMAT, info.name,
+                            "its slices do not cover its %u neurons; lay the model out again",
+                            shape->width);
+    return 0;
+}
+
+/* Is the expert cut as the first of its layer is? The engine looks at the slices of that one. */
+static bool is_cut_alike(const struct ps_model *model, uint32_t first, uint32_t object)
+{
+    struct ps_object_info a, b;
+
+    ps_volume_object(model->volume, first, &a);
+    ps_volume_object(model->volume, object, &b);
+    if (a.slice_count != b.slice_count)
+        return false;
+    for (uint32_t s = 0; s < a.slice_count; s++) {
+        struct ps_slice_info x, y;
+
+        ps_volume_slice(model->volume, first, s, &x);
+        ps_volume_slice(model->volume, object, s, &y);
+        if (x.unit_begin != y.unit_begin || x.unit_count != y.unit_count || x.bytes != y.bytes)
+            return false;
+    }
+    return true;
+}
+
+static int check_expert(const struct ps_model *model, const struct ps_expert_shape *shape,
+                        uint32_t layer, uint32_t expert, struct ps_error *err)
+{
+    int64_t first = ps_volume_find_streamed(model->volume, layer, 0);
+    int64_t object = ps_volume_find_streamed(model->volume, layer, expert);
+    struct ps_object_info info;
 
     if (object < 0)
         return ps_error_set(err, -PS_ERR_FORMAT, NULL,
                             "the volume has no expert %u of layer %u; lay the model out again",
                             expert, layer);
+    if (expert == 0)
+        return check_slices(model, shape, (uint32_t)object, err);
+    if (is_cut_alike(model, (uint32_t)first, (uint32_t)object))
+        return 0;
     ps_volume_object(model->volume, (uint32_t)object, &info);
-    for (uint32_t s = 0; s < info.slice_count; s++) {
-        struct ps_slice_info slice;
-        struct ps_slice_parts parts;
+    return ps_error_set(err, -PS_ERR_FORMAT, info.name,
+                        "it is cut into other slices than the first expert of its layer; lay the "
+                        "model out again");
+}
 
-        ps_volume_slice(model->volume, (uint32_t)object, s, &slice);
-        if (slice.unit_begin != next || slice.unit_count == 0 ||
-            slice.unit_count > config->expert_width - next ||
-            slice.unit_begin % ps_slice_grain(&shape) != 0)
-            break;
-        ps_slice_parts(&shape, slice.unit_count, &parts);
-        if (slice.bytes < parts.bytes)
-            break;
-        next += slice.unit_count;
-    }
-    if (next != config->expert_width)
-        return ps_error_set(err, -PS_ERR_FORMAT, info.name,
-                            "its slices do not cover its %u neurons; lay the model out again",
-                            config->expert_width);
+static int check_types(const struct ps_expert_shape *shape, uint32_t layer, struct ps_error *err)
+{
+    const uint32_t types[] = {shape->gate_type, shape->up_type, shape->down_type};
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(types); i++)
+        if (!ps_type_info(types[i])->has_kernels)
+            return ps_error_set(err, -PS_ERR_UNSUPPORTED, NULL,
+                                "the experts of layer %u are of type %s, which cannot be computed "
+                                "with by this version",
+                                layer, ps_type_info(types[i])->name);
     return 0;
 }
 
@@ -112,9 +132,9 @@ static int check_experts(const struct ps_model *model, struct ps_error *err)
                                         l->gate_type, l->up_type, l->down_type};
         if (l->ffn != PS_FFN_MOE)
             continue;
-        int rc = ps_expert_check(&shape, err);
+        int rc = check_types(&shape, layer, err);
         for (uint32_t e = 0; rc >= 0 && e < model->config.expert_count; e++)
-            rc = check_expert(model, layer, e, err);
+            rc = check_expert(model, &shape, layer, e, err);
         if (rc < 0)
             return rc;
     }
@@ -132,9 +152,6 @@ static int load_metadata(struct ps_model *model, struct ps_error *err)
                             "the volume holds no model (it was not made by penstock layout)");
     rc = ps_config_from_json(data, bytes, &model->config, &model->tensors, &model->tensor_count,
                              err);
-    if (rc < 0)
-        return rc;
-    rc = ps_config_check(&model->config, err);
     if (rc < 0)
         return rc;
     if (ps_volume_metadata(model->volume, PS_BLOB_TOKENIZER, &data, &bytes) >= 0) {
@@ -171,8 +188,6 @@ int ps_model_open(struct ps_model **out, const char *const *paths, int path_coun
     rc = ps_volume_open(&model->volume, paths, path_count, err);
     if (rc >= 0)
         rc = load_metadata(model, err);
-    if (rc >= 0)
-        rc = check_roles(model, err);
     if (rc >= 0)
         rc = check_resident(model, err);
     if (rc >= 0)
