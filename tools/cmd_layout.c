@@ -17,7 +17,9 @@ struct layout_args {
 
 static void position_parse(struct layout_args *args, const char *arg, struct argp_state *state)
 {
-    if (args->options.source == NULL)
+    if (*arg == '\0')
+        argp_error(state, "a SOURCE or MEMBER is an empty text");
+    else if (args->options.source == NULL)
         args->options.source = arg;
     else if (args->options.member_count == PS_MEMBER_COUNT_MAX)
         argp_error(state, "a volume has at most %d members", PS_MEMBER_COUNT_MAX);

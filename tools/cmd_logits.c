@@ -135,7 +135,7 @@ static int ids_get(const struct logits_args *args, int32_t **ids, size_t *id_cou
         return tool_ids_parse("--ids", args->ids, ids, id_count, err);
     rc = tool_text_read("-", &text, &text_bytes, err);
     if (rc == 0)
-        rc = tool_ids_parse("standard input", text, ids, id_count, err);
+        rc = tool_ids_text_parse(text, text_bytes, ids, id_count, err);
     free(text);
     return rc;
 }

@@ -45,6 +45,7 @@ struct generation {
     uint32_t token_count;
     char last;
     int failure; /* -errno of writing or of memory */
+    struct tool_output stats;
 };
 
 static error_t sampling_parse(int key, char *arg, struct argp_state *state)
@@ -306,21 +307,16 @@ static json_t *stats_json(const struct run_args *args, const struct ps_engine_st
     return json;
 }
 
-static int stats_write(const char *path, const json_t *json, struct ps_error *err)
+static int stats_write(struct tool_output *out, const json_t *json, struct ps_error *err)
 {
-    struct tool_output out;
-    int rc = tool_output_open(&out, path, err);
-
-    if (rc < 0)
-        return rc;
-    json_dumpf(json, out.file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    fputc('\n', out.file);
-    return tool_output_commit(&out, err);
+    json_dumpf(json, out->file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    fputc('\n', out->file);
+    return tool_output_commit(out, err);
 }
 
 /* Prints what there is to say at the end. Returns the exit status. */
 static int run_report(const struct run_args *args, const struct ps_engine *engine,
-                      const struct ps_sampling *sampling, const struct generation *gen, int reason)
+                      const struct ps_sampling *sampling, struct generation *gen, int reason)
 {
     struct ps_engine_stats stats;
     struct ps_error err = {0};
@@ -330,8 +326,6 @@ static int run_report(const struct run_args *args, const struct ps_engine *engin
         putchar('\n');
     ps_engine_stats(engine, &stats);
     json_t *json = stats_json(args, &stats, sampling, gen, reason);
-    if (args->stats != NULL && stats_write(args->stats, json, &err) < 0)
-        status = tool_fail(&err);
     if (args->json) {
         json_t *text = json_stringn(gen->text == NULL ? "" : gen->text, gen->text_bytes);
         int rc =
@@ -344,6 +338,9 @@ static int run_report(const struct run_args *args, const struct ps_engine *engin
         if (reason == PS_STOP_CONTEXT)
             fputs("  stopped   the context is full; --ctx N makes it larger\n", stderr);
     }
+    /* Last, so that a failure is the last thing said. */
+    if (args->stats != NULL && stats_write(&gen->stats, json, &err) < 0)
+        status = tool_fail(&err);
     json_decref(json);
     return status;
 }
@@ -360,6 +357,9 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     int status = 1, rc;
 
     rc = tool_engine_open(&engine, &session, model, &args->engine, &err);
+    /* Now, so that a bad name is not found only after an hour of text. */
+    if (rc == 0 && args->stats != NULL)
+        rc = tool_output_open(&gen.stats, args->stats, &err);
     if (rc == 0) {
         sampling_resolve(args, model, &sampling);
         rc = ps_sampler_open(&sampler, model, &sampling, &err);
@@ -381,6 +381,7 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     ps_sampler_close(&sampler);
     ps_session_close(&session);
     ps_engine_close(&engine);
+    tool_output_abandon(&gen.stats);
     json_decref(gen.ids);
     free(gen.text);
     return status;

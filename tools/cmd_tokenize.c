@@ -92,10 +92,7 @@ int cmd_tokenize(int argc, char **argv)
     if (rc == 0)
         rc = tool_text_read("-", &text, &text_bytes, &err);
     if (rc == 0 && args.decode) {
-        rc = strlen(text) == text_bytes
-                 ? tool_ids_parse("standard input", text, &ids, &id_count, &err)
-                 : ps_error_set(&err, -PS_ERR_ARGUMENT, "standard input",
-                                "a zero byte is no list of token ids");
+        rc = tool_ids_text_parse(text, text_bytes, &ids, &id_count, &err);
         if (rc == 0)
             rc = ids_decode(model, ids, id_count, &err);
     } else if (rc == 0) {

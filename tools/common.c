@@ -1,5 +1,6 @@
 #include "tools/tool.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -30,15 +31,27 @@ void tool_subject_set(const char *path)
     subject = path;
 }
 
+/* Names in sentences come from files that may be hostile, and from a command line that may hold
+ * anything: no control character of theirs reaches the terminal or breaks the line. */
+static void line_print(const char *where, const char *text)
+{
+    const char *parts[] = {"penstock: ", where, where[0] != '\0' ? ": " : "", text};
+
+    line_clear();
+    flockfile(stderr);
+    for (size_t i = 0; i < PS_ARRAY_LEN(parts); i++) {
+        for (const char *at = parts[i]; *at != '\0'; at++)
+            putc_unlocked(iscntrl((unsigned char)*at) ? '?' : *at, stderr);
+    }
+    putc_unlocked('\n', stderr);
+    funlockfile(stderr);
+}
+
 int tool_fail(const struct ps_error *err)
 {
-    const char *where = err->where[0] != '\0' ? err->where : subject;
-    const char *text = err->text[0] != '\0' ? err->text : ps_strerror(err->code);
-    line_clear();
-    if (where != NULL)
-        fprintf(stderr, "penstock: %s: %s\n", where, text);
-    else
-        fprintf(stderr, "penstock: %s\n", text);
+    const char *where = err->where[0] != '\0' || subject == NULL ? err->where : subject;
+
+    line_print(where, err->text[0] != '\0' ? err->text : ps_strerror(err->code));
     return 1;
 }
 
@@ -58,10 +71,8 @@ int tool_fail_text(const char *where, const char *fmt, ...)
 static void log_print(void *ctx, enum ps_log_level level, const char *text)
 {
     const bool *verbose = ctx;
-    if (level <= PS_LOG_WARN || *verbose) {
-        line_clear();
-        fprintf(stderr, "penstock: %s\n", text);
-    }
+    if (level <= PS_LOG_WARN || *verbose)
+        line_print("", text);
 }
 
 void tool_log_start(bool verbose)

@@ -8,7 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/util.h"
+
 #define TEXT_GROW_BYTES 65536u
+/* What the tokenizer takes at most; /dev/zero has no end. */
+#define TEXT_BYTES_MAX (1u << 30)
 
 /* Opens a temporary file beside the path, with the permissions that a plain create would give. */
 static int temp_open(struct tool_output *out, struct ps_error *err)
@@ -52,6 +56,16 @@ static int path_descriptor(const char *path)
     return -1;
 }
 
+/* A volume that took hours to lay out is not what somebody means to replace by a result. */
+static bool is_member(const char *path)
+{
+    struct ps_volume *volume = NULL;
+    int rc = ps_volume_open(&volume, &path, 1, NULL);
+
+    ps_volume_close(&volume);
+    return rc == 0 || rc == -PS_ERR_MEMBER || rc == -PS_ERR_INCOMPLETE || rc == -PS_ERR_IN_USE;
+}
+
 int tool_output_open(struct tool_output *out, const char *path, struct ps_error *err)
 {
     struct stat st;
@@ -66,6 +80,10 @@ int tool_output_open(struct tool_output *out, const char *path, struct ps_error 
             rc = ps_error_set(err, -errno, path, "cannot write: %s", strerror(errno));
         return rc;
     }
+    if (exists && is_member(path))
+        return ps_error_set(err, -PS_ERR_WOULD_DESTROY, path,
+                            "this is a member of a volume, which the output would replace: name "
+                            "another file, or give it back first with penstock wipe");
     /* A link stays one: what it points to is replaced. */
     out->path = exists ? realpath(path, NULL) : strdup(path);
     if (out->path == NULL)
@@ -125,6 +143,11 @@ int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_
     if (file == NULL)
         return ps_error_set(err, -errno, name, "cannot read: %s", strerror(errno));
     for (;;) {
+        if (bytes > TEXT_BYTES_MAX) {
+            rc = ps_error_set(err, -PS_ERR_ARGUMENT, name,
+                              "is longer than 1 GiB, the most that is read");
+            break;
+        }
         if (room - bytes < TEXT_GROW_BYTES) {
             room = room * 2 + 2 * TEXT_GROW_BYTES;
             char *grown = realloc(data, room);
@@ -134,7 +157,8 @@ int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_
             }
             data = grown;
         }
-        size_t got = fread(data + bytes, 1, room - bytes - 1, file);
+        size_t most = ps_min_u64(room - 1, TEXT_BYTES_MAX + 1u) - bytes;
+        size_t got = fread(data + bytes, 1, most, file);
         bytes += got;
         if (got == 0)
             break;
@@ -189,6 +213,15 @@ int tool_ids_parse(const char *where, const char *text, int32_t **ids, size_t *i
     *ids = list;
     *id_count = count;
     return 0;
+}
+
+int tool_ids_text_parse(const char *text, size_t text_bytes, int32_t **ids, size_t *id_count,
+                        struct ps_error *err)
+{
+    if (strlen(text) != text_bytes)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "standard input",
+                            "a zero byte is no list of token ids");
+    return tool_ids_parse("standard input", text, ids, id_count, err);
 }
 
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,

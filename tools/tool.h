@@ -110,6 +110,10 @@ int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_
 int tool_ids_parse(const char *where, const char *text, int32_t **ids, size_t *id_count,
                    struct ps_error *err);
 
+/* The same for what was read from standard input, in which a zero byte is refused. */
+int tool_ids_text_parse(const char *text, size_t text_bytes, int32_t **ids, size_t *id_count,
+                        struct ps_error *err);
+
 /* Text to ids; *ids is malloc'd, owned by the caller. */
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
                   size_t *id_count, struct ps_error *err);

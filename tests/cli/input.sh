@@ -51,6 +51,25 @@ fails 1 'vocabulary|9999' "$penstock" logits v --ids 1,9999999 --out o
 [ ! -e o ] || die "a failed command left its output behind"
 fails 1 'list of token ids' "$penstock" logits v --ids 1,x --out o
 fails 1 'no-such' "$penstock" logits v --ids 1 --out no-such-folder/o
+status=0
+printf '1,2\0003' | "$penstock" logits v --ids - --out o 2>err.txt || status=$?
+[ $status -eq 1 ] || die "ids behind a zero byte are ignored"
+# Nothing of a hostile name reaches the terminal as it is, and a sentence stays one line.
+fails 1 'no\?such\?\[31m' "$penstock" info $'no\nsuch\e[31m'
+# A volume is not replaced by a result.
+cp v before
+fails 1 'member of a volume' "$penstock" logits v --ids 1 --out v
+fails 1 'member of a volume' "$penstock" run v -p x -n 1 --stats v
+same v before "an output was written over a volume"
+rm before
+# A source is not overwritten by itself, whatever is consented to.
+cp "$demo_gguf" self.gguf
+for member in ./self.gguf link.gguf; do
+    ln -sf self.gguf link.gguf
+    fails 1 'source itself' "$penstock" layout self.gguf $member \
+        --destroy "file:self.gguf:$(stat -c %s self.gguf)"
+    same self.gguf "$demo_gguf" "a source was overwritten"
+done
 fails 1 'no-such' "$penstock" perplexity v --file no-such-text
 fails 1 'window' "$penstock" perplexity v --file <(echo short)
 fails 1 'empty' "$penstock" run v -p ''

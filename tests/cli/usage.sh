@@ -23,6 +23,7 @@ grep -q perplexity out.txt || die "no list of commands"
 fails 2 'SOURCE' "$penstock" layout model.gguf
 fails 2 'slice-bytes' "$penstock" layout a b --slice-bytes 0
 fails 2 'slice-bytes' "$penstock" layout a b --slice-bytes 12Q
+fails 2 'empty' "$penstock" layout a ''
 fails 2 'one MEMBER' "$penstock" wipe a b
 fails 2 'prompt' "$penstock" run v
 fails 2 'prompt' "$penstock" run v -p x --ids 1
