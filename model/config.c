@@ -261,7 +261,7 @@ static int check_ffn(const struct ps_config *c, bool moe, bool dense, struct ps_
 {
     const struct limit limits[] = {
         {"expert_count", c->expert_count, moe, PS_EXPERT_COUNT_MAX},
-        {"experts_used", c->experts_used, moe, PS_EXPERTS_USED_MAX},
+        {"experts_used", c->experts_used, moe, PS_EXPERT_COUNT_MAX},
         {"expert_width", c->expert_width, moe, WIDTH_MAX},
         {"shared_width", c->shared_width, 0, WIDTH_MAX},
         {"dense_width", c->dense_width, dense, WIDTH_MAX},

@@ -137,7 +137,6 @@ static void test_limits(void **state)
         {C(expert_count, 5000)},
         {C(experts_used, 0)},
         {C(experts_used, 9)},
-        {C(experts_used, 65)},
         {C(expert_width, 0)},
         {C(expert_width, 100)},
         {C(expert_width, 1u << 30)},

@@ -40,6 +40,7 @@ static const struct shape shapes[] = {
      {.hidden = 48, .kv_heads = 4, .head_dim = 8, .vocab = 81, .width = 80, .taps = 2}},
     {"one expert", false, false, 0, false, {.experts = 1, .used = 1}},
     {"all experts", true, true, 0, false, {.experts = 6, .used = 6}},
+    {"70 experts per token", false, true, 0, false, {.experts = 72, .used = 70}},
     {"fewer experts than the model's", true, false, 1, false, {.experts = 6, .used = 4}},
     {"layers of different types, GGUF", false, true, 0, true, {.layers = 3, .experts = 6}},
 };
