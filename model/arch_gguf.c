@@ -53,22 +53,18 @@ static int refuse_key(const struct ps_checkpoint *c, const char *key, struct ps_
 static int refuse_variants(const struct ps_checkpoint *c, struct ps_error *err)
 {
     struct ps_gguf_string scaling = {0};
-    uint32_t window, gating, value_length, key_length;
+    uint32_t window, gating;
     char buf[KEY_BYTES];
     int rc;
 
     if ((rc = ps_gguf_arch_u32(c, "attention.sliding_window", 0, &window, err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "expert_gating_func", 1, &gating, err)) < 0 ||
-        (rc = ps_gguf_arch_u32(c, "attention.key_length", 0, &key_length, err)) < 0 ||
-        (rc = ps_gguf_arch_u32(c, "attention.value_length", key_length, &value_length, err)) < 0 ||
         (rc = ps_gguf_text(c->source, full_key(c, "rope.scaling.type", buf), &scaling, err)) < 0)
         return rc;
     if (window)
         return refuse_key(c, "attention.sliding_window", err);
     if (gating != 1) /* softmax */
         return refuse_key(c, "expert_gating_func", err);
-    if (value_length != key_length)
-        return refuse_key(c, "attention.value_length", err);
     if (rc > 0 && scaling.bytes && (scaling.bytes != 4 || memcmp(scaling.data, "none", 4)))
         return refuse_key(c, "rope.scaling.type", err);
     return 0;
@@ -115,7 +111,7 @@ static int read_identity(const struct ps_checkpoint *c, struct ps_config *config
 
 int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, struct ps_error *err)
 {
-    uint32_t blocks, nextn, heads;
+    uint32_t blocks, nextn, heads, value_length;
     int rc = refuse_variants(c, err);
 
     if (rc < 0 || (rc = read_identity(c, config, err)) < 0 ||
@@ -129,6 +125,8 @@ int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, stru
             0 ||
         (rc = ps_gguf_arch_u32(c, "attention.key_length", heads ? config->hidden / heads : 0,
                                &config->head_dim, err)) < 0 ||
+        (rc = ps_gguf_arch_u32(c, "attention.value_length", config->head_dim, &value_length, err)) <
+            0 ||
         (rc = ps_gguf_arch_u32(c, "rope.dimension_count", config->head_dim, &config->rope_dims,
                                err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "expert_count", -1, &config->expert_count, err)) < 0 ||
@@ -136,6 +134,8 @@ int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, stru
         (rc = ps_gguf_arch_u32(c, "expert_feed_forward_length", -1, &config->expert_width, err)) <
             0)
         return rc;
+    if (value_length != config->head_dim)
+        return refuse_key(c, "attention.value_length", err);
     if (blocks <= nextn || blocks - nextn > PS_LAYER_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_FORMAT, c->source->name,
                             "%s.block_count is %u, of which %u predict ahead: 1 to %d others can "

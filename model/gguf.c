@@ -22,6 +22,7 @@
 #define ALIGNMENT_DEFAULT 32u
 #define ALIGNMENT_MAX (1u << 24)
 #define DIM_COUNT_MAX 4u
+#define ARRAY_DEPTH_MAX 8
 
 /* Types that GGUF has and quant/type.h has no use for: plain numbers. */
 static const struct {
@@ -125,7 +126,28 @@ static int read_string(struct reader *r, uint64_t bytes_max, uint64_t *at, uint6
 
 /* ---- metadata ------------------------------------------------------------ */
 
-static int skip_items(struct reader *r, uint32_t kind, uint64_t count)
+static int skip_items(struct reader *r, uint32_t kind, uint64_t count, int depth);
+
+/* Arrays of arrays are allowed by the GGUF specification. No key that is looked up here holds one,
+ * so they are only passed over. */
+static int skip_arrays(struct reader *r, uint64_t count, int depth)
+{
+    uint32_t kind;
+    uint64_t items;
+    int rc = 0;
+
+    if (depth == ARRAY_DEPTH_MAX)
+        return damaged(r, "arrays are nested deeper than any metadata needs");
+    if (count > left(r) / (sizeof(kind) + sizeof(items)))
+        return damaged(r, "an array has more arrays than the file has room for");
+    while (rc == 0 && count--)
+        if ((rc = read_u32(r, &kind)) == 0 && (rc = read_u64(r, &items)) == 0)
+            rc = skip_items(r, kind, items, depth + 1);
+    return rc;
+}
+
+/* depth: of the arrays that the items are in. */
+static int skip_items(struct reader *r, uint32_t kind, uint64_t count, int depth)
 {
     uint64_t at, bytes;
     int rc = 0;
@@ -133,7 +155,7 @@ static int skip_items(struct reader *r, uint32_t kind, uint64_t count)
     if (kind >= PS_GGUF_KIND_COUNT)
         return damaged(r, "a value is of a kind that GGUF does not have");
     if (kind == PS_GGUF_ARRAY)
-        return damaged(r, "an array of arrays is not supported");
+        return skip_arrays(r, count, depth);
     if (ps_gguf_kind_bytes[kind]) {
         if (count > left(r) / ps_gguf_kind_bytes[kind])
             return damaged(r, "an array has more items than the file has bytes");
@@ -163,7 +185,7 @@ static int read_value(struct reader *r, struct ps_gguf_value *value)
         ((rc = read_u32(r, &value->item_type)) < 0 || (rc = read_u64(r, &value->count)) < 0))
         return rc;
     begin = r->at;
-    rc = skip_items(r, value->item_type, value->count);
+    rc = skip_items(r, value->item_type, value->count, 1);
     value->bytes = r->at - begin;
     value->key = (const char *)(uintptr_t)key_at;
     value->data = (const uint8_t *)(uintptr_t)begin;

@@ -71,7 +71,8 @@ struct tiny_model {
     bool merged;     /* safetensors: experts stacked; GGUF: gate and up fused */
     bool multimodal; /* safetensors: the prefix of multimodal releases, and a vision tensor */
     bool tied;
-    bool prediction; /* with the tensors of a prediction head */
+    bool prediction;        /* with the tensors of a prediction head */
+    bool implicit_head_dim; /* left to hidden / heads: no head_dim, no key_length */
 };
 
 /* Small sizes, all fields filled. */

@@ -373,6 +373,69 @@ static void test_configurations(void **state)
     }
 }
 
+/* Without head_dim a head has hidden / heads values; a GGUF may say value_length all the same. */
+static void test_implicit_head_dim(void **state)
+{
+    struct dirs *d = *state;
+
+    for (int i = 0; i < 4; i++) {
+        struct tiny_model m = tiny_default(i & 1);
+
+        m.implicit_head_dim = true;
+        const char *path = i & 2 ? tiny_write_gguf(&m, d->dir) : tiny_write_safetensors(&m, d->dir);
+        struct ps_import *import = open_import(path, "keep", 0);
+        check_config(&import->config, i & 1);
+        ps_import_close(&import);
+    }
+}
+
+/* Metadata that means nothing here is passed over, of every kind and arrays of arrays, too. */
+static void test_unknown_metadata(void **state)
+{
+    static const uint8_t bytes_of[] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8}; /* by kind */
+    const uint8_t ones[8] = {1, 1, 1, 1, 1, 1, 1, 1};
+    struct tiny_model m = tiny_default(true);
+    struct dirs *d = *state;
+    struct source_writer *w = malloc(sizeof(*w));
+    char key[32], path[320];
+
+    assert_non_null(w);
+    tiny_gguf(&m, w);
+    for (uint32_t kind = 0; kind < sizeof(bytes_of); kind++, w->value_count++) {
+        snprintf(key, sizeof(key), "unknown.%u", kind);
+        writer_put_text(&w->values, key);
+        writer_put_u32(&w->values, kind);
+        if (kind == 8) {
+            writer_put_text(&w->values, "text");
+        } else if (kind == 9) { /* [[1], ["a", ""], [[]]] */
+            writer_put_u32(&w->values, 9);
+            writer_put_u64(&w->values, 3);
+            writer_put_u32(&w->values, 0);
+            writer_put_u64(&w->values, 1);
+            writer_put(&w->values, ones, 1);
+            writer_put_u32(&w->values, 8);
+            writer_put_u64(&w->values, 2);
+            writer_put_text(&w->values, "a");
+            writer_put_text(&w->values, "");
+            writer_put_u32(&w->values, 9);
+            writer_put_u64(&w->values, 1);
+            writer_put_u32(&w->values, 4);
+            writer_put_u64(&w->values, 0);
+        } else {
+            writer_put(&w->values, ones, bytes_of[kind]);
+        }
+    }
+    struct writer_bytes b = writer_gguf(w, 0, w->tensor_count);
+    ps_test_file_write(d->dir, "unknown.gguf", b.data, b.bytes);
+    snprintf(path, sizeof(path), "%s/unknown.gguf", d->dir);
+    struct ps_import *import = open_import(path, "keep", 0);
+    check_config(&import->config, true);
+    ps_import_close(&import);
+    free(b.data);
+    writer_fini(w);
+    free(w);
+}
+
 static void write_text(const char *dir, const char *name, const char *text)
 {
     ps_test_file_write(dir, name, text, strlen(text));
@@ -550,9 +613,17 @@ static void test_shards(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_forms),          TEST(test_kept_blocks), TEST(test_slice_counts),
-        TEST(test_large_resident), TEST(test_report),      TEST(test_configurations),
-        TEST(test_sidecars),       TEST(test_fingerprint), TEST(test_split_gguf),
+        TEST(test_forms),
+        TEST(test_kept_blocks),
+        TEST(test_slice_counts),
+        TEST(test_large_resident),
+        TEST(test_report),
+        TEST(test_configurations),
+        TEST(test_implicit_head_dim),
+        TEST(test_unknown_metadata),
+        TEST(test_sidecars),
+        TEST(test_fingerprint),
+        TEST(test_split_gguf),
         TEST(test_shards),
     };
 

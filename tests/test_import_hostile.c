@@ -168,9 +168,17 @@ static void test_gguf_counts(void **state)
     b = header(3, 0, 1); /* arrays in arrays could nest without end */
     writer_put_text(&b, "key");
     writer_put_u32(&b, 9);
+    for (int depth = 0; depth < 1000; depth++) {
+        writer_put_u32(&b, 9);
+        writer_put_u64(&b, 1);
+    }
+    expect_bytes(f, &b, -PS_ERR_FORMAT, "nested deeper");
+    b = header(3, 0, 1); /* an array of 2^60 arrays */
+    writer_put_text(&b, "key");
     writer_put_u32(&b, 9);
-    writer_put_u64(&b, 1);
-    expect_bytes(f, &b, -PS_ERR_FORMAT, "array of arrays");
+    writer_put_u32(&b, 9);
+    writer_put_u64(&b, 1ull << 60);
+    expect_bytes(f, &b, -PS_ERR_FORMAT, "more arrays");
     b = header(3, 0, 1);
     writer_put_text(&b, "key");
     writer_put_u32(&b, 77);
@@ -401,6 +409,11 @@ static void test_keys(void **state)
     tiny_gguf(&f->m, &f->w);
     writer_key_text(&f->w, "qwen35moe.rope.scaling.type", "yarn");
     expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "rope.scaling.type", NULL);
+    writer_fini(&f->w);
+    f->m.implicit_head_dim = true; /* keys of hidden / 2 = 32, values of 16 */
+    f->m.heads = 2;
+    tiny_gguf(&f->m, &f->w);
+    expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "attention.value_length", NULL);
 }
 
 static void test_quant_words(void **state)

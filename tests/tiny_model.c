@@ -282,7 +282,8 @@ static void gguf_keys(const struct tiny_model *m, struct source_writer *w)
     arch_u32(w, a, "feed_forward_length", m->dense);
     arch_u32(w, a, "attention.head_count", m->heads);
     arch_u32(w, a, "attention.head_count_kv", m->kv_heads);
-    arch_u32(w, a, "attention.key_length", m->head_dim);
+    if (!m->implicit_head_dim)
+        arch_u32(w, a, "attention.key_length", m->head_dim);
     arch_u32(w, a, "attention.value_length", m->head_dim);
     arch_u32(w, a, "expert_count", m->experts);
     arch_u32(w, a, "expert_used_count", m->used);
@@ -334,12 +335,15 @@ void tiny_safetensors(const struct tiny_model *m, struct source_writer *w)
 
 char *tiny_config(const struct tiny_model *m)
 {
-    char *text = NULL;
+    char *text = NULL, head_dim[32] = "";
+
+    if (!m->implicit_head_dim)
+        snprintf(head_dim, sizeof(head_dim), "\"head_dim\":%u,", m->head_dim);
     int n = asprintf(
         &text,
         "{\"architectures\":[\"%s\"],\"model_type\":\"%s\",%s"
         "\"vocab_size\":%u,\"hidden_size\":%u,\"num_hidden_layers\":%u,"
-        "\"num_attention_heads\":%u,\"num_key_value_heads\":%u,\"head_dim\":%u,"
+        "\"num_attention_heads\":%u,\"num_key_value_heads\":%u,%s"
         "\"num_experts\":%u,\"num_experts_per_tok\":%u,\"moe_intermediate_size\":%u,"
         "\"intermediate_size\":%u,\"mlp_only_layers\":[%s],\"rms_norm_eps\":1e-06,"
         "\"max_position_embeddings\":512,\"hidden_act\":\"silu\",\"attention_bias\":false,"
@@ -348,7 +352,7 @@ char *tiny_config(const struct tiny_model *m)
         "\"eos_token_id\":7%s,\"tie_word_embeddings\":%s}",
         m->qwen3_5 ? "Qwen3_5MoeForConditionalGeneration" : "Qwen3MoeForCausalLM",
         m->qwen3_5 ? "qwen3_5_moe" : "qwen3_moe", m->multimodal ? "\"text_config\":{" : "",
-        m->vocab, m->hidden, m->layers, m->heads, m->kv_heads, m->head_dim, m->experts, m->used,
+        m->vocab, m->hidden, m->layers, m->heads, m->kv_heads, head_dim, m->experts, m->used,
         m->width, m->dense, m->dense ? "0" : "", m->k_heads, m->v_heads, m->k_dim, m->v_dim,
         m->taps, m->multimodal ? "}" : "", m->tied ? "true" : "false");
 
