@@ -141,6 +141,15 @@ static int folder_of(const char *path, char *folder)
     return realpath(slash != NULL ? copy : ".", folder) != NULL ? 0 : -errno;
 }
 
+/* A mistyped device must not become a file in memory; /dev/shm is a file system of its own. */
+static bool is_device_folder(const char *folder)
+{
+    struct stat st, dev;
+    if (strcmp(folder, "/dev") != 0 && strncmp(folder, "/dev/", 5) != 0)
+        return false;
+    return stat(folder, &st) != 0 || stat("/dev", &dev) != 0 || st.st_dev == dev.st_dev;
+}
+
 static void sync_folder(const char *folder)
 {
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -160,14 +169,16 @@ int ps_target_open_or_create(struct ps_target *target, const char *path, struct 
     if (rc < 0)
         return ps_error_set(err, rc, path, "the folder for this file cannot be used: %s",
                             ps_strerror(rc));
-    if (strcmp(folder, "/dev") == 0 || strncmp(folder, "/dev/", 5) == 0)
+    if (is_device_folder(folder))
         return ps_error_set(err, -ENOENT, path,
                             "there is no such device, and files are never created under /dev");
     struct ps_target t = {.path = path, .created = true};
     t.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (t.fd < 0) {
         rc = -errno;
-        return ps_error_set(err, rc, path, "the file cannot be created: %s", ps_strerror(rc));
+        return ps_error_set(err, rc, path, "the file cannot be created: %s",
+                            rc == -EEXIST ? "it is a link to something that is not there"
+                                          : ps_strerror(rc));
     }
     rc = examine(&t, err);
     if (rc < 0) {

@@ -48,9 +48,9 @@ static int open_targets(struct ps_writer *w, struct ps_error *err)
         rc = ps_target_open_or_create(&w->targets[m], w->opts->members[m], err);
         /* A file named twice exists the second time, and is locked by us: say what it is. */
         for (uint32_t i = 0; rc == -PS_ERR_IN_USE && i < m; i++) {
-            char real[PATH_MAX];
-            if (realpath(w->opts->members[m], real) != NULL &&
-                strcmp(real, w->targets[i].real_path) == 0)
+            struct stat st;
+            if (stat(w->opts->members[m], &st) == 0 && st.st_dev == w->targets[i].file_dev &&
+                st.st_ino == w->targets[i].file_ino)
                 rc = ps_error_set(err, -PS_ERR_MEMBER, w->opts->members[m],
                                   "this is the same as '%s'; name each member once",
                                   w->targets[i].path);

@@ -176,24 +176,23 @@ fail:
 /* The copies are identical, so any good one serves; the named member's is tried first. */
 static int read_map(struct ps_volume *v, int named, struct ps_error *err)
 {
-    int rc = 0;
+    struct ps_error first = {0};
     for (int i = 0; i < v->member_count; i++) {
         const struct ps_member *m = &v->members[(named + i) % v->member_count];
         struct ps_error reason = {0};
-        int code = ps_volume_map_read(m, &v->map_data, &v->map, &reason);
-        if (code == 0) {
+        if (ps_volume_map_read(m, &v->map_data, &v->map, &reason) == 0) {
             v->map_bytes = m->sb.map_bytes;
+            if (i > 0)
+                ps_log(PS_LOG_WARN, "%s: %s; using the copy of another member", first.where,
+                       first.text);
             return 0;
         }
-        if (i == 0) {
-            rc = code;
-            if (err != NULL)
-                *err = reason;
-        }
-        if (v->member_count > 1)
-            ps_log(PS_LOG_WARN, "%s: %s", reason.where, reason.text);
+        if (i == 0)
+            first = reason;
     }
-    return rc;
+    if (err != NULL)
+        *err = first;
+    return first.code;
 }
 
 static int check_extents(const struct ps_volume *v, struct ps_error *err)

@@ -228,23 +228,38 @@ static void image_of_a_device(void **state)
     free(data);
 }
 
-/* The map of the named member flipped: the other member's serves; both flipped: refused. */
+static int warning_count;
+
+static void count_warning(void *ctx, enum ps_log_level level, const char *text)
+{
+    (void)ctx;
+    (void)text;
+    warning_count += level <= PS_LOG_WARN;
+}
+
+/* The map of the named member flipped: the other member's serves, with a warning; both flipped:
+ * refused, with the error alone. */
 static void flipped_map(void **state)
 {
     struct scene *s = *state;
+    ps_log_set(count_warning, NULL);
     for (uint64_t at = s->sb.map_offset; at < s->sb.record_offset; at += at % 3 + 1) {
         struct ps_volume *v = NULL;
         struct ps_error err = {0};
         flip(s->path[0], at, (int)(at % 8));
+        warning_count = 0;
         assert_int_equal(ps_volume_open(&v, s->paths, 1, NULL), 0);
+        assert_int_equal(warning_count, 1);
         assert_int_equal(ps_volume_object_count(v), s->f.spec.object_count);
         ps_volume_close(&v);
         flip(s->path[1], at, 0);
         assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), -PS_ERR_FORMAT);
         assert_non_null(strstr(err.text, "damaged"));
+        assert_int_equal(warning_count, 1);
         flip(s->path[1], at, 0);
         flip(s->path[0], at, (int)(at % 8));
     }
+    ps_log_set(NULL, NULL);
 }
 
 /* The member table flipped: the other member is still found, by its UUID. */
