@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
+#include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -373,6 +374,10 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     if (rc == PS_STOP_CALLER && gen.failure < 0)
         rc = ps_error_set(&err, gen.failure, "standard output", "%s", strerror(-gen.failure));
     if (rc < 0) {
+        if (gen.failure < 0) { /* said here: what could not be written is not tried again */
+            __fpurge(stdout);
+            clearerr(stdout);
+        }
         fflush(stdout);
         status = tool_fail(&err);
     } else {

@@ -102,7 +102,9 @@ int main(int argc, char **argv)
     const struct command *command;
 
     standard_fill();
-    signal(SIGPIPE, SIG_IGN); /* a closed pipe is an error with a sentence, not a silent death */
+    /* A closed pipe and a limit on file sizes are errors with a sentence, not a silent death. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     atexit(stdout_close);
     argp_err_exit_status = 2;
     if (argc < 2) {

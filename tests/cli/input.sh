@@ -82,6 +82,13 @@ fails 1 'MiB|GiB|KiB' "$penstock" run v -p x --memory 4M
 fails 1 'MiB|GiB|KiB' "$penstock" plan v --memory 4M
 grep -qi total out.txt || die "plan prints no table when the ceiling is too low"
 
+# A limit on the size of files.
+status=0
+(ulimit -f 100 && exec "$penstock" layout "$demo_gguf" limited) 2>err.txt || status=$?
+[ $status -eq 1 ] || die "status $status under a limit on file sizes"
+grep -q '^penstock: limited: ' err.txt || die "a limit on file sizes goes unsaid: $(cat err.txt)"
+[ ! -e limited ] || die "a failed layout left a member behind"
+
 # A full disk.
 mkdir small
 if mount -t tmpfs -o size=8M tmpfs small 2>/dev/null; then
@@ -99,4 +106,6 @@ if [ -e /dev/full ]; then
     status=0
     "$penstock" run v -p 'Emma was' -n 8 --temp 0 >/dev/full 2>err.txt || status=$?
     [ $status -eq 1 ] || die "run: status $status on a full device"
+    [ "$(grep -c '^penstock: standard output: ' err.txt)" -eq 1 ] ||
+        die "run: not one sentence on a full device: $(cat err.txt)"
 fi
