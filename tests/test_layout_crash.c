@@ -19,17 +19,6 @@
 #define MEMBERS 2
 #define FLUSH_BYTES (96u << 10)
 
-static const struct fixture_shape shape = {.resident_count = 4,
-                                           .group_count = 2,
-                                           .index_count = 3,
-                                           .slice_count = 3,
-                                           .slice_bytes = 60000};
-static const struct fixture_shape old_shape = {.resident_count = 3,
-                                               .group_count = 3,
-                                               .index_count = 3,
-                                               .slice_count = 2,
-                                               .slice_bytes = 70000};
-
 struct scene {
     char dir[256];
     char path[MEMBERS][300];
@@ -84,8 +73,8 @@ static int scene_make(void **state)
         snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
         s->paths[m] = s->path[m];
     }
-    fixture_init(&s->f, 1, &shape);
-    fixture_init(&s->old, 2, &old_shape);
+    fixture_init(&s->f, 1, &fixture_small);
+    fixture_init(&s->old, 2, &fixture_former);
     ps_layout_set_flush_bytes(FLUSH_BYTES);
     must_lay(s, &s->old, false);
     assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), 0);

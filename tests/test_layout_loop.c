@@ -14,17 +14,6 @@
 #define DEVICE_BYTES (16u << 20)
 #define SECTOR_BYTES 512u
 
-static const struct fixture_shape shape = {.resident_count = 4,
-                                           .group_count = 2,
-                                           .index_count = 3,
-                                           .slice_count = 3,
-                                           .slice_bytes = 60000};
-static const struct fixture_shape old_shape = {.resident_count = 3,
-                                               .group_count = 3,
-                                               .index_count = 3,
-                                               .slice_count = 2,
-                                               .slice_bytes = 70000};
-
 static char dir[256];
 static struct fixture model, old_model;
 
@@ -441,7 +430,7 @@ static void full_disk(void **state)
     assert_int_equal(mount(l.device, mount_point, "ext4", 0, NULL), 0);
     snprintf(path, sizeof(path), "%s/volume", mount_point);
     struct fixture large;
-    struct fixture_shape large_shape = shape;
+    struct fixture_shape large_shape = fixture_small;
     large_shape.index_count = 12;
     fixture_init(&large, 1, &large_shape);
     const char *paths[] = {path};
@@ -520,8 +509,8 @@ static int start(void **state)
 {
     (void)state;
     ps_test_dir_make(dir, sizeof(dir));
-    fixture_init(&model, 1, &shape);
-    fixture_init(&old_model, 2, &old_shape);
+    fixture_init(&model, 1, &fixture_small);
+    fixture_init(&old_model, 2, &fixture_former);
     ps_layout_set_flush_bytes(96u << 10);
     return 0;
 }

@@ -9,6 +9,17 @@
 #include "nvme/volume_internal.h"
 #include "util.h"
 
+const struct fixture_shape fixture_small = {.resident_count = 4,
+                                            .group_count = 2,
+                                            .index_count = 3,
+                                            .slice_count = 3,
+                                            .slice_bytes = 60000};
+const struct fixture_shape fixture_former = {.resident_count = 3,
+                                             .group_count = 3,
+                                             .index_count = 3,
+                                             .slice_count = 2,
+                                             .slice_bytes = 70000};
+
 static uint64_t mix(uint64_t x)
 {
     x += 0x9e3779b97f4a7c15u;

@@ -22,6 +22,9 @@ struct fixture_shape {
     bool large;
 };
 
+/* What a layout under test writes, and what lay there before: other counts, other sizes. */
+extern const struct fixture_shape fixture_small, fixture_former;
+
 void fixture_init(struct fixture *f, uint64_t seed, const struct fixture_shape *shape);
 void fixture_fini(struct fixture *f);
 
