@@ -160,7 +160,7 @@ int cmd_logits(int argc, char **argv)
     if (rc == 0)
         rc = logits_write(&args, model, ids, id_count, &err);
     if (rc < 0)
-        status = rc == -EINTR && tool_stop_status() != 0 ? tool_stop_status() : tool_fail(&err);
+        status = tool_end(rc, &err);
     free(ids);
     ps_model_close(&model);
     return status;

@@ -1,7 +1,6 @@
 /* penstock perplexity VOLUME... --file TEXT: how well the model predicts a text. */
 #include "tools/tool.h"
 
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -188,7 +187,7 @@ int cmd_perplexity(int argc, char **argv)
     if (rc == 0)
         rc = perplexity(&args, model, &err);
     if (rc < 0)
-        status = rc == -EINTR && tool_stop_status() != 0 ? tool_stop_status() : tool_fail(&err);
+        status = tool_end(rc, &err);
     ps_model_close(&model);
     return status;
 }

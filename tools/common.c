@@ -1,6 +1,7 @@
 #include "tools/tool.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -212,4 +213,9 @@ const volatile int *tool_stop_flag(void)
 int tool_stop_status(void)
 {
     return stop_signal == 0 ? 0 : 128 + stop_signal;
+}
+
+int tool_end(int rc, const struct ps_error *err)
+{
+    return rc == -EINTR && tool_stop_status() != 0 ? tool_stop_status() : tool_fail(err);
 }

@@ -83,6 +83,9 @@ const volatile int *tool_stop_flag(void);
 /* 0, or 128 + the signal that came. */
 int tool_stop_status(void);
 
+/* The exit status after an error, which is printed unless a signal was the cause. */
+int tool_end(int rc, const struct ps_error *err);
+
 /* ---- input and output (output.c) ---------------------------------------------------------------
  */
 
