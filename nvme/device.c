@@ -76,6 +76,9 @@ static int examine(struct ps_target *t, struct ps_error *err)
     if (rc < 0)
         return ps_error_set(err, rc, t->path, "a member is a plain file or a block device: %s",
                             ps_strerror(rc));
+    int read_only = 0;
+    if (t->is_device && ioctl(t->fd, BLKROGET, &read_only) == 0 && read_only != 0)
+        return open_error(-EROFS, t->path, err);
     t->file_dev = st.st_dev;
     t->file_ino = st.st_ino;
     t->device = t->is_device ? st.st_rdev : 0;
@@ -176,6 +179,8 @@ int ps_target_open_or_create(struct ps_target *target, const char *path, struct 
     t.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (t.fd < 0) {
         rc = -errno;
+        if (rc == -EEXIST && stat(path, &st) == 0) /* somebody else has just created it */
+            return ps_target_open(target, path, err);
         return ps_error_set(err, rc, path, "the file cannot be created: %s",
                             rc == -EEXIST ? "it is a link to something that is not there"
                                           : ps_strerror(rc));

@@ -368,6 +368,21 @@ static void too_small(void **state)
     loop_detach(&l);
 }
 
+static void read_only_device(void **state)
+{
+    struct loop l;
+    struct ps_error err;
+    (void)state;
+    assert_int_equal(loop_attach(&l, DEVICE_BYTES), 0);
+    assert_int_equal(command(NULL, 0, "blockdev --setro %s 2>&1", l.device), 0);
+    assert_int_equal(lay(l.device, NULL, false, &err), -EROFS);
+    assert_non_null(strstr(err.text, "read-only"));
+    assert_int_equal(command(NULL, 0, "blockdev --setrw %s 2>&1", l.device), 0);
+    assert_int_equal(lay(l.device, NULL, false, &err), 0);
+    must_open(l.device);
+    loop_detach(&l);
+}
+
 static void same_device_twice(void **state)
 {
     struct loop l;
@@ -532,6 +547,7 @@ int main(void)
         cmocka_unit_test(backup_table_only), cmocka_unit_test(too_small),
         cmocka_unit_test(same_device_twice), cmocka_unit_test(several_devices),
         cmocka_unit_test(full_disk),         cmocka_unit_test(crashes),
+        cmocka_unit_test(read_only_device),
     };
     struct loop probe;
     if (geteuid() != 0)
