@@ -12,6 +12,10 @@
 /* Room for what cannot be counted beforehand: thread stacks, the heap of the tool on top, the C
  * library's own buffers. */
 #define RESERVE_BYTES (3u << 20)
+/* How much the resident set of one program differs from run to run. A ceiling that another run, or
+ * `penstock plan`, has named as the least must do for this one: the reserve bears the difference.
+ */
+#define JITTER_BYTES (512u << 10)
 #define THREAD_BYTES (64u << 10)
 #define HUGE_BYTES (2u << 20)
 
@@ -308,6 +312,10 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     plan->budget_bytes = o.memory_bytes == PS_MEMORY_DEFAULT ? ps_budget_default_bytes()
                          : o.memory_bytes == PS_MEMORY_MIN   ? floor_total
                                                              : o.memory_bytes;
+    if (plan->budget_bytes < floor_total && floor_total - plan->budget_bytes <= JITTER_BYTES) {
+        base -= floor_total - plan->budget_bytes;
+        floor_total = plan->budget_bytes;
+    }
     uint64_t spare = plan->budget_bytes > floor_total ? plan->budget_bytes - floor_total : 0;
     plan->ctx = o.ctx;
     plan->chunk_tokens = choose_chunk(&size, spare);

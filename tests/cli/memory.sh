@@ -26,7 +26,8 @@ held()
     ((peak <= budget)) || die "$io: peak $peak over the ceiling $budget"
 }
 
-for ceiling in min $((floor + 2097152)) $((floor + 8388608)) 200M; do
+# What `plan` calls the least does for a run, too, whose own measure is never quite the same.
+for ceiling in min $floor $floor $((floor + 2097152)) $((floor + 8388608)) 200M; do
     held uring $ceiling
 done
 for io in pread pagecache mmap; do
