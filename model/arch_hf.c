@@ -9,6 +9,7 @@
 #include "model/arch.h"
 
 #define WHERE "config.json"
+#define GENERATION "generation_config.json"
 #define CONTEXT_DEFAULT 32768 /* the model classes' own */
 
 int ps_hf_u32(const struct ps_checkpoint *c, const char *field, int64_t fallback, uint32_t *out,
@@ -49,7 +50,7 @@ int ps_hf_bool(const struct ps_checkpoint *c, const char *field, bool fallback, 
 }
 
 static int get_number(const json_t *object, const char *field, double fallback, double *out,
-                      struct ps_error *err)
+                      const char *file, struct ps_error *err)
 {
     const json_t *value = json_object_get(object, field);
 
@@ -58,34 +59,56 @@ static int get_number(const json_t *object, const char *field, double fallback, 
         return 0;
     }
     if (!json_is_number(value))
-        return ps_error_set(err, -PS_ERR_FORMAT, WHERE, "\"%s\" in config.json is not a number",
-                            field);
+        return ps_error_set(err, -PS_ERR_FORMAT, file, "\"%s\" in %s is not a number", field, file);
     *out = json_number_value(value);
     return 0;
+}
+
+static int check_rope_type(const json_t *rope, struct ps_error *err)
+{
+    const char *type = json_string_value(json_object_get(rope, "rope_type"));
+
+    if (!type)
+        type = json_string_value(json_object_get(rope, "type"));
+    if (type && strcmp(type, "default") && strcmp(type, "mrope"))
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE,
+                            "the rope type \"%.32s\" is not supported: only \"default\" is", type);
+    return 0;
+}
+
+/* *out is NULL when the field is absent or null. */
+static int get_rope(const json_t *text, const char *field, const json_t **out, struct ps_error *err)
+{
+    const json_t *value = json_object_get(text, field);
+
+    *out = NULL;
+    if (!value || json_is_null(value))
+        return 0;
+    if (!json_is_object(value))
+        return ps_error_set(err, -PS_ERR_FORMAT, WHERE, "\"%s\" in config.json is not an object",
+                            field);
+    *out = value;
+    return check_rope_type(value, err);
 }
 
 /* The rope's parameters are an object of their own since transformers 5; before, two fields. */
 static int read_rope(const struct ps_checkpoint *c, struct ps_config *config, double rotary,
                      struct ps_error *err)
 {
-    const json_t *rope = json_object_get(c->text, "rope_parameters");
-    const json_t *scaling = json_object_get(c->text, "rope_scaling");
-    const char *type;
+    const json_t *rope, *scaling;
     double theta = 0, factor = 0;
     int rc;
 
-    if (!json_is_object(rope))
-        rope = json_is_object(scaling) ? scaling : c->text;
-    type = json_string_value(json_object_get(rope, "rope_type"));
-    if (!type)
-        type = json_string_value(json_object_get(rope, "type"));
-    if (type && strcmp(type, "default") && strcmp(type, "mrope"))
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE,
-                            "the rope type \"%.32s\" is not supported: only \"default\" is", type);
-    if ((rc = get_number(c->text, "rope_theta", 1e4, &theta, err)) < 0 ||
-        (rc = get_number(rope, "rope_theta", theta, &theta, err)) < 0 ||
-        (rc = get_number(c->text, "partial_rotary_factor", rotary, &factor, err)) < 0 ||
-        (rc = get_number(rope, "partial_rotary_factor", factor, &factor, err)) < 0)
+    if ((rc = get_rope(c->text, "rope_parameters", &rope, err)) < 0 ||
+        (rc = get_rope(c->text, "rope_scaling", &scaling, err)) < 0)
+        return rc;
+    if (!rope)
+        rope = scaling ? scaling : c->text;
+    if ((rc = check_rope_type(rope, err)) < 0 ||
+        (rc = get_number(c->text, "rope_theta", 1e4, &theta, WHERE, err)) < 0 ||
+        (rc = get_number(rope, "rope_theta", theta, &theta, WHERE, err)) < 0 ||
+        (rc = get_number(c->text, "partial_rotary_factor", rotary, &factor, WHERE, err)) < 0 ||
+        (rc = get_number(rope, "partial_rotary_factor", factor, &factor, WHERE, err)) < 0)
         return rc;
     if (!(factor > 0 && factor <= 1))
         return ps_error_set(err, -PS_ERR_FORMAT, WHERE,
@@ -130,7 +153,7 @@ int ps_hf_common(const struct ps_checkpoint *c, struct ps_config *config, double
         (rc = ps_hf_u32(c, "num_hidden_layers", -1, &config->layer_count, err)) < 0 ||
         (rc = ps_hf_u32(c, "max_position_embeddings", CONTEXT_DEFAULT, &config->context_max, err)) <
             0 ||
-        (rc = get_number(c->text, "rms_norm_eps", 1e-6, &eps, err)) < 0 ||
+        (rc = get_number(c->text, "rms_norm_eps", 1e-6, &eps, WHERE, err)) < 0 ||
         (rc = ps_hf_u32(c, "num_attention_heads", -1, &config->head_count, err)) < 0 ||
         (rc = ps_hf_u32(c, "num_key_value_heads", config->head_count, &config->kv_head_count,
                         err)) < 0 ||
@@ -182,19 +205,19 @@ static int read_sampling(const json_t *root, struct ps_config *config, struct ps
     double temperature = 0, top_p = 0, min_p = 0, penalty = 0, top_k = 0;
     int rc;
 
-    if ((rc = get_number(root, "temperature", 1, &temperature, err)) < 0 ||
-        (rc = get_number(root, "top_p", 1, &top_p, err)) < 0 ||
-        (rc = get_number(root, "min_p", 0, &min_p, err)) < 0 ||
-        (rc = get_number(root, "repetition_penalty", 1, &penalty, err)) < 0 ||
-        (rc = get_number(root, "top_k", 0, &top_k, err)) < 0)
+    if ((rc = get_number(root, "temperature", 1, &temperature, GENERATION, err)) < 0 ||
+        (rc = get_number(root, "top_p", 1, &top_p, GENERATION, err)) < 0 ||
+        (rc = get_number(root, "min_p", 0, &min_p, GENERATION, err)) < 0 ||
+        (rc = get_number(root, "repetition_penalty", 1, &penalty, GENERATION, err)) < 0 ||
+        (rc = get_number(root, "top_k", 0, &top_k, GENERATION, err)) < 0)
         return rc;
     if (!json_is_true(json_object_get(root, "do_sample")))
         temperature = 0;
     if (!(temperature >= 0 && temperature <= 1000) || !(top_p > 0 && top_p <= 1) ||
         !(min_p >= 0 && min_p <= 1) || !(penalty > 0 && penalty <= 1000) ||
         !(top_k >= 0 && top_k <= INT_MAX))
-        return ps_error_set(err, -PS_ERR_FORMAT, "generation_config.json",
-                            "a sampling setting in generation_config.json is out of its range");
+        return ps_error_set(err, -PS_ERR_FORMAT, GENERATION,
+                            "a sampling setting in " GENERATION " is out of its range");
     config->sampling = (struct ps_config_sampling){
         .has = true,
         .temperature = (float)temperature,
@@ -209,7 +232,7 @@ static int read_sampling(const json_t *root, struct ps_config *config, struct ps
 int ps_hf_generation(const struct ps_checkpoint *c, struct ps_config *config, struct ps_error *err)
 {
     json_t *root = NULL;
-    int rc = ps_source_sidecar_json(c->source, "generation_config.json", &root, err);
+    int rc = ps_source_sidecar_json(c->source, GENERATION, &root, err);
 
     if (rc == 0) {
         add_end_ids(config, json_object_get(root, "eos_token_id"));

@@ -17,6 +17,9 @@ static int read_dense_layers(const struct ps_checkpoint *c, struct ps_config *co
     if (step == 0)
         return ps_error_set(err, -PS_ERR_FORMAT, "config.json",
                             "\"decoder_sparse_step\" in config.json is 0");
+    if (only && !json_is_null(only) && !json_is_array(only))
+        return ps_error_set(err, -PS_ERR_FORMAT, "config.json",
+                            "\"mlp_only_layers\" in config.json is not a list");
     for (uint32_t i = 0; i < config->layer_count; i++) {
         bool moe = config->expert_count > 0 && (i + 1) % step == 0;
 

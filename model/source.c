@@ -324,8 +324,9 @@ int ps_source_sidecar_json(const struct ps_source *source, const char *name, jso
     root = json_loadb(text, text_bytes, 0, &at);
     free(text);
     if (!json_is_object(root)) {
-        rc = ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not a JSON object: line %d: %s", name,
-                          at.line, root ? "something else is there" : at.text);
+        rc = root ? ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not a JSON object", name)
+                  : ps_error_set(err, -PS_ERR_FORMAT, name, "%s is not valid JSON: line %d: %s",
+                                 name, at.line, at.text);
         json_decref(root);
         return rc;
     }

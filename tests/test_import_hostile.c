@@ -637,6 +637,11 @@ static void test_config_json(void **state)
         {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}",
          -PS_ERR_UNSUPPORTED, "yarn"},
         {"\"rope_theta\":1000000.0", "\"rope_theta\":\"big\"", -PS_ERR_FORMAT, "rope_theta"},
+        {"\"rope_theta\":1000000.0", "\"rope_scaling\":5", -PS_ERR_FORMAT, "rope_scaling"},
+        {"\"rope_theta\":1000000.0", "\"rope_parameters\":[]", -PS_ERR_FORMAT, "rope_parameters"},
+        {"\"rope_theta\":1000000.0",
+         "\"rope_parameters\":{\"rope_theta\":1e6},\"rope_scaling\":{\"type\":\"linear\"}",
+         -PS_ERR_UNSUPPORTED, "linear"},
         {"\"rope_theta\":1000000.0", "\"full_attention_interval\":0", -PS_ERR_FORMAT, "interval"},
         {"\"rope_theta\":1000000.0", "\"layer_types\":[\"full_attention\"]", -PS_ERR_FORMAT,
          "layer_types"},
@@ -671,6 +676,8 @@ static void test_config_json(void **state)
     put_file(f, "hf/config.json", good, strlen(good));
     put_file(f, "hf/generation_config.json", "{\"do_sample\":true,\"top_p\":7}", 28);
     expect(hf_dir(f), -PS_ERR_FORMAT, "generation_config.json", NULL);
+    put_file(f, "hf/generation_config.json", "{\"min_p\":\"low\"}", 15);
+    expect(hf_dir(f), -PS_ERR_FORMAT, "\"min_p\" in generation_config.json", NULL);
     put_file(f, "hf/generation_config.json", "{}", 2);
     put_file(f, "hf/tokenizer.json", "{\"model\"", 8);
     expect(hf_dir(f), -PS_ERR_FORMAT, "", NULL);
