@@ -15,6 +15,7 @@
 #include "core/internal.h"
 #include "core/util.h"
 
+#define BYTES_4K ((size_t)4096)
 #define BYTES_2M ((size_t)2 << 20)
 #define BYTES_1G ((size_t)1 << 30)
 #define NODE_MASK_WORDS 16
@@ -188,6 +189,11 @@ int ps_region_map(struct ps_region *region, size_t bytes, int node, struct ps_er
     return ps_error_set(err, -ENOMEM, "memory",
                         "The kernel did not give %s of memory; free some, or ask for less.",
                         ps_size_text_binary(bytes, size, sizeof(size)));
+}
+
+uint64_t ps_region_bytes(uint64_t bytes)
+{
+    return ps_align_up(bytes, bytes < BYTES_2M ? BYTES_4K : BYTES_2M);
 }
 
 void ps_region_unmap(struct ps_region *region)

@@ -37,6 +37,10 @@ struct ps_region {
  */
 int ps_region_map(struct ps_region *region, size_t bytes, int node, struct ps_error *err);
 
+/* What a region of so many bytes comes to at most: whole 2 MiB pages from 2 MiB on, else 4 KiB
+ * pages. */
+uint64_t ps_region_bytes(uint64_t bytes);
+
 /* Unmaps and zeroes *region. A region that is not mapped is left alone. */
 void ps_region_unmap(struct ps_region *region);
 

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/arena.h"
 #include "core/budget.h"
 #include "core/topology.h"
 #include "core/util.h"
@@ -17,19 +18,12 @@
  */
 #define JITTER_BYTES (512u << 10)
 #define THREAD_BYTES (64u << 10)
-#define HUGE_BYTES (2u << 20)
 
 /* What the engine keeps outside of its regions, and a sampler beside it. */
 static uint64_t table_bytes(const struct ps_config *c)
 {
     return sizeof(struct ps_engine) + c->layer_count * sizeof(struct ps_layer) +
            c->rope_dims / 2 * sizeof(float) + ps_sampler_bytes(c->vocab_rows);
-}
-
-/* What ps_region_map will take: whole huge pages from 2 MiB on. */
-static uint64_t region_bytes(uint64_t bytes)
-{
-    return bytes >= HUGE_BYTES ? ps_align_up(bytes, HUGE_BYTES) : ps_align_up(bytes, 4096);
 }
 
 void ps_state_shape(const struct ps_config *c, uint32_t ctx, struct ps_state_shape *s)
@@ -54,19 +48,6 @@ void ps_state_shape(const struct ps_config *c, uint32_t ctx, struct ps_state_sha
 }
 
 /* ---- work buffers --------------------------------------------------------------------------- */
-
-struct arena {
-    uint8_t *base;
-    uint64_t used;
-};
-
-static void *take(struct arena *a, uint64_t count, uint64_t item_bytes)
-{
-    uint64_t offset = a->used;
-
-    a->used = ps_align_up(offset + count * item_bytes, 64);
-    return a->base ? a->base + offset : NULL;
-}
 
 static uint64_t max3(uint64_t a, uint64_t b, uint64_t c)
 {
@@ -95,21 +76,22 @@ static uint64_t thread_floats(const struct ps_config *c, uint32_t ctx, uint32_t 
 }
 
 /* Every job in work has a row of its own at least, so there are no more of them than rows. */
-static void place_jobs(struct arena *a, const struct ps_work_size *size, struct ps_work *w)
+static void place_jobs(struct ps_arena *a, const struct ps_work_size *size, struct ps_work *w)
 {
     uint64_t jobs = size->config->expert_count;
 
-    w->jobs = take(a, jobs, sizeof(*w->jobs));
-    w->leases = take(a, jobs, sizeof(*w->leases));
-    w->round_jobs = take(a, jobs, sizeof(*w->round_jobs));
-    w->up_tasks = take(a, ps_min_u64(jobs, w->pairs) * size->up_task_count, sizeof(*w->up_tasks));
-    w->slices = take(a, size->slice_count, sizeof(*w->slices));
+    w->jobs = ps_arena_take(a, jobs, sizeof(*w->jobs));
+    w->leases = ps_arena_take(a, jobs, sizeof(*w->leases));
+    w->round_jobs = ps_arena_take(a, jobs, sizeof(*w->round_jobs));
+    w->up_tasks =
+        ps_arena_take(a, ps_min_u64(jobs, w->pairs) * size->up_task_count, sizeof(*w->up_tasks));
+    w->slices = ps_arena_take(a, size->slice_count, sizeof(*w->slices));
 }
 
 uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
 {
     const struct ps_config *c = size->config;
-    struct arena a = {base, 0};
+    struct ps_arena a = {base, 0};
     uint64_t chunk = size->chunk, all_pairs = chunk * size->experts_used;
 
     memset(w, 0, sizeof(*w));
@@ -117,29 +99,29 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->chunk = size->chunk;
     w->pairs = (uint32_t)max3(chunk, size->experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
     w->thread_floats = thread_floats(c, size->ctx, w->pairs);
-    w->x = take(&a, chunk * c->hidden, sizeof(float));
-    w->xn = take(&a, chunk * c->hidden, sizeof(float));
-    w->y = take(&a, chunk * c->hidden, sizeof(float));
-    w->wide = take(&a, chunk * w->wide_cols, sizeof(float));
-    w->z = take(&a, chunk * w->z_cols, sizeof(float));
-    w->mix = take(&a, chunk * w->mix_cols, sizeof(float));
-    w->beta = take(&a, chunk * c->delta_v_heads, sizeof(float));
-    w->alpha = take(&a, chunk * c->delta_v_heads, sizeof(float));
-    w->rope_cos = take(&a, chunk * (c->rope_dims / 2), sizeof(float));
-    w->rope_sin = take(&a, chunk * (c->rope_dims / 2), sizeof(float));
-    w->router = take(&a, chunk * c->expert_count, sizeof(float));
-    w->shared_scale = take(&a, chunk, sizeof(float));
-    w->route_weight = take(&a, all_pairs, sizeof(float));
-    w->route = take(&a, all_pairs, sizeof(uint32_t));
-    w->pair_token = take(&a, all_pairs, sizeof(uint32_t));
-    w->pair_weight = take(&a, all_pairs, sizeof(float));
-    w->expert_begin = take(&a, (uint64_t)c->expert_count + 1, sizeof(uint32_t));
-    w->expert_x = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
-    w->expert_act = take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
-    w->expert_out = take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    w->x = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
+    w->xn = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
+    w->y = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
+    w->wide = ps_arena_take(&a, chunk * w->wide_cols, sizeof(float));
+    w->z = ps_arena_take(&a, chunk * w->z_cols, sizeof(float));
+    w->mix = ps_arena_take(&a, chunk * w->mix_cols, sizeof(float));
+    w->beta = ps_arena_take(&a, chunk * c->delta_v_heads, sizeof(float));
+    w->alpha = ps_arena_take(&a, chunk * c->delta_v_heads, sizeof(float));
+    w->rope_cos = ps_arena_take(&a, chunk * (c->rope_dims / 2), sizeof(float));
+    w->rope_sin = ps_arena_take(&a, chunk * (c->rope_dims / 2), sizeof(float));
+    w->router = ps_arena_take(&a, chunk * c->expert_count, sizeof(float));
+    w->shared_scale = ps_arena_take(&a, chunk, sizeof(float));
+    w->route_weight = ps_arena_take(&a, all_pairs, sizeof(float));
+    w->route = ps_arena_take(&a, all_pairs, sizeof(uint32_t));
+    w->pair_token = ps_arena_take(&a, all_pairs, sizeof(uint32_t));
+    w->pair_weight = ps_arena_take(&a, all_pairs, sizeof(float));
+    w->expert_begin = ps_arena_take(&a, (uint64_t)c->expert_count + 1, sizeof(uint32_t));
+    w->expert_x = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    w->expert_act = ps_arena_take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
+    w->expert_out = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     place_jobs(&a, size, w);
-    w->logits = take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
-    w->thread = take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
+    w->logits = ps_arena_take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
+    w->thread = ps_arena_take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
     return a.used;
 }
 
@@ -238,7 +220,7 @@ static uint64_t work_bytes(const struct ps_work_size *size, uint32_t chunk)
     struct ps_work work;
 
     s.chunk = chunk;
-    return region_bytes(ps_work_place(&s, NULL, &work));
+    return ps_region_bytes(ps_work_place(&s, NULL, &work));
 }
 
 /* The longest chunk whose buffers take no more than a quarter of what is free beyond the floor:
@@ -301,10 +283,10 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     ps_work_size(model, &o, &size);
     struct ps_store_options so = {.engine = o.io, .lease_count = o.experts_used};
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
-    uint64_t resident = region_bytes(resident_bytes(model));
+    uint64_t resident = ps_region_bytes(resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
                     (uint64_t)o.threads * THREAD_BYTES + table_bytes(&model->config);
-    uint64_t state_bytes = region_bytes(state.kv_bytes + state.recurrent_bytes);
+    uint64_t state_bytes = ps_region_bytes(state.kv_bytes + state.recurrent_bytes);
     uint32_t smallest = o.chunk_tokens ? o.chunk_tokens : PS_CHUNK_TOKENS_MIN;
     uint64_t floor_work = work_bytes(&size, (uint32_t)ps_min_u64(smallest, o.ctx));
     uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache;

@@ -3,11 +3,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "core/arena.h"
 #include "core/util.h"
-
-#define TABLE_ALIGN 64u
-#define HUGE_PAGE_BYTES (UINT64_C(2) << 20)
-#define BASE_PAGE_BYTES UINT64_C(4096)
 
 /* ---- plan ------------------------------------------------------------------------------------ */
 
@@ -52,12 +49,6 @@ static bool find_classes(struct ps_cache_plan *plan, const struct ps_cache_sourc
     }
 }
 
-/* Regions under 2 MiB are made of base pages (core/mem.h). */
-static uint64_t region_round(uint64_t bytes)
-{
-    return ps_align_up(bytes, bytes < HUGE_PAGE_BYTES ? BASE_PAGE_BYTES : HUGE_PAGE_BYTES);
-}
-
 /* Walks over the slots in order and says in which region each lies, and where. */
 struct walk {
     uint64_t region_bytes_max;
@@ -69,7 +60,7 @@ struct walk {
 static uint64_t walk_slot(struct walk *w, uint64_t bytes)
 {
     if (w->used > 0 && w->used + bytes > w->region_bytes_max) {
-        w->mapped_bytes += region_round(w->used);
+        w->mapped_bytes += ps_region_bytes(w->used);
         w->region++;
         w->used = 0;
     }
@@ -78,24 +69,18 @@ static uint64_t walk_slot(struct walk *w, uint64_t bytes)
     return at;
 }
 
-static void *carve(uint8_t *table, uint64_t *used, uint64_t bytes)
-{
-    uint64_t at = *used;
-    *used += ps_align_up(bytes, TABLE_ALIGN);
-    return table ? table + at : NULL;
-}
-
 static uint64_t place_tables(struct ps_cache *cache, const struct ps_cache_plan *plan, void *table)
 {
-    uint64_t used = 0, objects = plan->object_count;
+    struct ps_arena a = {table, 0};
+    uint64_t objects = plan->object_count;
 
-    cache->regions = carve(table, &used, plan->region_count * sizeof(*cache->regions));
-    cache->slots = carve(table, &used, plan->slot_count * sizeof(*cache->slots));
-    cache->slot_of = carve(table, &used, objects * sizeof(*cache->slot_of));
-    cache->class_of = carve(table, &used, objects * sizeof(*cache->class_of));
-    cache->landed = carve(table, &used, plan->slice_count * sizeof(*cache->landed));
-    cache->pending = carve(table, &used, plan->slice_count * sizeof(*cache->pending));
-    return used;
+    cache->regions = ps_arena_take(&a, plan->region_count, sizeof(*cache->regions));
+    cache->slots = ps_arena_take(&a, plan->slot_count, sizeof(*cache->slots));
+    cache->slot_of = ps_arena_take(&a, objects, sizeof(*cache->slot_of));
+    cache->class_of = ps_arena_take(&a, objects, sizeof(*cache->class_of));
+    cache->landed = ps_arena_take(&a, plan->slice_count, sizeof(*cache->landed));
+    cache->pending = ps_arena_take(&a, plan->slice_count, sizeof(*cache->pending));
+    return a.used;
 }
 
 /* Gives every class share / 2^20 of a slot per object, and adds up what that takes. */
@@ -120,7 +105,7 @@ static uint64_t size_plan(struct ps_cache_plan *plan, uint32_t lease_count, uint
         plan->slot_count += c->slot_count;
         plan->slice_count += (uint64_t)c->slot_count * c->slice_count_max;
     }
-    plan->mapped_bytes = w.mapped_bytes + region_round(w.used);
+    plan->mapped_bytes = w.mapped_bytes + ps_region_bytes(w.used);
     plan->region_count = plan->slot_count > 0 ? w.region + 1 : 0;
     plan->waste_bytes += plan->mapped_bytes - slot_bytes;
     plan->table_bytes = place_tables(&none, plan, NULL);

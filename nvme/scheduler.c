@@ -4,30 +4,23 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "core/arena.h"
 #include "core/util.h"
 #include "nvme/volume_internal.h"
 
-#define TABLE_ALIGN 64u
-
 /* ---- tables ---------------------------------------------------------------------------------- */
-
-static void *carve(uint8_t *table, uint64_t *used, uint64_t bytes)
-{
-    uint64_t at = *used;
-    *used += ps_align_up(bytes, TABLE_ALIGN);
-    return table ? table + at : NULL;
-}
 
 static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t depth, void *table)
 {
-    uint64_t capacity = (uint64_t)member_count * depth, used = 0;
+    struct ps_arena a = {table, 0};
+    uint64_t capacity = (uint64_t)member_count * depth;
 
-    s->cursors = carve(table, &used, (uint64_t)member_count * sizeof(*s->cursors));
-    s->reads = carve(table, &used, 2 * capacity * sizeof(*s->reads));
-    s->free_reads = carve(table, &used, 2 * capacity * sizeof(*s->free_reads));
-    s->batch = carve(table, &used, capacity * sizeof(*s->batch));
-    s->reaped = carve(table, &used, capacity * sizeof(*s->reaped));
-    return used;
+    s->cursors = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->cursors));
+    s->reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->reads));
+    s->free_reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->free_reads));
+    s->batch = ps_arena_take(&a, capacity, sizeof(*s->batch));
+    s->reaped = ps_arena_take(&a, capacity, sizeof(*s->reaped));
+    return a.used;
 }
 
 uint64_t ps_scheduler_table_bytes(int member_count, uint32_t depth)

@@ -1,0 +1,104 @@
+/* How work is dealt to the threads, and the dense matrices, which are dealt by rows. */
+#include <stdatomic.h>
+
+#include "core/util.h"
+#include "model/engine.h"
+
+struct tasks {
+    struct ps_engine *engine;
+    ps_task_fn *fn;
+    void *ctx;
+    uint64_t count;
+    _Atomic uint64_t next;
+};
+
+static void tasks_thread(void *ctx, int thread_idx, int thread_count)
+{
+    struct tasks *t = ctx;
+
+    (void)thread_count;
+    for (;;) {
+        uint64_t i = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
+        if (i >= t->count)
+            return;
+        t->fn(t->engine, t->ctx, thread_idx, i);
+    }
+}
+
+/* Tasks write to places of their own, and none depends on another, so which thread does which
+ * cannot change a bit. */
+void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t task_count)
+{
+    struct tasks t = {.engine = engine, .fn = fn, .ctx = ctx, .count = task_count};
+
+    if (task_count <= 1 || engine->thread_count == 1) {
+        for (uint64_t i = 0; i < task_count; i++)
+            fn(engine, ctx, 0, i);
+        return;
+    }
+    atomic_init(&t.next, 0);
+    ps_pool_run(engine->pool, tasks_thread, &t);
+}
+
+float *ps_thread_scratch(struct ps_engine *engine, int thread_idx)
+{
+    return engine->work.thread + (uint64_t)thread_idx * engine->work.thread_floats;
+}
+
+/* ---- dense matrices -------------------------------------------------------------------------- */
+
+/* Weights per task: small beside L2, large beside the hand-out. */
+#define LINEAR_TASK_BYTES (64u << 10)
+/* Tokens per pass over them, so that these stay in L2, too. */
+#define LINEAR_COLS 32u
+#define LINEAR_ITEM_COUNT_MAX 4
+
+struct linear_run {
+    const struct ps_linear *items;
+    int item_count;
+    uint32_t n;
+    uint32_t task_rows[LINEAR_ITEM_COUNT_MAX];
+    uint64_t task_end[LINEAR_ITEM_COUNT_MAX]; /* cumulated task counts */
+};
+
+static void linear_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
+{
+    const struct linear_run *run = ctx;
+    int i = 0;
+
+    (void)thread_idx;
+    while (task >= run->task_end[i])
+        i++;
+    const struct ps_linear *item = &run->items[i];
+    uint64_t row = (task - (i ? run->task_end[i - 1] : 0)) * run->task_rows[i];
+    struct ps_matmul m = {
+        .type = item->w->type,
+        .w = item->w->data + row * item->w->stride_bytes,
+        .w_stride_bytes = item->w->stride_bytes,
+        .rows = ps_min_u64(run->task_rows[i], item->w->rows - row),
+        .cols = item->w->cols,
+        .ldx = item->ldx,
+        .ldy = item->ldy,
+    };
+    for (uint32_t c = 0; c < run->n; c += LINEAR_COLS) {
+        m.x = item->x + c * item->ldx;
+        m.y = item->y + c * item->ldy + row;
+        m.n = ps_min_u64(LINEAR_COLS, run->n - c);
+        engine->k->matmul(&m);
+    }
+}
+
+void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int item_count,
+                   uint32_t n)
+{
+    struct linear_run run = {.items = items, .item_count = item_count, .n = n};
+    uint64_t tasks = 0;
+
+    for (int i = 0; i < item_count; i++) {
+        uint64_t rows = LINEAR_TASK_BYTES / items[i].w->stride_bytes;
+        run.task_rows[i] = (uint32_t)ps_min_u64(ps_max_u64(rows & ~3ull, 4), 256);
+        tasks += ps_div_up(items[i].w->rows, run.task_rows[i]);
+        run.task_end[i] = tasks;
+    }
+    ps_tasks_run(engine, linear_task, &run, tasks);
+}
