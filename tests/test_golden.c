@@ -24,6 +24,12 @@ struct golden_set {
     const char *sources[2], *references[2]; /* in the tree, else beside it */
 };
 
+/*
+ * The odd sets come from a reference of their own, written in double from the specification token
+ * by token: sizes that no vector or block divides, key heads wider than value heads, a prefix of
+ * multimodal releases, experts tensor by tensor in types that differ by part, a tied head, a
+ * pattern of layers named one by one; and 66 of 70 experts without renormalisation, no head_dim.
+ */
 static const struct golden_set sets[] = {
     {"qwen3moe, safetensors",
      {IN_TREE "qwen3moe", BESIDE "qwen3moe"},
@@ -43,6 +49,12 @@ static const struct golden_set sets[] = {
     {"Q8_0 experts of width 96, GGUF",
      {BESIDE "gguf-q8_0-96/model.gguf", ""},
      {BESIDE "gguf-q8_0-96/golden.safetensors", ""}},
+    {"odd sizes, qwen3_5_moe",
+     {IN_TREE "qwen35moe-odd", ""},
+     {IN_TREE "qwen35moe-odd/golden.safetensors", ""}},
+    {"odd sizes, qwen3_moe",
+     {IN_TREE "qwen3moe-odd", ""},
+     {IN_TREE "qwen3moe-odd/golden.safetensors", ""}},
 };
 
 struct routes {
