@@ -30,8 +30,14 @@ for i in 1 2 3 4 5 6 7 8 9 10; do
     [ $status -eq 137 ] || [ $status -eq 0 ] || die "layout: status $status: $(cat err.txt)"
     [ $status -eq 137 ] || continue
     killed=$((killed + 1))
+    # What opens is whole: then the kill came after the last write, while the process was leaving.
     if ((i % 2 == 1)); then
-        fails 1 'part' "$penstock" info part/a
+        if "$penstock" info part/a >/dev/null 2>&1; then
+            same part/a whole/a "a volume opens that is not whole"
+            same part/b whole/b "a volume opens that is not whole"
+        else
+            fails 1 'part' "$penstock" info part/a
+        fi
     fi
     quiet "$penstock" layout "$source_path" part/a part/b --resume "${destroy[@]}"
     quiet "$penstock" verify part/a
