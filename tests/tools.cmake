@@ -6,6 +6,7 @@ set(cli_environment
   PENSTOCK=$<TARGET_FILE:penstock>
   PENSTOCK_DEMO=${CMAKE_SOURCE_DIR}/tools/demo
   PENSTOCK_DEMO_HF=${PS_DEMO_DIR}/hf
+  PENSTOCK_GOLDEN=${CMAKE_CURRENT_SOURCE_DIR}/data/golden
   PENSTOCK_DOCS=${CMAKE_SOURCE_DIR}/docs
   PENSTOCK_EXAMPLE=$<TARGET_FILE:example_generate>)
 foreach(name usage input demo exact damage stop resume memory docs)

@@ -256,7 +256,8 @@ static int text_append(struct generation *gen, int32_t id, const char *text, siz
         gen->text = grown;
         gen->text_room = room;
     }
-    memcpy(gen->text + gen->text_bytes, text, text_bytes);
+    if (text_bytes > 0) /* without a tokenizer there is neither text nor room for it */
+        memcpy(gen->text + gen->text_bytes, text, text_bytes);
     gen->text_bytes += text_bytes;
     return json_array_append_new(gen->ids, json_integer(id)) == 0 ? 0 : -ENOMEM;
 }

@@ -94,5 +94,13 @@ status=0
 [ $status -eq 1 ] || die "info: status $status without a standard output"
 "$penstock" logits v --ids 1 --out one.f32 >&- 2>err.txt || die "logits: $(cat err.txt)"
 
+# Without a tokenizer ids go in and out; what takes text says why it cannot.
+json '.has_tokenizer == false' \
+    "$penstock" layout "$PENSTOCK_GOLDEN/qwen3moe-odd" ids --quant keep --json
+json '.text == "" and .ids == [30, 34, 39, 36, 39, 50, 25, 3, 49, 29, 49, 43]' \
+    "$penstock" run ids --ids 13,35,13,24,30,11 -n 12 --temp 0 --json
+fails 1 'without a tokenizer' "$penstock" run ids -p x
+fails 1 'without a tokenizer' "$penstock" tokenize ids
+
 quiet "$penstock" wipe v
 [ ! -e v ] || die "wipe leaves the file"
