@@ -347,6 +347,17 @@ static int run_report(const struct run_args *args, const struct ps_engine *engin
     return status;
 }
 
+/* Ids go in, but no text can come out. */
+static void note_no_text(const struct run_args *args, const struct ps_model *model)
+{
+    struct ps_model_info info;
+
+    ps_model_info(model, &info);
+    if (!info.has_tokenizer && !args->json)
+        fprintf(stderr, "penstock: this model has no tokenizer, so no text is printed; --json "
+                        "prints the ids\n");
+}
+
 static int generate(struct run_args *args, struct ps_model *model, const int32_t *ids,
                     size_t id_count)
 {
@@ -367,6 +378,7 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
         rc = ps_sampler_open(&sampler, model, &sampling, &err);
     }
     if (rc == 0) {
+        note_no_text(args, model);
         rc = ps_session_generate(session, ids, id_count, args->token_count, sampler, token_take,
                                  &gen, &err);
     }
