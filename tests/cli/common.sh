@@ -52,6 +52,15 @@ quiet()
         die "status $?: $*: $(cat "$work/err.txt")"
 }
 
+# json FILTER COMMAND...: the command prints JSON alone, and the filter holds.
+json()
+{
+    local filter=$1
+    shift
+    quiet "$@"
+    jq -e "$filter" out.txt >/dev/null || die "$filter does not hold for: $*: $(cat out.txt)"
+}
+
 same()
 {
     cmp "$1" "$2" || die "$1 and $2 differ: $3"

@@ -3,15 +3,6 @@
 . "$(dirname "$0")/common.sh"
 need_jq
 
-# json FILTER COMMAND...: the command prints JSON alone, and the filter holds.
-json()
-{
-    local filter=$1
-    shift
-    quiet "$@"
-    jq -e "$filter" out.txt >/dev/null || die "$filter does not hold for: $*: $(cat out.txt)"
-}
-
 json '.bytes > 19e6 and .tensors_used > 90 and .has_tokenizer' \
     "$penstock" layout "$demo_gguf" v --json
 json '.model.architecture == "qwen3_5_moe" and .model.layers == 8 and .model.vocabulary == 4096

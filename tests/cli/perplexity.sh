@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Perplexity on text held out of the demo model's training, against the reference implementation's
+# 87.4379 (F32 on the BF16 checkpoint, windows of 256; tools/demo/README.md): within 0.5 %.
+. "$(dirname "$0")/common.sh"
+need_jq
+
+# near VOLUME: same windows as the reference, and its perplexity within 0.5 %.
+near()
+{
+    json '.windows == 104 and .tokens_scored == 26520
+          and .perplexity > 87.4379 * 0.995 and .perplexity < 87.4379 * 1.005' \
+        "$penstock" perplexity "$1" --file "$demo_text" --json
+}
+
+quiet "$penstock" layout "$demo_gguf" q4
+near q4
+if [ -d "$PENSTOCK_DEMO_HF" ]; then
+    quiet "$penstock" layout "$PENSTOCK_DEMO_HF" bf16 --quant keep
+    near bf16
+else
+    echo "SKIP: the BF16 checkpoint of the demo model is not there"
+fi
