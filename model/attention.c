@@ -7,16 +7,16 @@
 
 #include "model/engine.h"
 
-float *ps_state_k(struct ps_engine *engine, uint32_t attention_idx)
+static float *state_k(struct ps_engine *engine, uint32_t attention_idx)
 {
     uint8_t *base = engine->state_region.base;
 
     return (float *)(void *)(base + attention_idx * engine->state.kv_layer_bytes);
 }
 
-float *ps_state_v(struct ps_engine *engine, uint32_t attention_idx)
+static float *state_v(struct ps_engine *engine, uint32_t attention_idx)
 {
-    return ps_state_k(engine, attention_idx) + engine->state.kv_row * engine->options.ctx;
+    return state_k(engine, attention_idx) + engine->state.kv_row * engine->options.ctx;
 }
 
 struct attention_run {
@@ -90,8 +90,8 @@ void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t positio
         .position = position,
         .n = n,
         .q_stride = c->attn_gate ? 2 * c->head_dim : c->head_dim,
-        .k = ps_state_k(engine, idx),
-        .v = ps_state_v(engine, idx),
+        .k = state_k(engine, idx),
+        .v = state_v(engine, idx),
     };
     size_t row = engine->state.kv_row, h = c->hidden;
     struct ps_linear in[3] = {

@@ -11,14 +11,14 @@
 
 #define L2_EPS 1e-6f /* the reference's constant, not the model's eps (spec A.3) */
 
-float *ps_state_delta(struct ps_engine *engine, uint32_t delta_idx)
+static float *state_delta(struct ps_engine *engine, uint32_t delta_idx)
 {
     uint8_t *base = (uint8_t *)engine->state_region.base + engine->state.kv_bytes;
 
     return (float *)(void *)(base + delta_idx * engine->state.delta_layer_bytes);
 }
 
-float *ps_state_conv(struct ps_engine *engine, uint32_t delta_idx)
+static float *state_conv(struct ps_engine *engine, uint32_t delta_idx)
 {
     uint8_t *base = (uint8_t *)engine->state_region.base + engine->state.kv_bytes +
                     engine->state.delta_count * engine->state.delta_layer_bytes;
@@ -91,8 +91,8 @@ void ps_delta_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
     struct delta_run run = {
         .layer = layer,
         .n = n,
-        .state = ps_state_delta(engine, idx),
-        .history = ps_state_conv(engine, idx),
+        .state = state_delta(engine, idx),
+        .history = state_conv(engine, idx),
         .channels = 2 * kd + c->delta_v_heads * c->delta_v_dim,
         .k_offset = kd,
         .v_offset = 2 * kd,

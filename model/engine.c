@@ -28,27 +28,16 @@ static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_c
 static int load_resident(struct ps_engine *engine, struct ps_error *err)
 {
     const struct ps_model *model = engine->model;
-    uint64_t total = 0, offset = 0;
+    uint64_t offset = 0;
 
-    for (uint32_t i = 0; i < model->tensor_count; i++) {
-        struct ps_object_info info;
-        char name[64];
-        ps_role_name(model->tensors[i].role, model->tensors[i].layer, name, sizeof(name));
-        ps_volume_object(model->volume, (uint32_t)ps_volume_find_resident(model->volume, name),
-                         &info);
-        total += info.bytes;
-    }
-    int rc = ps_region_map(&engine->resident_region, total, -1, err);
+    int rc = ps_region_map(&engine->resident_region, ps_resident_bytes(model), -1, err);
     for (uint32_t i = 0; rc >= 0 && i < model->tensor_count; i++) {
         const struct ps_config_tensor *t = &model->tensors[i];
         struct ps_weight *w = weight_slot(engine, t);
         struct ps_object_info info;
         uint64_t rows, cols;
-        char name[64];
 
-        ps_role_name(t->role, t->layer, name, sizeof(name));
-        uint32_t object = (uint32_t)ps_volume_find_resident(model->volume, name);
-        ps_volume_object(model->volume, object, &info);
+        uint32_t object = ps_tensor_object(model, t, &info);
         ps_role_shape(&model->config, t->role, &rows, &cols);
         w->data = (uint8_t *)engine->resident_region.base + offset;
         w->rows = (uint32_t)rows;

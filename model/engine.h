@@ -129,6 +129,13 @@ struct ps_session {
 
 /* ---- shapes and plan (plan.c) ---- */
 
+/* The object that holds a resident tensor, which ps_model_open has found to be there. */
+uint32_t ps_tensor_object(const struct ps_model *model, const struct ps_config_tensor *tensor,
+                          struct ps_object_info *info);
+
+/* All of them, as they follow each other in the resident region: planned and mapped by this. */
+uint64_t ps_resident_bytes(const struct ps_model *model);
+
 void ps_state_shape(const struct ps_config *config, uint32_t ctx, struct ps_state_shape *shape);
 
 /* What the work buffers of these options (with defaults resolved) follow from. */
@@ -187,12 +194,6 @@ int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
 
 /* work.logits rows [0, n) = head of the tokens first .. first + n - 1 of the last chunk. */
 void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n);
-
-/* K and V rows of an attention layer, [ctx, kv_row] each; recurrent and convolution state. */
-float *ps_state_k(struct ps_engine *engine, uint32_t attention_idx);
-float *ps_state_v(struct ps_engine *engine, uint32_t attention_idx);
-float *ps_state_delta(struct ps_engine *engine, uint32_t delta_idx);
-float *ps_state_conv(struct ps_engine *engine, uint32_t delta_idx);
 
 static inline const struct ps_weight *ps_layer_weight(const struct ps_engine *engine,
                                                       uint32_t layer, enum ps_role role)

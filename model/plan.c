@@ -174,15 +174,25 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
     return 0;
 }
 
-static uint64_t resident_bytes(const struct ps_model *model)
+uint32_t ps_tensor_object(const struct ps_model *model, const struct ps_config_tensor *tensor,
+                          struct ps_object_info *info)
+{
+    char name[64];
+
+    ps_role_name(tensor->role, tensor->layer, name, sizeof(name));
+    uint32_t object = (uint32_t)ps_volume_find_resident(model->volume, name);
+    ps_volume_object(model->volume, object, info);
+    return object;
+}
+
+uint64_t ps_resident_bytes(const struct ps_model *model)
 {
     uint64_t bytes = 0;
 
-    for (uint32_t i = 0; i < ps_volume_object_count(model->volume); i++) {
-        struct ps_object_info o;
-        ps_volume_object(model->volume, i, &o);
-        if (o.kind == PS_OBJECT_RESIDENT)
-            bytes += o.bytes;
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        struct ps_object_info info;
+        ps_tensor_object(model, &model->tensors[i], &info);
+        bytes += info.bytes;
     }
     return bytes;
 }
@@ -283,7 +293,7 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     ps_work_size(model, &o, &size);
     struct ps_store_options so = {.engine = o.io, .lease_count = o.experts_used};
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
-    uint64_t resident = ps_region_bytes(resident_bytes(model));
+    uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
                     (uint64_t)o.threads * THREAD_BYTES + table_bytes(&model->config);
     uint64_t state_bytes = ps_region_bytes(state.kv_bytes + state.recurrent_bytes);

@@ -175,7 +175,8 @@ static int read_entries(struct ps_source *source, uint32_t file, const char *pat
     return 0;
 }
 
-int ps_safetensors_read_file(struct ps_source *source, const char *path, struct ps_error *err)
+/* Reads the header of one more .safetensors file. */
+static int read_file(struct ps_source *source, const char *path, struct ps_error *err)
 {
     size_t first = source->tensor_count;
     uint64_t header_bytes = 0, file_bytes;
@@ -232,7 +233,7 @@ static int read_beside(struct ps_source *source, const char *name, struct ps_err
 
     if (asprintf(&path, "%s/%s", source->directory, name) < 0)
         return ps_error_set(err, -ENOMEM, name, "memory for a path is not to be had");
-    rc = ps_safetensors_read_file(source, path, err);
+    rc = read_file(source, path, err);
     free(path);
     return rc;
 }
@@ -374,5 +375,5 @@ int ps_safetensors_read(struct ps_source *source, const char *path, bool is_dire
         source->directory = strdup(".");
     if (!source->directory)
         return ps_error_set(err, -ENOMEM, path, "memory for a path is not to be had");
-    return is_directory ? read_directory(source, err) : ps_safetensors_read_file(source, path, err);
+    return is_directory ? read_directory(source, err) : read_file(source, path, err);
 }

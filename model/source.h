@@ -125,7 +125,5 @@ int ps_source_add_tensor(struct ps_source *source, const struct ps_source_tensor
 int ps_gguf_read(struct ps_source *source, const char *path, struct ps_error *err);
 int ps_safetensors_read(struct ps_source *source, const char *path, bool is_directory,
                         struct ps_error *err);
-/* Reads the header of one more .safetensors file. */
-int ps_safetensors_read_file(struct ps_source *source, const char *path, struct ps_error *err);
 
 #endif
