@@ -76,7 +76,7 @@ static int read_blocks(const struct job *job, struct ps_io *io, uint64_t *done_b
         block = (block + stride) % job->block_count;
     }
     while (in_flight > 0) {
-        int count = io->ops->reap(io, got, PS_IO_DEPTH_MAX, true);
+        int count = io->ops->reap(io, got, PS_IO_DEPTH_MAX, PS_IO_WAIT_FOREVER);
         bool go_on = ps_now_ns() < stop_ns;
         for (int i = 0; i < count; i++) {
             if (got[i].result != (int32_t)job->bytes)
@@ -157,7 +157,7 @@ int main(int argc, char **argv)
     if (argc > 4)
         job.seconds = (uint32_t)strtoul(argv[4], NULL, 10);
     if (argc < 2 || argc > 5 || job.bytes % PS_IO_ALIGN_BYTES || job.bytes < PS_IO_ALIGN_BYTES ||
-        job.bytes > PS_IO_REQUEST_BYTES_MAX || job.depth < 1 || job.depth > PS_IO_DEPTH_MAX) {
+        job.bytes > 4u << 20 || job.depth < 1 || job.depth > PS_IO_DEPTH_MAX) {
         fprintf(stderr, "usage: bench_io FILE [REQUEST_KIB [DEPTH [SECONDS]]]\n"
                         "requests of 4 to 4096 KiB in steps of 4, at most 128 in flight\n");
         return 2;

@@ -37,4 +37,26 @@ static inline uint64_t ps_now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* When a wait of wait_ns from now ends; UINT64_MAX, never, for waits without end. */
+static inline uint64_t ps_deadline_ns(uint64_t wait_ns)
+{
+    uint64_t now_ns;
+
+    if (wait_ns == 0)
+        return 0;
+    now_ns = ps_now_ns();
+    return wait_ns < UINT64_MAX - now_ns ? now_ns + wait_ns : UINT64_MAX;
+}
+
+/* What is left until a deadline: 0 once it has passed, UINT64_MAX if there is none. */
+static inline uint64_t ps_left_ns(uint64_t deadline_ns)
+{
+    uint64_t now_ns;
+
+    if (deadline_ns == 0 || deadline_ns == UINT64_MAX)
+        return deadline_ns;
+    now_ns = ps_now_ns();
+    return now_ns < deadline_ns ? deadline_ns - now_ns : 0;
+}
+
 #endif

@@ -17,15 +17,12 @@
 #include "core/mem.h"
 
 #define PS_IO_ALIGN_BYTES 4096u
-/*
- * A request is at most this long, so depth requests bound a member's queue in bytes, too: drives
- * reach their bandwidth with a few requests of 1 to 4 MiB, and longer ones only delay the first
- * slice.
- */
-#define PS_IO_REQUEST_BYTES_MAX (4u << 20)
+/* No caller needs longer ones, and every engine takes these. */
+#define PS_IO_REQUEST_BYTES_MAX (64u << 20)
 #define PS_IO_DEPTH_DEFAULT 8u
 #define PS_IO_DEPTH_MAX 128u
 #define PS_IO_THREAD_COUNT_MAX 32u
+#define PS_IO_WAIT_FOREVER UINT64_MAX
 /* The kernel registers buffers of at most 1 GiB, and at most 16384 of them (io_uring/rsrc.c). */
 #define PS_IO_BUFFER_BYTES_MAX ((size_t)1 << 30)
 #define PS_IO_BUFFER_COUNT_MAX 16384u
@@ -66,11 +63,12 @@ struct ps_io_ops {
      * failure shows in the completions or in reap. Does not block (a buffered file system may). */
     uint32_t (*submit)(struct ps_io *io, const struct ps_io_request *requests, uint32_t count);
     /*
-     * Hands back up to `capacity` completions; with wait, blocks until there is at least one,
-     * unless nothing is in flight. Returns their number, or -errno when the engine itself is
-     * broken.
+     * Hands back up to `capacity` completions. Blocks for at most wait_ns (0: not at all;
+     * PS_IO_WAIT_FOREVER) until there is at least one, unless nothing is in flight. Returns their
+     * number, or -errno when the engine itself is broken.
      */
-    int (*reap)(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity, bool wait);
+    int (*reap)(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
+                uint64_t wait_ns);
     /* Waits for the reads that the kernel has begun, then frees. */
     void (*close)(struct ps_io *io);
 };

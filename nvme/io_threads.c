@@ -197,15 +197,30 @@ static uint32_t threads_submit(struct ps_io *io, const struct ps_io_request *req
     return n;
 }
 
+/* Waits for a completion until the deadline; false when that has passed. Called with the lock held.
+ */
+static bool wait_done(struct threads *t, uint64_t end_ns)
+{
+    struct timespec end = {.tv_sec = (time_t)(end_ns / 1000000000u),
+                           .tv_nsec = (long)(end_ns % 1000000000u)};
+
+    if (end_ns == 0)
+        return false;
+    if (end_ns == UINT64_MAX)
+        return pthread_cond_wait(&t->done, &t->lock) == 0;
+    return pthread_cond_timedwait(&t->done, &t->lock, &end) == 0;
+}
+
 static int threads_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
-                        bool wait)
+                        uint64_t wait_ns)
 {
     struct threads *t = (struct threads *)io;
+    uint64_t end_ns = ps_deadline_ns(wait_ns);
     uint32_t n = 0;
 
     pthread_mutex_lock(&t->lock);
-    while (wait && t->finished_count == 0 && t->in_flight > 0)
-        pthread_cond_wait(&t->done, &t->lock);
+    while (t->finished_count == 0 && t->in_flight > 0 && wait_done(t, end_ns))
+        ;
     while (n < capacity && t->finished_count > 0) {
         out[n++] = t->finished[t->finished_head];
         t->finished_head = (t->finished_head + 1) % io->capacity;
@@ -298,12 +313,16 @@ static int threads_open(struct threads **out, const struct ps_io_config *config,
 {
     size_t members = (size_t)config->member_count;
     struct threads *t = calloc(1, sizeof(*t));
+    pthread_condattr_t clock;
 
     if (!t)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->work, NULL);
-    pthread_cond_init(&t->done, NULL);
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&t->done, &clock);
+    pthread_condattr_destroy(&clock);
     t->io = (struct ps_io){.ops = ops, .capacity = (uint32_t)members * config->depth};
     t->io.memory_bytes = ops->memory_bytes(config->member_count, config->depth);
     t->read = read;

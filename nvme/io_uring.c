@@ -211,10 +211,18 @@ static void prepare(struct uring *u, uint32_t part_idx)
 }
 
 /* What the kernel does not take now stays in the ring and is offered again by the next reap. */
-static void flush(struct uring *u, unsigned wait_count)
+static void flush(struct uring *u, uint64_t wait_ns)
 {
-    int rc = io_uring_submit_and_wait(&u->ring, wait_count);
-    if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR)
+    struct __kernel_timespec limit = {.tv_sec = (int64_t)(wait_ns / 1000000000u),
+                                      .tv_nsec = (int64_t)(wait_ns % 1000000000u)};
+    struct io_uring_cqe *cqe;
+    int rc;
+
+    if (wait_ns == 0 || wait_ns == PS_IO_WAIT_FOREVER)
+        rc = io_uring_submit_and_wait(&u->ring, wait_ns != 0);
+    else
+        rc = io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &limit, NULL);
+    if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR && rc != -ETIME)
         u->error = rc;
 }
 
@@ -255,9 +263,11 @@ static bool complete(struct uring *u, const struct io_uring_cqe *cqe, struct ps_
     return true;
 }
 
-static int uring_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity, bool wait)
+static int uring_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
+                      uint64_t wait_ns)
 {
     struct uring *u = (struct uring *)io;
+    uint64_t end_ns = ps_deadline_ns(wait_ns);
     uint32_t n = 0;
 
     for (;;) {
@@ -266,12 +276,12 @@ static int uring_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t c
             n += complete(u, cqe, &out[n]);
             io_uring_cqe_seen(&u->ring, cqe);
         }
-        bool must_wait = n == 0 && wait && u->in_flight > 0;
-        if (!u->error && (must_wait || io_uring_sq_ready(&u->ring) > 0))
-            flush(u, must_wait ? 1 : 0);
+        uint64_t left_ns = n == 0 && u->in_flight > 0 ? ps_left_ns(end_ns) : 0;
+        if (!u->error && (left_ns > 0 || io_uring_sq_ready(&u->ring) > 0))
+            flush(u, left_ns);
         if (u->error && n == 0)
             return u->error;
-        if (!must_wait)
+        if (left_ns == 0)
             return (int)n;
     }
 }
@@ -282,7 +292,8 @@ static void uring_close(struct ps_io *io)
     struct ps_io_completion dropped[16];
 
     /* Memory must not be given back while a drive may still write to it. */
-    while (u->in_flight > 0 && uring_reap(io, dropped, PS_ARRAY_LEN(dropped), true) >= 0) {
+    while (u->in_flight > 0 &&
+           uring_reap(io, dropped, PS_ARRAY_LEN(dropped), PS_IO_WAIT_FOREVER) >= 0) {
     }
     if (u->ring_is_open)
         io_uring_queue_exit(&u->ring);

@@ -59,6 +59,16 @@ struct ps_member_info {
     uint64_t bytes;   /* size of the file or device as recorded */
     uint64_t data_begin_bytes, data_end_bytes;
     bool is_device;
+    bool is_missing; /* not there: its slices are read from their other copies */
+};
+
+/* What one drive can do, as `penstock probe` measures it: random reads, past the page cache. */
+struct ps_member_profile {
+    uint64_t bytes_per_s;     /* with request_bytes and depth; 0: not known */
+    uint64_t latency_ns;      /* median of one read of request_bytes with nothing else in flight */
+    uint32_t request_bytes;   /* requests of this size, */
+    uint32_t depth;           /* this many in flight: the least that reach the bandwidth */
+    uint32_t piece_bytes_min; /* shorter reads cost bandwidth even at that depth; 0: not known */
 };
 
 /*
@@ -77,6 +87,10 @@ void ps_volume_close(struct ps_volume **volume);
 /* 36 characters and a final 0, owned by the volume. */
 const char *ps_volume_uuid(const struct ps_volume *volume);
 uint32_t ps_volume_align_bytes(const struct ps_volume *volume);
+/* How many copies there are of every slice: 1 or 2. */
+uint32_t ps_volume_copy_count(const struct ps_volume *volume);
+/* What is recorded in the volume of the member's drive, owned by the volume; NULL if nothing is. */
+const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume, int member);
 int ps_volume_member_count(const struct ps_volume *volume);
 void ps_volume_member(const struct ps_volume *volume, int member, struct ps_member_info *info);
 uint32_t ps_volume_object_count(const struct ps_volume *volume);

@@ -80,7 +80,7 @@ static void cancel_rest(struct ps_scheduler *s, struct ps_fetch *fetch)
  */
 static uint32_t part_bytes(const struct ps_scheduler *s, uint32_t piece_bytes)
 {
-    uint64_t parts = ps_div_up(piece_bytes, PS_IO_REQUEST_BYTES_MAX);
+    uint64_t parts = ps_div_up(piece_bytes, PS_PART_BYTES_MAX);
     return (uint32_t)ps_align_up(ps_div_up(piece_bytes, parts), s->align_bytes);
 }
 
@@ -95,7 +95,7 @@ static bool cursor_seek(struct ps_scheduler *s, uint32_t member, struct ps_disk_
         for (; c->slice < fetch->slice_count; c->slice++, c->piece = 0) {
             uint32_t count;
             const struct ps_disk_piece *pieces =
-                ps_volume_slice_pieces(s->volume, fetch->object, c->slice, &count);
+                ps_volume_slice_pieces(s->volume, fetch->object, c->slice, 0, &count);
             for (; c->piece < count; c->piece++, c->piece_done = 0) {
                 if (pieces[c->piece].member == member && c->piece_done < pieces[c->piece].bytes) {
                     *piece = pieces[c->piece];
@@ -172,7 +172,7 @@ void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch)
     for (uint32_t i = 0; i < object.slice_count; i++) {
         uint32_t count;
         const struct ps_disk_piece *pieces =
-            ps_volume_slice_pieces(s->volume, fetch->object, i, &count);
+            ps_volume_slice_pieces(s->volume, fetch->object, i, 0, &count);
         fetch->pending[i] = 0;
         for (uint32_t p = 0; p < count; p++)
             fetch->pending[i] +=
@@ -256,7 +256,7 @@ int ps_scheduler_pump(struct ps_scheduler *s, bool wait)
 {
     if (s->error)
         return s->error;
-    int count = s->io->ops->reap(s->io, s->reaped, s->capacity, wait);
+    int count = s->io->ops->reap(s->io, s->reaped, s->capacity, wait ? PS_IO_WAIT_FOREVER : 0);
     if (count < 0)
         return s->error = count;
     for (int i = 0; i < count; i++)

@@ -13,6 +13,12 @@
 #include "nvme/io.h"
 #include "nvme/penstock_io.h"
 
+/*
+ * A read is at most this long, so depth reads bound a member's queue in bytes, too: drives reach
+ * their bandwidth with a few requests of 1 to 4 MiB, and longer ones only delay the first slice.
+ */
+#define PS_PART_BYTES_MAX (4u << 20)
+
 /* One object on its way into memory, or there. The caller owns it and keeps it in place. */
 struct ps_fetch {
     /* Set by the caller before ps_scheduler_start. */

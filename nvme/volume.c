@@ -372,9 +372,37 @@ uint64_t ps_volume_slice_checksum(const struct ps_volume *volume, uint32_t objec
     return ps_map_slice(&volume->map, object, slice)->checksum;
 }
 
-const struct ps_disk_piece *ps_volume_slice_pieces(const struct ps_volume *volume, uint32_t object,
-                                                   uint32_t slice, uint32_t *count)
+uint32_t ps_volume_copy_count(const struct ps_volume *volume)
 {
+    (void)volume;
+    return 1;
+}
+
+const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume, int member)
+{
+    (void)volume;
+    (void)member;
+    return NULL;
+}
+
+int ps_volume_member_node(const struct ps_volume *volume, int member)
+{
+    (void)volume;
+    (void)member;
+    return -1;
+}
+
+uint64_t ps_volume_member_drive(const struct ps_volume *volume, int member)
+{
+    (void)volume;
+    (void)member;
+    return 0;
+}
+
+const struct ps_disk_piece *ps_volume_slice_pieces(const struct ps_volume *volume, uint32_t object,
+                                                   uint32_t slice, uint32_t copy, uint32_t *count)
+{
+    (void)copy;
     const struct ps_disk_slice *s = ps_map_slice(&volume->map, object, slice);
     *count = s->piece_count;
     return &volume->map.pieces[s->first_piece];

@@ -24,11 +24,20 @@ int ps_volume_reopen(const struct ps_volume *volume, int member, int flags);
 uint64_t ps_volume_slice_checksum(const struct ps_volume *volume, uint32_t object, uint32_t slice);
 
 /*
- * The slice's pieces in the order of its bytes, owned by the volume; *count is theirs. The map has
- * been checked: members, offsets and sums need no further check.
+ * The pieces of a copy (0, the first, or 1) of the slice, in the order of its bytes, owned by the
+ * volume; *count is theirs. All copies are cut alike: piece i of each holds the same bytes, on
+ * different members. The map has been checked: members, offsets and sums need no further check.
  */
 const struct ps_disk_piece *ps_volume_slice_pieces(const struct ps_volume *volume, uint32_t object,
-                                                   uint32_t slice, uint32_t *count);
+                                                   uint32_t slice, uint32_t copy, uint32_t *count);
+
+/* The kernel's number of the NUMA node on which the member's drive hangs, or -1 where it tells
+ * none. A plain file is on the drive under its file system. */
+int ps_volume_member_node(const struct ps_volume *volume, int member);
+
+/* The whole drive that a member lies on, the same number for members that share one; 0 where it
+ * cannot be told. */
+uint64_t ps_volume_member_drive(const struct ps_volume *volume, int member);
 
 /*
  * "layer 3 expert 17, slice 2 of 4 (bytes 8192 to 12287 of /mnt/a/model.0; ...)" for messages;

@@ -162,9 +162,9 @@ static int32_t read_one(struct ps_io *io, uint32_t member, uint64_t offset, uint
     struct ps_io_request request = {77, offset, buf, bytes, member};
     struct ps_io_completion completion = {0};
     assert_int_equal(io->ops->submit(io, &request, 1), 1);
-    assert_int_equal(io->ops->reap(io, &completion, 1, true), 1);
+    assert_int_equal(io->ops->reap(io, &completion, 1, PS_IO_WAIT_FOREVER), 1);
     assert_int_equal(completion.tag, 77);
-    assert_int_equal(io->ops->reap(io, &completion, 1, true), 0);
+    assert_int_equal(io->ops->reap(io, &completion, 1, PS_IO_WAIT_FOREVER), 0);
     return completion.result;
 }
 
@@ -234,7 +234,8 @@ static void many_requests(const char *engine, bool registered)
         assert_true(submitted + n - reaped <= MEMBER_COUNT * DEPTH);
         refused += n < want;
         submitted += n;
-        int k = io->ops->reap(io, got, PS_ARRAY_LEN(got), submitted % 2 == 0);
+        int k =
+            io->ops->reap(io, got, PS_ARRAY_LEN(got), submitted % 2 == 0 ? PS_IO_WAIT_FOREVER : 0);
         assert_true(k >= 0);
         for (int i = 0; i < k; i++, reaped++) {
             const struct ps_io_request *rq = &requests[got[i].tag];

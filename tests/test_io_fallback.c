@@ -53,7 +53,8 @@ static bool reads_right(struct ps_io *io)
     uint8_t *data = region.base;
 
     memset(data, 0, 65536);
-    if (io->ops->submit(io, &request, 1) != 1 || io->ops->reap(io, &got, 1, true) != 1)
+    if (io->ops->submit(io, &request, 1) != 1 ||
+        io->ops->reap(io, &got, 1, PS_IO_WAIT_FOREVER) != 1)
         return false;
     for (uint32_t i = 0; i < 65536; i++) {
         if (data[i] != (uint8_t)((8192 + i) / 7))
