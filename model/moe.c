@@ -98,7 +98,7 @@ struct moe_run {
 
 static const uint8_t *slice_data(const struct ps_engine *engine, uint32_t job, uint32_t slice)
 {
-    return engine->work.leases[job].data + engine->work.slices[slice].offset_bytes;
+    return engine->work.leases[job].slices[slice];
 }
 
 /* act = silu(gate x) * (up x) for a block of neurons and all tokens of the job. */

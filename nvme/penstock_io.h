@@ -142,10 +142,12 @@ int ps_member_wipe(const char *path, struct ps_error *err);
 struct ps_store;
 
 struct ps_store_options {
-    const char *engine;   /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
-    uint64_t cache_bytes; /* all that the store may take; at least ps_store_floor_bytes() */
-    uint32_t lease_count; /* streamed objects of one group that must fit at once (>= 1) */
-    uint32_t queue_depth; /* reads in flight per member; 0 = default (8) */
+    const char *engine;      /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
+    uint64_t cache_bytes;    /* all that the store may take; at least ps_store_floor_bytes() */
+    uint32_t lease_count;    /* streamed objects of one group that must fit at once (>= 1) */
+    uint32_t queue_depth;    /* reads in flight per drive; 0 = as its profile says, or 8 */
+    uint32_t prefetch_count; /* most objects that may be held on a guess; 0 = none */
+    uint32_t timeout_ms;     /* a drive that answers nothing for so long hangs; 0 = 2000 */
 };
 
 /* What ps_store_open will take at least with these options (cache_bytes ignored), in bytes. */
@@ -157,35 +159,58 @@ uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_st
 uint64_t ps_store_plan_bytes(const struct ps_volume *volume, const struct ps_store_options *opts,
                              uint32_t *slot_count);
 
+/* How the cache would lie on the machine's NUMA nodes with these options. */
+struct ps_store_placement {
+    int node_count;
+    int node_id[64];           /* the kernel's numbers */
+    uint64_t cache_bytes[64];  /* on each */
+    uint64_t object_bytes[64]; /* of all streamed objects together, what is read to each */
+    uint64_t floating_bytes;   /* of them, what goes to any node: its drives tell none */
+};
+void ps_store_placement(const struct ps_volume *volume, const struct ps_store_options *opts,
+                        struct ps_store_placement *placement);
+
 /*
  * Maps the cache in hugepages, opens the engine and registers files and buffers. Everything the
  * store ever allocates is allocated here. An engine that the kernel or the file system refuses
  * falls back (uring to pread, O_DIRECT to buffered) with one log line; ps_store_stats tells what is
  * used. Errors: -PS_ERR_ARGUMENT (unknown engine), -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open().
- * Thread rule: a store is used by one thread at a time. The volume must outlive it.
+ * Thread rule: a store belongs to the thread that opened it. The volume must outlive it.
+ *
+ * Faults, for everything below: a read that fails, ends early or does not have its checksum is read
+ * once more from the same member, then, in a volume with two copies, from the other one. A drive
+ * that answers nothing for timeout_ms is taken to hang: its reads go to the copy, or are asked for
+ * once more, into other memory; the memory that they may still write to is nobody's until the
+ * kernel is done with it. Only when all of that has failed does a call return an error.
  */
 int ps_store_open(struct ps_store **out, struct ps_volume *volume,
                   const struct ps_store_options *opts, struct ps_error *err);
+
+/* Waits for reads in flight, for 2 s at most: a drive that hangs keeps no process from ending. */
 void ps_store_close(struct ps_store **store);
 
 /*
  * Reads a whole object into buf (>= its bytes, aligned to the volume's alignment, faulted in), all
  * members in parallel, every slice checked. Blocks. Nothing that failed its checksum is returned as
  * good: on error the content of buf is undefined.
- * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member.
+ * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member. After
+ * -ETIMEDOUT the drive may still write to buf: it may be unmapped, but not be used again before
+ * ps_store_close. -EBUSY: an earlier read into another buffer hangs like that.
  */
 int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err);
 
 /*
- * A lease pins a streamed object in the cache. Filled by ps_store_get, ended by ps_store_put.
- * state and landed advance only inside ps_store_get and ps_store_wait.
+ * A lease pins a streamed object in the cache. Filled by ps_store_get, ended by ps_store_put. Its
+ * fields change only inside ps_store_get and ps_store_wait; slices too: an object whose reads hang
+ * gets other memory.
  */
 enum ps_lease_state { PS_LEASE_READING, PS_LEASE_READY };
 struct ps_lease {
     uint32_t object;
-    uint32_t slot;         /* private to the store */
-    const uint8_t *data;   /* the object's bytes: slice s at its offset_bytes; [bytes] */
+    uint32_t slot;                /* private to the store */
+    const uint8_t *const *slices; /* [slice_count]: the bytes of each slice */
     const uint8_t *landed; /* landed[s] != 0: slice s is in memory and has passed its check */
+    const uint8_t *nodes;  /* [slice_count]: of its memory, as numbered in ps_store_placement */
     uint32_t slice_count;
     uint32_t landed_count; /* as of the last get or wait on this lease */
     bool was_hit;          /* everything was in memory when it was asked for */
@@ -196,7 +221,8 @@ struct ps_lease {
  * Leases the object (group, index), starting demand reads for it if it is not in memory. Does not
  * block, with one exception: when no slot is free but for leases that were put while their reads
  * were in flight, it waits for those reads. Returns 1 (hit), 0 (reads are on their way), -EAGAIN
- * (every slot is leased: put one first), -ENOENT (no such object), or another error.
+ * (every slot is leased: put one first), -ENOENT (no such object), -ETIMEDOUT (what is not leased
+ * waits for reads that hang), or another error.
  */
 int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
                  struct ps_error *err);
@@ -214,6 +240,18 @@ int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_
  * reused only after the kernel is done with it. Zeroes *lease; takes an empty lease. */
 void ps_store_put(struct ps_store *store, struct ps_lease *lease);
 
+/*
+ * Guesses that the object will be asked for: reads it with what the drives have to spare, behind
+ * all that is demanded. ps_store_get then finds it in memory, or makes its reads demanded ones.
+ * Never blocks. Returns 1 (in memory or on its way already), 0 (its reads are queued), -EAGAIN (no
+ * slot for a guess: prefetch_count are held, or all is leased), -ENOENT, or the engine's error.
+ */
+int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err);
+
+/* Takes a guess back: what has not been asked of a drive is not read any more, and its slot is
+ * free. Does nothing for an object that was not guessed, or has been asked for since. */
+void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index);
+
 struct ps_store_stats {
     const char *engine; /* what is in use, after fallbacks */
     bool direct;        /* O_DIRECT on every member */
@@ -223,13 +261,24 @@ struct ps_store_stats {
     uint64_t streamed_bytes; /* of read_bytes, for streamed objects */
     uint64_t hits, misses;   /* ps_store_get calls; one that joins reads in flight is a miss too */
     uint64_t evictions;
-    uint64_t wait_ns;           /* time spent inside ps_store_wait */
-    uint64_t slot_count;        /* over all size classes */
-    uint64_t cache_bytes;       /* mapped for slots */
-    uint64_t cache_waste_bytes; /* of them, never usable: rounding of slots and pages */
-    uint64_t memory_bytes;      /* everything the store allocated */
+    uint64_t prefetches, prefetches_used; /* guesses read, and those asked for afterwards */
+    uint64_t retries, errors;             /* reads that failed, and those tried again */
+    uint64_t wait_ns;                     /* time spent inside ps_store_wait */
+    uint64_t slot_count;                  /* over all size classes */
+    uint64_t cache_bytes;                 /* mapped for slots */
+    uint64_t cache_waste_bytes;           /* of them, never usable: rounding of slots and pages */
+    uint64_t memory_bytes;                /* everything the store allocated */
 };
 void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats);
+
+struct ps_store_member_stats {
+    uint64_t read_bytes, read_count;
+    uint64_t retries, errors;
+    bool is_slow; /* takes more than three times as long as usual */
+    bool is_off;  /* fails or hangs, and is not asked where there is a copy */
+};
+void ps_store_member_stats(const struct ps_store *store, int member,
+                           struct ps_store_member_stats *stats);
 
 #ifdef __cplusplus
 }

@@ -1,21 +1,39 @@
 #include "nvme/scheduler.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "core/arena.h"
 #include "core/util.h"
+#include "nvme/checksum.h"
+#include "nvme/scheduler_internal.h"
 #include "nvme/volume_internal.h"
+
+/* A drive takes a part that another one has too unless that would have it so many times sooner:
+ * without some slack the two would trade parts for nothing. */
+#define SOONER 1.25
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
-static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t depth, void *table)
+uint32_t ps_scheduler_engine_depth(const struct ps_volume *volume, uint32_t depth)
+{
+    uint32_t most = 1;
+
+    for (int m = 0; m < ps_volume_member_count(volume); m++)
+        most = (uint32_t)ps_max_u64(most, ps_drive_depth(ps_volume_profile(volume, m), depth));
+    return (uint32_t)ps_min_u64(2 * most, PS_IO_DEPTH_MAX);
+}
+
+static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t engine_depth, void *table)
 {
     struct ps_arena a = {table, 0};
-    uint64_t capacity = (uint64_t)member_count * depth;
+    uint64_t capacity = (uint64_t)member_count * engine_depth;
 
-    s->cursors = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->cursors));
+    s->test_buf = ps_arena_take(&a, PS_TEST_READ_BYTES, 1);
+    s->drives = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->drives));
+    s->drive_of = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->drive_of));
+    s->tallies = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->tallies));
     s->reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->reads));
     s->free_reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->free_reads));
     s->batch = ps_arena_take(&a, capacity, sizeof(*s->batch));
@@ -23,130 +41,296 @@ static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t depth, 
     return a.used;
 }
 
-uint64_t ps_scheduler_table_bytes(int member_count, uint32_t depth)
+uint64_t ps_scheduler_table_bytes(const struct ps_volume *volume, uint32_t depth)
 {
     struct ps_scheduler none;
-    return place(&none, member_count, depth, NULL);
+    return place(&none, ps_volume_member_count(volume), ps_scheduler_engine_depth(volume, depth),
+                 NULL);
+}
+
+/* Members that lie on one drive share its queue. */
+static void find_drives(struct ps_scheduler *s, uint32_t depth)
+{
+    uint64_t ids[PS_MEMBER_COUNT_MAX];
+
+    for (int m = 0; m < s->member_count; m++) {
+        uint64_t id = ps_volume_member_drive(s->volume, m);
+        struct ps_member_info info;
+        int d = 0;
+        while (d < s->drive_count && (id == 0 || ids[d] != id))
+            d++;
+        s->drive_of[m] = (uint8_t)d;
+        if (d < s->drive_count)
+            continue;
+        ids[s->drive_count++] = id;
+        ps_volume_member(s->volume, m, &info);
+        ps_drive_init(&s->drives[d], info.path, (uint32_t)m, ps_volume_profile(s->volume, m), depth,
+                      s->copy_count > 1);
+        s->drives[d].is_down = info.is_missing;
+    }
 }
 
 void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, struct ps_io *io,
                        uint32_t depth, void *table)
 {
+    uint32_t engine_depth = ps_scheduler_engine_depth(volume, depth);
+
     memset(s, 0, sizeof(*s));
     s->volume = volume;
     s->io = io;
     s->member_count = ps_volume_member_count(volume);
-    s->depth = depth;
-    s->capacity = (uint32_t)s->member_count * depth;
-    s->align_bytes = ps_volume_align_bytes(volume);
-    place(s, s->member_count, depth, table);
-    memset(s->cursors, 0, (size_t)s->member_count * sizeof(*s->cursors));
+    s->copy_count = ps_volume_copy_count(volume);
+    s->capacity = (uint32_t)s->member_count * engine_depth;
+    s->timeout_ns = PS_READ_TIMEOUT_NS;
+    place(s, s->member_count, engine_depth, table);
+    memset(s->tallies, 0, (size_t)s->member_count * sizeof(*s->tallies));
+    memset(s->reads, 0, 2 * s->capacity * sizeof(*s->reads));
+    find_drives(s, depth);
     for (uint32_t i = 0; i < 2 * s->capacity; i++)
         s->free_reads[s->free_count++] = i;
 }
 
-/* ---- the queue ------------------------------------------------------------------------------- */
+/* ---- parts ----------------------------------------------------------------------------------- */
 
-static void cursor_set(struct ps_cursor *cursor, struct ps_fetch *fetch)
-{
-    uint32_t in_flight = cursor->in_flight;
-    *cursor = (struct ps_cursor){.fetch = fetch, .in_flight = in_flight};
-}
-
-static void unqueue(struct ps_scheduler *s, struct ps_fetch *fetch)
-{
-    if (fetch->prev)
-        fetch->prev->next = fetch->next;
-    if (fetch->next)
-        fetch->next->prev = fetch->prev;
-    if (s->tail == fetch)
-        s->tail = fetch->prev;
-    fetch->members_left = 0;
-}
-
-/* Takes a fetch out before its time: what was not asked for yet will not be. */
-static void cancel_rest(struct ps_scheduler *s, struct ps_fetch *fetch)
-{
-    if (fetch->members_left == 0)
-        return;
-    for (int m = 0; m < s->member_count; m++) {
-        if (s->cursors[m].fetch == fetch)
-            cursor_set(&s->cursors[m], fetch->next);
-    }
-    unqueue(s, fetch);
-}
-
-/* Long pieces are read in equal parts, so that none is a leftover too short to be worth a request.
- */
-static uint32_t part_bytes(const struct ps_scheduler *s, uint32_t piece_bytes)
+/* Long pieces are read in equal parts, so that none is a leftover too short to be worth a read. */
+static uint32_t part_bytes(uint32_t piece_bytes, uint32_t align_bytes)
 {
     uint64_t parts = ps_div_up(piece_bytes, PS_PART_BYTES_MAX);
-    return (uint32_t)ps_align_up(ps_div_up(piece_bytes, parts), s->align_bytes);
+    return (uint32_t)ps_align_up(ps_div_up(piece_bytes, parts), align_bytes);
 }
 
-/* Moves to the next byte that is this member's. Returns false at the end of the queue. */
-static bool cursor_seek(struct ps_scheduler *s, uint32_t member, struct ps_disk_piece *piece,
-                        uint32_t *slice)
+static bool walk_look(struct ps_part_walk *w)
 {
-    struct ps_cursor *c = &s->cursors[member];
+    if (w->at.slice >= w->slice_count)
+        return false;
+    for (uint32_t c = 0; w->at.piece == 0 && w->at.piece_offset == 0 && c < w->copy_count; c++)
+        w->pieces[c] =
+            ps_volume_slice_pieces(w->volume, w->object, w->at.slice, c, &w->piece_count);
+    uint32_t piece_bytes = w->pieces[0][w->at.piece].bytes;
+    w->bytes = (uint32_t)ps_min_u64(part_bytes(piece_bytes, w->align_bytes),
+                                    piece_bytes - w->at.piece_offset);
+    return true;
+}
 
-    while (c->fetch) {
-        struct ps_fetch *fetch = c->fetch;
-        for (; c->slice < fetch->slice_count; c->slice++, c->piece = 0) {
-            uint32_t count;
-            const struct ps_disk_piece *pieces =
-                ps_volume_slice_pieces(s->volume, fetch->object, c->slice, 0, &count);
-            for (; c->piece < count; c->piece++, c->piece_done = 0) {
-                if (pieces[c->piece].member == member && c->piece_done < pieces[c->piece].bytes) {
-                    *piece = pieces[c->piece];
-                    *slice = c->slice;
-                    return true;
-                }
-                c->piece_begin += pieces[c->piece].bytes;
-            }
-        }
-        cursor_set(c, fetch->next);
-        if (--fetch->members_left == 0)
-            unqueue(s, fetch);
+bool ps_part_walk_begin(struct ps_part_walk *w, const struct ps_volume *volume, uint32_t object,
+                        struct ps_part_place at)
+{
+    struct ps_object_info info;
+
+    ps_volume_object(volume, object, &info);
+    *w = (struct ps_part_walk){
+        .volume = volume,
+        .object = object,
+        .slice_count = info.slice_count,
+        .copy_count = ps_volume_copy_count(volume),
+        .align_bytes = ps_volume_align_bytes(volume),
+        .at = at,
+    };
+    for (uint32_t c = 0; at.slice < w->slice_count && c < w->copy_count; c++)
+        w->pieces[c] = ps_volume_slice_pieces(volume, object, at.slice, c, &w->piece_count);
+    return walk_look(w);
+}
+
+bool ps_part_walk_next(struct ps_part_walk *w)
+{
+    uint32_t piece_bytes = w->pieces[0][w->at.piece].bytes;
+
+    w->at.number++;
+    w->at.piece_offset += w->bytes;
+    if (w->at.piece_offset == piece_bytes) {
+        w->at.slice_offset += piece_bytes;
+        w->at.piece_offset = 0;
+        w->at.piece++;
+    }
+    if (w->at.piece == w->piece_count) {
+        w->at.slice++;
+        w->at.piece = 0;
+        w->at.slice_offset = 0;
+    }
+    return walk_look(w);
+}
+
+uint32_t ps_object_part_count(const struct ps_volume *volume, uint32_t object)
+{
+    struct ps_part_walk w;
+    uint32_t count = 0;
+
+    for (bool more = ps_part_walk_begin(&w, volume, object, (struct ps_part_place){0}); more;
+         more = ps_part_walk_next(&w))
+        count++;
+    return count;
+}
+
+/* ---- queues ---------------------------------------------------------------------------------- */
+
+void ps_fetch_queue(struct ps_scheduler *s, struct ps_fetch *fetch, bool in_front)
+{
+    struct ps_fetch **head = &s->heads[fetch->class], **tail = &s->tails[fetch->class];
+
+    fetch->is_queued = true;
+    fetch->next = in_front ? *head : NULL;
+    fetch->prev = in_front ? NULL : *tail;
+    *(fetch->next ? &fetch->next->prev : tail) = fetch;
+    *(fetch->prev ? &fetch->prev->next : head) = fetch;
+}
+
+void ps_fetch_unqueue(struct ps_scheduler *s, struct ps_fetch *fetch)
+{
+    if (!fetch->is_queued)
+        return;
+    fetch->is_queued = false;
+    *(fetch->next ? &fetch->next->prev : &s->tails[fetch->class]) = fetch->prev;
+    *(fetch->prev ? &fetch->prev->next : &s->heads[fetch->class]) = fetch->next;
+}
+
+void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class)
+{
+    struct ps_object_info object;
+    struct ps_part_walk w;
+
+    ps_volume_object(s->volume, fetch->object, &object);
+    fetch->is_streamed = object.kind == PS_OBJECT_STREAMED;
+    fetch->slice_count = object.slice_count;
+    fetch->landed_count = 0;
+    fetch->part_count = 0;
+    fetch->in_flight = 0;
+    fetch->first = (struct ps_part_place){0};
+    fetch->class = class;
+    fetch->is_active = true;
+    fetch->is_left = fetch->is_queued = false;
+    fetch->error = 0;
+    memset(fetch->landed, 0, object.slice_count);
+    memset(fetch->pending, 0, object.slice_count * sizeof(*fetch->pending));
+    for (bool more = ps_part_walk_begin(&w, s->volume, fetch->object, fetch->first); more;
+         more = ps_part_walk_next(&w)) {
+        fetch->pending[w.at.slice]++;
+        fetch->parts[fetch->part_count++] = 0;
+    }
+    fetch->untaken = fetch->part_count;
+}
+
+/* ---- what a drive reads next ----------------------------------------------------------------- */
+
+/* Whether a drive should take a part from this copy rather than leave it to the other one. */
+static bool is_better_here(const struct ps_drive *here, const struct ps_drive *there, uint32_t copy,
+                           uint32_t bytes)
+{
+    double mine = (double)ps_drive_eta_ns(here, bytes),
+           theirs = (double)ps_drive_eta_ns(there, bytes);
+
+    if (here == there)
+        return copy == 0;
+    return copy == 0 ? mine <= theirs * SOONER : theirs > mine * SOONER;
+}
+
+/* Whether the drive may take the part the walk stands at; sets the copy. */
+static bool may_take(struct ps_scheduler *s, uint32_t drive, const struct ps_part_walk *w,
+                     uint8_t state, uint32_t *copy)
+{
+    const struct ps_drive *d = &s->drives[drive];
+
+    for (uint32_t c = 0; c < s->copy_count; c++) {
+        if (s->drive_of[w->pieces[c][w->at.piece].member] != drive ||
+            ((state & PART_HELD) && c != (state & PART_COPY ? 1u : 0u)) ||
+            !ps_drive_has_room(d, w->bytes))
+            continue;
+        if (s->copy_count > 1 && !(state & PART_HELD) &&
+            !is_better_here(d, &s->drives[s->drive_of[w->pieces[1 - c][w->at.piece].member]], c,
+                            w->bytes))
+            continue;
+        *copy = c;
+        return true;
     }
     return false;
 }
 
-/* Fills in the member's next request; false when it has none. */
-static bool next_request(struct ps_scheduler *s, uint32_t member, struct ps_io_request *request)
+/* Finds the drive's next part in a fetch, in the order of its bytes. */
+static bool find_part(struct ps_scheduler *s, uint32_t drive, struct ps_fetch *fetch,
+                      struct ps_part_walk *w, uint32_t *copy)
 {
-    struct ps_cursor *c = &s->cursors[member];
-    struct ps_disk_piece piece;
-    uint32_t slice;
+    bool is_first = true;
 
-    if (c->in_flight == s->depth || !cursor_seek(s, member, &piece, &slice))
-        return false;
-    uint32_t bytes = (uint32_t)ps_min_u64(part_bytes(s, piece.bytes), piece.bytes - c->piece_done);
-    assert(s->free_count > 0);
-    uint32_t tag = s->free_reads[--s->free_count];
-    s->reads[tag] = (struct ps_read){c->fetch, slice, bytes, member, false};
-    *request = (struct ps_io_request){
-        .tag = tag,
-        .offset = piece.offset_bytes + c->piece_done,
-        .buf = c->fetch->data + c->piece_begin + c->piece_done,
-        .bytes = bytes,
-        .member = member,
-    };
-    c->piece_done += bytes;
-    c->in_flight++;
-    c->fetch->in_flight++;
-    return true;
+    for (bool more = ps_part_walk_begin(w, s->volume, fetch->object, fetch->first); more;
+         more = ps_part_walk_next(w)) {
+        uint8_t state = fetch->parts[w->at.number];
+        if (state & PART_TAKEN)
+            continue;
+        if (is_first)
+            fetch->first = w->at;
+        is_first = false;
+        if (may_take(s, drive, w, state, copy))
+            return true;
+    }
+    return false;
 }
 
-/* One request per member in turn, so that all drives begin at once. */
+static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const struct ps_part_walk *w,
+                      uint32_t copy, struct ps_io_request *request)
+{
+    const struct ps_disk_piece *piece = &w->pieces[copy][w->at.piece];
+    struct ps_drive *drive = &s->drives[s->drive_of[piece->member]];
+    uint8_t *state = &fetch->parts[w->at.number];
+    uint64_t now_ns = ps_now_ns();
+
+    assert(s->free_count > 0);
+    uint32_t tag = s->free_reads[--s->free_count];
+    s->reads[tag] = (struct ps_read){
+        .fetch = fetch,
+        .slice = w->at.slice,
+        .part = w->at.number,
+        .bytes = w->bytes,
+        .member = piece->member,
+        .begin_ns = now_ns,
+        .usual_ns = ps_drive_usual_ns(drive, w->bytes),
+        .ahead_bytes = drive->in_flight_bytes + w->bytes,
+        .is_busy = true,
+    };
+    *request = (struct ps_io_request){
+        .tag = tag,
+        .offset = piece->offset_bytes + w->at.piece_offset,
+        .buf = fetch->slices[w->at.slice] + w->at.slice_offset + w->at.piece_offset,
+        .bytes = w->bytes,
+        .member = piece->member,
+    };
+    *state = (uint8_t)((*state & ~(PART_COPY | PART_HELD)) | PART_TAKEN | (copy ? PART_COPY : 0));
+    ps_drive_begin(drive, w->bytes, now_ns);
+    fetch->in_flight++;
+    if (--fetch->untaken == 0)
+        ps_fetch_unqueue(s, fetch);
+}
+
+/* Fills in the drive's next read; false when it has none, or no room. */
+static bool next_request(struct ps_scheduler *s, uint32_t drive, struct ps_io_request *request)
+{
+    const struct ps_drive *d = &s->drives[drive];
+    struct ps_part_walk w;
+    uint32_t copy;
+
+    for (int class = 0; class < PS_FETCH_CLASS_COUNT; class ++) {
+        uint32_t most = class == PS_FETCH_DEMAND ? d->depth : PS_PREFETCH_DEPTH;
+        if (d->in_flight >= most || d->stuck_count >= d->depth)
+            return false;
+        for (struct ps_fetch *f = s->heads[class]; f; f = f->next) {
+            if (!find_part(s, drive, f, &w, &copy))
+                continue;
+            take_part(s, f, &w, copy, request);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* One read per drive in turn, so that all drives begin at once. */
 static void issue(struct ps_scheduler *s)
 {
     uint32_t count = 0, before;
 
+    if (s->copy_count > 1)
+        count += ps_test_read_make(s, ps_now_ns(), &s->batch[0]);
     do {
         before = count;
-        for (int m = 0; m < s->member_count; m++)
-            count += next_request(s, (uint32_t)m, &s->batch[count]);
+        for (int d = 0; d < s->drive_count && s->in_flight + count < s->capacity; d++)
+            count += next_request(s, (uint32_t)d, &s->batch[count]);
     } while (count > before);
     if (count == 0)
         return;
@@ -157,146 +341,155 @@ static void issue(struct ps_scheduler *s)
     s->read_count += taken;
 }
 
-void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch)
+void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class)
 {
-    struct ps_object_info object;
-
-    ps_volume_object(s->volume, fetch->object, &object);
-    fetch->is_streamed = object.kind == PS_OBJECT_STREAMED;
-    fetch->slice_count = object.slice_count;
-    fetch->landed_count = 0;
-    fetch->in_flight = 0;
-    fetch->error = 0;
-    fetch->is_active = true;
-    memset(fetch->landed, 0, object.slice_count);
-    for (uint32_t i = 0; i < object.slice_count; i++) {
-        uint32_t count;
-        const struct ps_disk_piece *pieces =
-            ps_volume_slice_pieces(s->volume, fetch->object, i, 0, &count);
-        fetch->pending[i] = 0;
-        for (uint32_t p = 0; p < count; p++)
-            fetch->pending[i] +=
-                (uint32_t)ps_div_up(pieces[p].bytes, part_bytes(s, pieces[p].bytes));
-    }
-    fetch->members_left = (uint32_t)s->member_count;
-    fetch->next = NULL;
-    fetch->prev = s->tail;
-    if (s->tail)
-        s->tail->next = fetch;
-    s->tail = fetch;
-    for (int m = 0; m < s->member_count; m++) {
-        if (!s->cursors[m].fetch)
-            cursor_set(&s->cursors[m], fetch);
-    }
+    ps_fetch_reset(s, fetch, class);
+    ps_fetch_queue(s, fetch, false);
     issue(s);
 }
 
-/* ---- completions ----------------------------------------------------------------------------- */
+void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch)
+{
+    bool was_queued = fetch->is_queued;
 
-static void fail_fetch(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice,
-                       int32_t member, int error)
+    if (fetch->class == PS_FETCH_DEMAND)
+        return;
+    ps_fetch_unqueue(s, fetch);
+    fetch->class = PS_FETCH_DEMAND;
+    if (was_queued)
+        ps_fetch_queue(s, fetch, false);
+    issue(s);
+}
+
+void ps_scheduler_leave(struct ps_scheduler *s, struct ps_fetch *fetch)
+{
+    ps_fetch_unqueue(s, fetch);
+    fetch->is_left = true;
+    ps_fetch_end(s, fetch);
+}
+
+/* ---- what comes back ------------------------------------------------------------------------- */
+
+void ps_fetch_end(struct ps_scheduler *s, struct ps_fetch *fetch)
+{
+    bool is_whole = fetch->landed_count == fetch->slice_count;
+
+    if (!fetch->is_active || fetch->in_flight > 0 || !(fetch->error || fetch->is_left || is_whole))
+        return;
+    fetch->is_active = false;
+    s->done(s->ctx, fetch);
+}
+
+void ps_fetch_fail(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice, int32_t member,
+                   int error)
 {
     if (fetch->error)
         return;
     fetch->error = error;
     fetch->error_slice = slice;
     fetch->error_member = member;
-    cancel_rest(s, fetch);
+    ps_fetch_unqueue(s, fetch);
 }
 
-/* Books one completion; notes whether it was the last request of a slice that may be checked now.
- */
-static void take_back(struct ps_scheduler *s, const struct ps_io_completion *completion)
+/* Only what came back while somebody waited for it was seen at the moment it ended. */
+static void note_answer(struct ps_scheduler *s, const struct ps_read *read, int32_t result,
+                        bool is_prompt, uint64_t now_ns)
+{
+    struct ps_drive *drive = &s->drives[s->drive_of[read->member]];
+    bool is_whole = result == (int32_t)read->bytes;
+
+    if (read->is_stuck)
+        drive->stuck_count--;
+    else
+        ps_drive_end(drive, read->bytes);
+    ps_drive_answer(drive, is_whole ? 0 : result < 0 ? result : -PS_ERR_SHORT_READ, now_ns);
+    if (is_whole && is_prompt && !read->is_stuck)
+        ps_drive_pace(drive, now_ns - read->begin_ns, read->usual_ns, read->ahead_bytes, now_ns);
+    if (result > 0)
+        s->tallies[read->member].bytes += (uint64_t)result;
+    s->tallies[read->member].reads++;
+    s->tallies[read->member].errors += !is_whole;
+}
+
+/* Books one completion; notes whether it was the last of a slice, which may be checked now. */
+static void take_back(struct ps_scheduler *s, const struct ps_io_completion *completion,
+                      bool is_prompt, uint64_t now_ns)
 {
     struct ps_read *read = &s->reads[completion->tag];
     struct ps_fetch *fetch = read->fetch;
 
     s->in_flight--;
-    s->cursors[read->member].in_flight--;
+    read->is_busy = false;
+    note_answer(s, read, completion->result, is_prompt, now_ns);
+    if (!fetch) {
+        s->test_in_flight = false;
+        return;
+    }
     fetch->in_flight--;
     if (completion->result > 0) {
         s->read_bytes += (uint64_t)completion->result;
         s->streamed_bytes += fetch->is_streamed ? (uint64_t)completion->result : 0;
     }
-    if (completion->result != (int64_t)read->bytes) {
-        int error = completion->result < 0 ? completion->result : -PS_ERR_SHORT_READ;
-        fail_fetch(s, fetch, read->slice, (int32_t)read->member, error);
+    if (fetch->error || fetch->is_left)
         return;
-    }
-    read->ends_slice = --fetch->pending[read->slice] == 0;
+    if (completion->result == (int32_t)read->bytes)
+        read->ends_slice = --fetch->pending[read->slice] == 0;
+    else
+        ps_read_retry(s, read, completion->result < 0 ? completion->result : -PS_ERR_SHORT_READ);
 }
 
 static void check_slice(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice)
 {
     struct ps_slice_info info;
 
-    if (fetch->error)
+    if (fetch->error || fetch->is_left)
         return;
     ps_volume_slice(s->volume, fetch->object, slice, &info);
-    uint64_t got = XXH3_64bits(fetch->data + info.offset_bytes, info.bytes);
+    uint64_t got = ps_checksum(fetch->slices[slice], info.bytes);
     if (got != ps_volume_slice_checksum(s->volume, fetch->object, slice)) {
-        fail_fetch(s, fetch, slice, -1, -PS_ERR_CHECKSUM);
+        ps_slice_retry(s, fetch, slice);
         return;
     }
     fetch->landed[slice] = 1;
     fetch->landed_count++;
 }
 
-static void end_fetch(struct ps_scheduler *s, struct ps_fetch *fetch)
+/* Waits until something comes back, a drive begins to hang, or the time is over. */
+static int reap(struct ps_scheduler *s, uint64_t wait_ns, bool *is_prompt)
 {
-    bool is_whole = fetch->landed_count == fetch->slice_count;
+    int count = s->io->ops->reap(s->io, s->reaped, s->capacity, 0);
 
-    if (!fetch->is_active || fetch->in_flight > 0 || !(fetch->error || is_whole))
-        return;
-    fetch->is_active = false;
-    s->done(s->ctx, fetch);
+    *is_prompt = false;
+    if (count != 0 || wait_ns == 0 || s->in_flight == 0)
+        return count;
+    wait_ns = ps_min_u64(wait_ns, ps_max_u64(ps_left_ns(ps_hangs_deadline_ns(s)), 1));
+    *is_prompt = true;
+    return s->io->ops->reap(s->io, s->reaped, s->capacity, wait_ns);
 }
 
-int ps_scheduler_pump(struct ps_scheduler *s, bool wait)
+int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns)
 {
+    bool is_prompt;
+
     if (s->error)
         return s->error;
-    int count = s->io->ops->reap(s->io, s->reaped, s->capacity, wait ? PS_IO_WAIT_FOREVER : 0);
+    int count = reap(s, wait_ns, &is_prompt);
     if (count < 0)
         return s->error = count;
+    uint64_t now_ns = ps_now_ns();
     for (int i = 0; i < count; i++)
-        take_back(s, &s->reaped[i]);
+        take_back(s, &s->reaped[i], is_prompt, now_ns);
+    if (count == 0)
+        ps_hangs_check(s, now_ns);
     /* The drives are given new work before the checksums, which take longer than all else here. */
     issue(s);
     for (int i = 0; i < count; i++) {
         struct ps_read *read = &s->reads[s->reaped[i].tag];
-        if (read->ends_slice)
+        if (read->fetch && read->ends_slice)
             check_slice(s, read->fetch, read->slice);
-        end_fetch(s, read->fetch);
+        if (read->fetch)
+            ps_fetch_end(s, read->fetch);
         s->free_reads[s->free_count++] = (uint32_t)s->reaped[i].tag;
     }
-    return 0;
-}
-
-/* ---- messages -------------------------------------------------------------------------------- */
-
-int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
-                   struct ps_error *err)
-{
-    struct ps_member_info member = {.path = NULL};
-    char slice[320];
-
-    ps_volume_slice_text(volume, fetch->object, fetch->error_slice, slice, sizeof(slice));
-    if (fetch->error_member >= 0)
-        ps_volume_member(volume, fetch->error_member, &member);
-    if (fetch->error == -PS_ERR_CHECKSUM)
-        return ps_error_set(err, fetch->error, NULL,
-                            "%s does not have its recorded checksum, so nothing is made from it; "
-                            "run `penstock verify` to see all that is damaged, then lay the volume "
-                            "out anew",
-                            slice);
-    if (fetch->error == -PS_ERR_SHORT_READ)
-        return ps_error_set(err, fetch->error, member.path,
-                            "the read of %s ended early: the member has shrunk or its drive is "
-                            "gone; run `penstock verify`",
-                            slice);
-    return ps_error_set(err, fetch->error, member.path,
-                        "%s could not be read: %s; look at the kernel's log and run `penstock "
-                        "verify`",
-                        slice, ps_strerror(fetch->error));
+    return count;
 }

@@ -1,7 +1,10 @@
 /*
- * From objects to reads: every member has a queue of the same fetches, in the order in which they
- * were asked for, and takes its own pieces from them slice by slice; a slice counts as landed when
- * all its bytes are there and have the recorded checksum.
+ * From objects to reads. Every drive has one queue, bounded in requests and bytes, and takes from
+ * the fetches that are waiting what it may read next: what is demanded before what is guessed,
+ * older fetches before younger ones, and a slice's second copy when that will be there sooner than
+ * the first. A slice counts as landed when all its bytes are there and have the recorded checksum.
+ * A read that fails is tried once more on the same member, then on the copy; a drive that stops
+ * answering costs the buffers that it may still write to, and nobody else's time.
  */
 #ifndef PENSTOCK_NVME_SCHEDULER_H
 #define PENSTOCK_NVME_SCHEDULER_H
@@ -10,87 +13,140 @@
 #include <stdint.h>
 
 #include "core/error.h"
+#include "nvme/drive.h"
 #include "nvme/io.h"
 #include "nvme/penstock_io.h"
 
 /*
- * A read is at most this long, so depth reads bound a member's queue in bytes, too: drives reach
+ * A read is at most this long, so depth reads bound a drive's queue in bytes, too: drives reach
  * their bandwidth with a few requests of 1 to 4 MiB, and longer ones only delay the first slice.
  */
 #define PS_PART_BYTES_MAX (4u << 20)
+/* A drive that answers nothing for so long is taken to hang. A read that hangs twice is given up
+ * after twice this time, within the 5 s that a user is promised a word. */
+#define PS_READ_TIMEOUT_NS UINT64_C(2000000000)
+/* Guessed reads leave a drive's queue this short, so that a demanded one waits for few of them. */
+#define PS_PREFETCH_DEPTH 2u
+/* What is read to see whether a drive that was given up has come back. */
+#define PS_TEST_READ_BYTES (128u << 10)
+
+enum ps_fetch_class { PS_FETCH_DEMAND, PS_FETCH_PREFETCH, PS_FETCH_CLASS_COUNT };
+
+/* A place in the parts of an object: part `part` of piece `piece` of a slice. */
+struct ps_part_place {
+    uint32_t slice, piece;
+    uint32_t number;       /* of the part, over the whole object */
+    uint32_t piece_offset; /* of the part in its piece */
+    uint32_t slice_offset; /* of the piece in its slice */
+};
 
 /* One object on its way into memory, or there. The caller owns it and keeps it in place. */
 struct ps_fetch {
     /* Set by the caller before ps_scheduler_start. */
-    uint8_t *data;     /* [object's bytes], aligned to PS_IO_ALIGN_BYTES */
+    uint8_t **slices;  /* [slice_count]: where each goes, aligned to PS_IO_ALIGN_BYTES */
     uint8_t *landed;   /* [slice_count]: set to 1 as slices land */
-    uint32_t *pending; /* [slice_count]: requests of a slice that have not come back */
+    uint32_t *pending; /* [slice_count]: parts of a slice that have not come back whole */
+    uint8_t *parts;    /* [part_count]: enum part_state of scheduler.c */
     uint32_t object;
 
-    uint32_t slice_count, landed_count;
-    uint32_t in_flight;    /* requests with the engine */
-    uint32_t members_left; /* members that have not issued their last piece; > 0: queued */
-    bool is_active;        /* started and not yet handed to done() */
-    bool is_streamed;
+    uint32_t slice_count, landed_count, part_count;
+    uint32_t in_flight;         /* reads with the engine */
+    uint32_t untaken;           /* parts that no drive has taken: > 0: queued */
+    struct ps_part_place first; /* no part before it is untaken */
+    enum ps_fetch_class class;
+    bool is_active; /* started and not yet handed to done() */
+    bool is_streamed, is_queued;
+    bool is_left;         /* nobody wants the rest: ends when its last read has come back */
     int error;            /* the first failure, or 0: nothing lands after it */
     uint32_t error_slice; /* where it happened */
-    int32_t error_member; /* -1: unknown, or several */
+    int32_t error_member; /* -1: several */
     struct ps_fetch *next, *prev;
 };
 
 /* A read with the engine; the tag is its number. */
 struct ps_read {
-    struct ps_fetch *fetch;
-    uint32_t slice, bytes, member;
+    struct ps_fetch *fetch; /* NULL: a test read, or free */
+    uint32_t slice, part, bytes, member;
+    uint64_t begin_ns;
+    uint64_t usual_ns;    /* how long it takes if the drive does as usual; 0: not known */
+    uint64_t ahead_bytes; /* in the drive's queue when it began, its own included */
+    bool is_busy, is_stuck, is_moving;
     bool ends_slice; /* came back as the last of its slice */
 };
 
-/* What a member will read next: the first byte of fetch that it has not asked for. */
-struct ps_cursor {
-    struct ps_fetch *fetch; /* NULL: the end of the queue */
-    uint32_t slice, piece;
-    uint64_t piece_begin; /* of the piece, in the object */
-    uint32_t piece_done;  /* bytes of the piece asked for */
-    uint32_t in_flight;
+/* What a member has done so far. */
+struct ps_tally {
+    uint64_t bytes, reads, retries, errors;
 };
 
-/* Called when the last request of a fetch has come back: landed as a whole, or fetch->error. */
+/* Called when the last read of a fetch has come back: landed as a whole, left, or fetch->error. */
 typedef void ps_fetch_done_fn(void *ctx, struct ps_fetch *fetch);
+
+/*
+ * Called when some of the fetch's reads hang: asks for a second place for the object. Returns a
+ * fetch whose tables and slices are set and which is otherwise as new, or NULL when there is none
+ * to be had. Slices that have landed are copied by the scheduler. The old fetch stays in place
+ * until done() is called for it.
+ */
+typedef struct ps_fetch *ps_fetch_move_fn(void *ctx, struct ps_fetch *fetch);
 
 struct ps_scheduler {
     const struct ps_volume *volume;
     struct ps_io *io;
     ps_fetch_done_fn *done;
+    ps_fetch_move_fn *move;
     void *ctx;
-    int member_count;
-    uint32_t depth, align_bytes, capacity;
-    uint32_t in_flight;
+    int member_count, drive_count;
+    uint32_t copy_count, capacity;
+    uint64_t timeout_ns;
     int error; /* of the engine itself: nothing works any more */
-    struct ps_fetch *tail;
-    struct ps_cursor *cursors; /* [member_count] */
+    uint32_t in_flight;
+    struct ps_drive *drives;  /* [drive_count] */
+    uint8_t *drive_of;        /* [member_count] */
+    struct ps_tally *tallies; /* [member_count] */
+    struct ps_fetch *heads[PS_FETCH_CLASS_COUNT], *tails[PS_FETCH_CLASS_COUNT];
     /* With the engine, and as many again that have come back and are still looked at. */
     struct ps_read *reads;           /* [2 * capacity] */
     uint32_t *free_reads;            /* [2 * capacity] stack */
     struct ps_io_request *batch;     /* [capacity] */
     struct ps_io_completion *reaped; /* [capacity] */
     uint32_t free_count;
+    uint8_t *test_buf; /* [PS_TEST_READ_BYTES] */
+    bool test_in_flight;
     uint64_t read_bytes, read_count, streamed_bytes;
 };
 
-/* Memory for the tables of a scheduler, which the caller provides, aligned to 64. */
-uint64_t ps_scheduler_table_bytes(int member_count, uint32_t depth);
+/* Memory for the tables of a scheduler, which the caller provides, aligned to 4096. depth: 0 = as
+ * the volume's profiles say, or the default. */
+uint64_t ps_scheduler_table_bytes(const struct ps_volume *volume, uint32_t depth);
+
+/* Reads that an engine must be able to hold per member: the queue, and as many that hang. */
+uint32_t ps_scheduler_engine_depth(const struct ps_volume *volume, uint32_t depth);
+
+/* The caller sets done, move and ctx afterwards. */
 void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, struct ps_io *io,
                        uint32_t depth, void *table);
 
-/* Appends the fetch to the queue and issues what there is room for. Does not block. */
-void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch);
+/* How many parts the object is read in. */
+uint32_t ps_object_part_count(const struct ps_volume *volume, uint32_t object);
+
+/* Appends the fetch to the queue of its class and issues what there is room for. Does not block. */
+void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class);
+
+/* Makes a guessed fetch a demanded one. Takes any fetch. */
+void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch);
+
+/* Gives a fetch up: what was not asked for will not be. done() is called now or, with reads in
+ * flight, when they have come back. */
+void ps_scheduler_leave(struct ps_scheduler *s, struct ps_fetch *fetch);
 
 /*
  * Takes what the engine has finished, issues what there is room for then, checks the slices that
- * are complete, and calls done() for fetches that have ended. With wait, blocks until at least one
- * request has come back, unless none is in flight. Returns 0, or -errno when the engine is broken.
+ * are complete, and calls done() for fetches that have ended. Blocks for at most wait_ns until at
+ * least one read has come back or a drive is found to hang, unless none is in flight. Returns the
+ * number of reads that came back, or -errno when the engine is broken.
  */
-int ps_scheduler_pump(struct ps_scheduler *s, bool wait);
+int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns);
 
 /* The sentence for a fetch that has an error; returns fetch->error. */
 int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,

@@ -1,130 +1,61 @@
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/budget.h"
-#include "core/topology.h"
 #include "core/util.h"
 #include "nvme/cache.h"
 #include "nvme/io.h"
 #include "nvme/scheduler.h"
+#include "nvme/store_internal.h"
 #include "nvme/volume_internal.h"
 
-#define TABLE_ALIGN 64u
-/* malloc's own words around the tables. */
-#define MALLOC_BYTES 8192u
-/* On machines with several nodes shorter regions spread a small cache over all of them. */
-#define NODE_REGION_BYTES ((uint64_t)256 << 20)
+/* Test reads of the scheduler need whole blocks. */
+#define TABLE_ALIGN PS_IO_ALIGN_BYTES
 
 struct ps_store {
     struct ps_volume *volume;
     struct ps_io *io;
     struct ps_scheduler scheduler;
     struct ps_cache cache;
+    struct ps_store_source source;
     struct ps_fetch whole; /* the object that ps_store_read reads */
     void *tables;
-    uint8_t *cache_table; /* in tables */
-    uint64_t table_bytes;
-    uint64_t hits, misses, wait_ns;
+    uint64_t table_bytes, memory_bytes;
+    uint32_t prefetch_count;
+    uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
 };
 
-/* ---- plan ------------------------------------------------------------------------------------ */
-
-/* What the options come to. */
-struct plan {
-    struct ps_store_options options; /* defaults filled in */
-    struct ps_cache_source source;
-    struct ps_cache_plan cache;
-    struct ps_topology topology;
-    uint64_t scheduler_bytes; /* tables */
-    uint32_t slice_count_max; /* of any object, for ps_store_read */
-    uint64_t fixed_bytes;     /* all but the cache */
-};
-
-static bool describe_object(const void *ctx, uint32_t object, uint64_t *bytes,
-                            uint32_t *slice_count)
+uint64_t ps_store_struct_bytes(void)
 {
-    struct ps_object_info info;
-
-    ps_volume_object(ctx, object, &info);
-    *bytes = info.bytes;
-    *slice_count = info.slice_count;
-    return info.kind == PS_OBJECT_STREAMED;
-}
-
-static uint64_t whole_table_bytes(const struct plan *plan)
-{
-    return ps_align_up(plan->slice_count_max * sizeof(uint32_t), TABLE_ALIGN) +
-           ps_align_up(plan->slice_count_max, TABLE_ALIGN);
-}
-
-static uint64_t plan_total(const struct plan *plan)
-{
-    return plan->fixed_bytes + plan->cache.mapped_bytes + plan->cache.table_bytes;
-}
-
-/* budget_bytes 0: the floor. Returns false when the budget is below that; plan->cache is the floor
- * then. */
-static bool plan_make(struct plan *plan, const struct ps_volume *volume,
-                      const struct ps_store_options *options, uint64_t budget_bytes)
-{
-    int members = ps_volume_member_count(volume);
-    struct ps_store_options *o = &plan->options;
-
-    memset(plan, 0, sizeof(*plan));
-    *o = *options;
-    o->engine = o->engine ? o->engine : "uring";
-    o->queue_depth = o->queue_depth ? o->queue_depth : PS_IO_DEPTH_DEFAULT;
-    o->lease_count = o->lease_count ? o->lease_count : 1;
-    plan->source =
-        (struct ps_cache_source){volume, ps_volume_object_count(volume), describe_object};
-    for (uint32_t i = 0; i < plan->source.object_count; i++) {
-        uint64_t bytes;
-        uint32_t slices;
-        describe_object(volume, i, &bytes, &slices);
-        plan->slice_count_max = (uint32_t)ps_max_u64(plan->slice_count_max, slices);
-    }
-    plan->scheduler_bytes = ps_scheduler_table_bytes(members, o->queue_depth);
-    plan->fixed_bytes = sizeof(struct ps_store) + plan->scheduler_bytes + whole_table_bytes(plan) +
-                        MALLOC_BYTES + ps_io_memory_bytes(o->engine, members, o->queue_depth);
-    ps_topology_get(&plan->topology);
-    uint64_t region = plan->topology.node_count > 1 ? NODE_REGION_BYTES : PS_IO_BUFFER_BYTES_MAX;
-    if (budget_bytes == 0)
-        return ps_cache_plan_make(&plan->cache, &plan->source, o->lease_count, region, 0);
-    /* 1: no room for anything, where 0 would ask for the floor. */
-    uint64_t left = budget_bytes > plan->fixed_bytes ? budget_bytes - plan->fixed_bytes : 1;
-    return ps_cache_plan_make(&plan->cache, &plan->source, o->lease_count, region, left);
-}
-
-uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_store_options *opts)
-{
-    struct plan plan;
-
-    plan_make(&plan, volume, opts, 0);
-    return plan_total(&plan);
-}
-
-uint64_t ps_store_plan_bytes(const struct ps_volume *volume, const struct ps_store_options *opts,
-                             uint32_t *slot_count)
-{
-    struct plan plan;
-    bool fits = opts->cache_bytes > 0 && plan_make(&plan, volume, opts, opts->cache_bytes);
-
-    if (slot_count)
-        *slot_count = fits ? plan.cache.slot_count : 0;
-    return fits ? plan_total(&plan) : 0;
+    return sizeof(struct ps_store);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
+
+static uint32_t slot_of_fetch(const struct ps_store *store, const struct ps_fetch *fetch)
+{
+    const struct ps_slot *slot =
+        (const struct ps_slot *)((const char *)fetch - offsetof(struct ps_slot, fetch));
+    return (uint32_t)(slot - store->cache.slots);
+}
 
 static void fetch_done(void *ctx, struct ps_fetch *fetch)
 {
     struct ps_store *store = ctx;
 
-    if (fetch != &store->whole) {
-        struct ps_slot *slot = (struct ps_slot *)((char *)fetch - offsetof(struct ps_slot, fetch));
-        ps_cache_finish(&store->cache, (uint32_t)(slot - store->cache.slots));
-    }
+    if (fetch != &store->whole)
+        ps_cache_finish(&store->cache, slot_of_fetch(store, fetch));
+}
+
+static struct ps_fetch *fetch_move(void *ctx, struct ps_fetch *fetch)
+{
+    struct ps_store *store = ctx;
+
+    if (fetch == &store->whole)
+        return NULL;
+    uint32_t to = ps_cache_move(&store->cache, slot_of_fetch(store, fetch));
+    return to == PS_CACHE_NONE ? NULL : &store->cache.slots[to].fetch;
 }
 
 static int open_engine(struct ps_store *store, const struct ps_store_options *options,
@@ -137,7 +68,7 @@ static int open_engine(struct ps_store *store, const struct ps_store_options *op
         .fds = fds,
         .names = names,
         .member_count = ps_volume_member_count(store->volume),
-        .depth = options->queue_depth,
+        .depth = ps_scheduler_engine_depth(store->volume, options->queue_depth),
         .buffers = store->cache.regions,
         .buffer_count = store->cache.plan.region_count,
     };
@@ -152,50 +83,31 @@ static int open_engine(struct ps_store *store, const struct ps_store_options *op
 }
 
 /* Scheduler's tables first, then the cache's, then those of ps_store_read. */
-static int place_tables(struct ps_store *store, const struct plan *plan, struct ps_error *err)
+static int place_tables(struct ps_store *store, const struct ps_store_plan *plan,
+                        struct ps_error *err)
 {
-    store->table_bytes = plan->scheduler_bytes + whole_table_bytes(plan) + plan->cache.table_bytes;
-    store->tables = aligned_alloc(TABLE_ALIGN, store->table_bytes);
+    struct ps_fetch none;
+
+    store->table_bytes =
+        plan->scheduler_bytes + plan->cache.table_bytes + ps_store_whole_place(plan, NULL, &none);
+    store->tables = aligned_alloc(TABLE_ALIGN, ps_align_up(store->table_bytes, TABLE_ALIGN));
     if (!store->tables)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the store");
     /* Every page is touched now: what is held is held from the start. */
     memset(store->tables, 0, store->table_bytes);
-    store->cache_table = (uint8_t *)store->tables + plan->scheduler_bytes;
-    store->whole.pending = (uint32_t *)(void *)(store->cache_table + plan->cache.table_bytes);
-    store->whole.landed = (uint8_t *)store->whole.pending +
-                          ps_align_up(plan->slice_count_max * sizeof(uint32_t), TABLE_ALIGN);
-    return 0;
-}
-
-static int check_options(const struct plan *plan, bool fits, struct ps_error *err)
-{
-    const struct ps_store_options *o = &plan->options;
-    char need[32], have[32];
-
-    if (!ps_io_engine_known(o->engine))
-        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
-                            "'%s' is not an I/O engine; there are uring, pread, pagecache, mmap",
-                            o->engine);
-    if (o->queue_depth > PS_IO_DEPTH_MAX)
-        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
-                            "a queue depth of %u is not possible; it may be 1 to %u",
-                            o->queue_depth, PS_IO_DEPTH_MAX);
-    if (!fits)
-        return ps_error_set(
-            err, -PS_ERR_MEMORY_FLOOR, "memory",
-            "the cache needs at least %s, for %u experts of a layer at once, and was given %s",
-            ps_size_text_binary(plan_total(plan), need, sizeof(need)), o->lease_count,
-            ps_size_text_binary(o->cache_bytes, have, sizeof(have)));
+    ps_store_whole_place(plan,
+                         (uint8_t *)store->tables + plan->scheduler_bytes + plan->cache.table_bytes,
+                         &store->whole);
     return 0;
 }
 
 int ps_store_open(struct ps_store **out, struct ps_volume *volume,
                   const struct ps_store_options *opts, struct ps_error *err)
 {
-    struct plan plan;
+    struct ps_store_plan plan;
     /* 0 bytes are too few for anything, and not a wish for the floor. */
-    bool fits = plan_make(&plan, volume, opts, ps_max_u64(opts->cache_bytes, 1));
-    int rc = check_options(&plan, fits, err);
+    bool fits = ps_store_plan_make(&plan, volume, opts, ps_max_u64(opts->cache_bytes, 1));
+    int rc = ps_store_plan_check(&plan, fits, err);
     if (rc < 0)
         return rc;
 
@@ -203,10 +115,13 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     if (!store)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the store");
     store->volume = volume;
+    store->source = plan.source_ctx;
+    store->prefetch_count = plan.options.prefetch_count;
+    plan.source.ctx = &store->source;
     rc = place_tables(store, &plan, err);
     if (rc == 0)
         rc = ps_cache_init(&store->cache, &plan.cache, &plan.source, plan.topology.node_id,
-                           plan.topology.node_count, store->cache_table, err);
+                           (uint8_t *)store->tables + plan.scheduler_bytes, err);
     if (rc == 0)
         rc = open_engine(store, &plan.options, err);
     if (rc < 0) {
@@ -216,7 +131,14 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     ps_scheduler_init(&store->scheduler, volume, store->io, plan.options.queue_depth,
                       store->tables);
     store->scheduler.done = fetch_done;
+    store->scheduler.move = fetch_move;
     store->scheduler.ctx = store;
+    store->scheduler.timeout_ns = plan.options.timeout_ms * UINT64_C(1000000);
+    /* What the engine was planned to take at most, less what it does not. */
+    store->memory_bytes =
+        ps_store_plan_total(&plan) + store->io->memory_bytes -
+        ps_io_memory_bytes(plan.options.engine, ps_volume_member_count(volume),
+                           ps_scheduler_engine_depth(volume, plan.options.queue_depth));
     *out = store;
     return 0;
 }
@@ -235,7 +157,7 @@ void ps_store_close(struct ps_store **store)
     *store = NULL;
 }
 
-/* ---- reading --------------------------------------------------------------------------------- */
+/* ---- reading whole objects ------------------------------------------------------------------- */
 
 static int engine_error(const struct ps_store *store, struct ps_error *err)
 {
@@ -244,9 +166,36 @@ static int engine_error(const struct ps_store *store, struct ps_error *err)
                         ps_strerror(store->scheduler.error));
 }
 
+/* Longer than it takes to give a hanging read up. */
+static uint64_t patience_ns(const struct ps_store *store)
+{
+    return 3 * store->scheduler.timeout_ns;
+}
+
+/* Waits until the fetch has ended, or has failed and its last reads hang. */
+static int wait_whole(struct ps_store *store, struct ps_error *err)
+{
+    struct ps_fetch *fetch = &store->whole;
+    uint64_t end_ns = 0;
+
+    while (fetch->is_active) {
+        uint64_t left_ns = end_ns ? ps_left_ns(end_ns) : PS_IO_WAIT_FOREVER;
+        if (left_ns == 0)
+            break;
+        if (ps_scheduler_pump(&store->scheduler, left_ns) < 0)
+            return engine_error(store, err);
+        if (fetch->error == -ETIMEDOUT)
+            break;
+        if (fetch->error && end_ns == 0)
+            end_ns = ps_deadline_ns(patience_ns(store));
+    }
+    return fetch->error ? ps_fetch_error(store->volume, fetch, err) : 0;
+}
+
 int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err)
 {
     struct ps_fetch *fetch = &store->whole;
+    struct ps_object_info info;
 
     if (object >= ps_volume_object_count(store->volume))
         return ps_error_set(err, -ENOENT, NULL, "the volume has no object %u", object);
@@ -255,32 +204,36 @@ int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_
                             "the buffer of a read must be aligned to %u bytes", PS_IO_ALIGN_BYTES);
     if (store->scheduler.error)
         return engine_error(store, err);
+    if (fetch->is_active)
+        return ps_error_set(err, -EBUSY, NULL,
+                            "an earlier read still waits for a drive that does not answer; close "
+                            "the store");
+    ps_volume_object(store->volume, object, &info);
     fetch->object = object;
-    fetch->data = buf;
-    ps_scheduler_start(&store->scheduler, fetch);
-    /* Also after an error until the last request is back: buf is the caller's again then. */
-    while (fetch->is_active) {
-        if (ps_scheduler_pump(&store->scheduler, true) < 0)
-            return engine_error(store, err);
+    for (uint32_t s = 0; s < info.slice_count; s++) {
+        struct ps_slice_info slice;
+        ps_volume_slice(store->volume, object, s, &slice);
+        fetch->slices[s] = (uint8_t *)buf + slice.offset_bytes;
     }
-    return fetch->error ? ps_fetch_error(store->volume, fetch, err) : 0;
+    ps_scheduler_start(&store->scheduler, fetch, PS_FETCH_DEMAND);
+    return wait_whole(store, err);
 }
 
-static void fill_lease(struct ps_store *store, uint32_t slot_idx, struct ps_lease *lease)
-{
-    const struct ps_slot *slot = &store->cache.slots[slot_idx];
-    bool is_ready = slot->state == PS_SLOT_READY;
+/* ---- leases ---------------------------------------------------------------------------------- */
 
-    *lease = (struct ps_lease){
-        .object = slot->fetch.object,
-        .slot = slot_idx,
-        .data = slot->fetch.data,
-        .landed = slot->fetch.landed,
-        .slice_count = slot->fetch.slice_count,
-        .landed_count = slot->fetch.landed_count,
-        .was_hit = is_ready,
-        .state = is_ready ? PS_LEASE_READY : PS_LEASE_READING,
-    };
+/* What the lease says of its slot; news and was_hit are the caller's. */
+static const struct ps_slot *look(const struct ps_store *store, struct ps_lease *lease)
+{
+    const struct ps_slot *slot = &store->cache.slots[lease->slot];
+
+    lease->object = slot->fetch.object;
+    lease->slices = (const uint8_t *const *)slot->fetch.slices;
+    lease->landed = slot->fetch.landed;
+    lease->nodes = slot->nodes;
+    lease->slice_count = slot->fetch.slice_count;
+    lease->landed_count = slot->fetch.landed_count;
+    lease->state = slot->state == PS_SLOT_READY ? PS_LEASE_READY : PS_LEASE_READING;
+    return slot;
 }
 
 /*
@@ -290,39 +243,59 @@ static void fill_lease(struct ps_store *store, uint32_t slot_idx, struct ps_leas
 static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx,
                      struct ps_error *err)
 {
+    uint64_t end_ns = ps_deadline_ns(patience_ns(store)), left_ns;
+
     *slot_idx = ps_cache_take(&store->cache, object);
-    while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object)) {
-        if (ps_scheduler_pump(&store->scheduler, true) < 0)
+    while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object) &&
+           (left_ns = ps_left_ns(end_ns)) > 0) {
+        if (ps_scheduler_pump(&store->scheduler, left_ns) < 0)
             return engine_error(store, err);
         *slot_idx = ps_cache_take(&store->cache, object);
     }
-    if (*slot_idx == PS_CACHE_NONE)
-        return ps_error_set(err, -EAGAIN, NULL,
-                            "every slot of the cache is leased; put a lease first");
-    return 0;
+    if (*slot_idx != PS_CACHE_NONE)
+        return 0;
+    if (ps_cache_has_orphans(&store->cache, object))
+        return ps_error_set(err, -ETIMEDOUT, NULL,
+                            "the cache's memory waits for reads that a drive has not answered; "
+                            "look at the kernel's log (dmesg), or give more --memory");
+    return ps_error_set(err, -EAGAIN, NULL, "every slot of the cache is leased; put a lease first");
 }
 
-int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
-                 struct ps_error *err)
+static int64_t find_object(const struct ps_store *store, uint32_t group, uint32_t index,
+                           struct ps_error *err)
 {
     int64_t object = ps_volume_find_streamed(store->volume, group, index);
 
     if (object < 0)
         return ps_error_set(err, -ENOENT, NULL, "the volume has no object %u of group %u", index,
                             group);
+    return object;
+}
+
+int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
+                 struct ps_error *err)
+{
+    int64_t object = find_object(store, group, index, err);
+
+    if (object < 0)
+        return (int)object;
     /* Asking is also the occasion on which the drives are given more to do. */
-    if (ps_scheduler_pump(&store->scheduler, false) < 0)
+    if (ps_scheduler_pump(&store->scheduler, 0) < 0)
         return engine_error(store, err);
     uint32_t slot_idx = ps_cache_find(&store->cache, (uint32_t)object);
     if (slot_idx != PS_CACHE_NONE) {
+        store->prefetches_used += store->cache.slots[slot_idx].is_staged;
         ps_cache_lease(&store->cache, slot_idx);
+        ps_scheduler_promote(&store->scheduler, &store->cache.slots[slot_idx].fetch);
     } else {
         int rc = take_slot(store, (uint32_t)object, &slot_idx, err);
         if (rc < 0)
             return rc;
-        ps_scheduler_start(&store->scheduler, &store->cache.slots[slot_idx].fetch);
+        ps_scheduler_start(&store->scheduler, &store->cache.slots[slot_idx].fetch, PS_FETCH_DEMAND);
     }
-    fill_lease(store, slot_idx, lease);
+    *lease = (struct ps_lease){.slot = slot_idx};
+    look(store, lease);
+    lease->was_hit = lease->state == PS_LEASE_READY;
     store->hits += lease->was_hit;
     store->misses += !lease->was_hit;
     return lease->was_hit;
@@ -337,18 +310,16 @@ static uint32_t update_leases(struct ps_store *store, struct ps_lease *leases, s
 
     *all_ready = true;
     for (size_t i = 0; i < lease_count; i++) {
-        const struct ps_slot *slot;
-        if (!leases[i].data)
+        struct ps_lease *lease = &leases[i];
+        if (!lease->slices)
             continue;
-        slot = &store->cache.slots[leases[i].slot];
-        *news += (int)(slot->fetch.landed_count - leases[i].landed_count);
-        leases[i].landed_count = slot->fetch.landed_count;
-        if (slot->state == PS_SLOT_READY)
-            leases[i].state = PS_LEASE_READY;
-        else
-            *all_ready = false;
+        uint32_t before = lease->landed_count;
+        lease->slot = ps_cache_follow(&store->cache, lease->slot);
+        const struct ps_slot *slot = look(store, lease);
+        *news += (int)(lease->landed_count - before);
+        *all_ready &= lease->state == PS_LEASE_READY;
         if (slot->fetch.error && failed == PS_CACHE_NONE)
-            failed = leases[i].slot;
+            failed = lease->slot;
     }
     return failed;
 }
@@ -356,18 +327,19 @@ static uint32_t update_leases(struct ps_store *store, struct ps_lease *leases, s
 static int wait_leases(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
                        struct ps_error *err)
 {
-    bool wait = false, all_ready;
+    uint64_t wait_ns = 0;
+    bool all_ready;
     int news = 0;
 
     for (;;) {
-        if (ps_scheduler_pump(&store->scheduler, wait) < 0)
+        if (ps_scheduler_pump(&store->scheduler, wait_ns) < 0)
             return engine_error(store, err);
         uint32_t failed = update_leases(store, leases, lease_count, &news, &all_ready);
         if (failed != PS_CACHE_NONE)
             return ps_fetch_error(store->volume, &store->cache.slots[failed].fetch, err);
         if (news > 0 || all_ready)
             return news;
-        wait = true;
+        wait_ns = PS_IO_WAIT_FOREVER;
     }
 }
 
@@ -383,10 +355,48 @@ int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_
 
 void ps_store_put(struct ps_store *store, struct ps_lease *lease)
 {
-    if (lease->data)
-        ps_cache_release(&store->cache, lease->slot);
+    if (lease->slices)
+        ps_cache_release(&store->cache, ps_cache_follow(&store->cache, lease->slot));
     memset(lease, 0, sizeof(*lease));
 }
+
+/* ---- guesses --------------------------------------------------------------------------------- */
+
+int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err)
+{
+    int64_t object = find_object(store, group, index, err);
+
+    if (object < 0)
+        return (int)object;
+    if (ps_scheduler_pump(&store->scheduler, 0) < 0)
+        return engine_error(store, err);
+    if (ps_cache_find(&store->cache, (uint32_t)object) != PS_CACHE_NONE)
+        return 1;
+    uint32_t slot_idx = store->cache.staged_count < store->prefetch_count
+                            ? ps_cache_stage(&store->cache, (uint32_t)object)
+                            : PS_CACHE_NONE;
+    if (slot_idx == PS_CACHE_NONE)
+        return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
+    store->prefetches++;
+    ps_scheduler_start(&store->scheduler, &store->cache.slots[slot_idx].fetch, PS_FETCH_PREFETCH);
+    return 0;
+}
+
+void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
+{
+    int64_t object = ps_volume_find_streamed(store->volume, group, index);
+    uint32_t slot_idx = object < 0 ? PS_CACHE_NONE : ps_cache_find(&store->cache, (uint32_t)object);
+
+    if (slot_idx == PS_CACHE_NONE || !store->cache.slots[slot_idx].is_staged)
+        return;
+    struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
+    bool is_reading = fetch->is_active;
+    ps_cache_unstage(&store->cache, slot_idx);
+    if (is_reading)
+        ps_scheduler_leave(&store->scheduler, fetch);
+}
+
+/* ---- statistics ------------------------------------------------------------------------------ */
 
 void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats)
 {
@@ -402,11 +412,32 @@ void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats)
         .hits = store->hits,
         .misses = store->misses,
         .evictions = store->cache.eviction_count,
+        .prefetches = store->prefetches,
+        .prefetches_used = store->prefetches_used,
         .wait_ns = store->wait_ns,
         .slot_count = plan->slot_count,
         .cache_bytes = plan->mapped_bytes,
         .cache_waste_bytes = plan->waste_bytes,
-        .memory_bytes = sizeof(*store) + store->table_bytes + MALLOC_BYTES + plan->mapped_bytes +
-                        store->io->memory_bytes,
+        .memory_bytes = store->memory_bytes,
+    };
+    for (int m = 0; m < store->scheduler.member_count; m++) {
+        stats->retries += store->scheduler.tallies[m].retries;
+        stats->errors += store->scheduler.tallies[m].errors;
+    }
+}
+
+void ps_store_member_stats(const struct ps_store *store, int member,
+                           struct ps_store_member_stats *stats)
+{
+    const struct ps_scheduler *s = &store->scheduler;
+    const struct ps_drive *drive = &s->drives[s->drive_of[member]];
+
+    *stats = (struct ps_store_member_stats){
+        .read_bytes = s->tallies[member].bytes,
+        .read_count = s->tallies[member].reads,
+        .retries = s->tallies[member].retries,
+        .errors = s->tallies[member].errors,
+        .is_slow = drive->is_slow,
+        .is_off = drive->is_down || drive->is_stuck,
     };
 }

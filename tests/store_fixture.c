@@ -125,6 +125,13 @@ void store_check_object(const struct store_volume *v, uint32_t object, const uin
     }
 }
 
+void store_check_lease(const struct store_volume *v, const struct ps_lease *lease)
+{
+    assert_int_equal(lease->slice_count, slice_count(lease->object));
+    for (uint32_t s = 0; s < lease->slice_count; s++)
+        store_check_slice(v, lease->object, s, lease->slices[s]);
+}
+
 void store_corrupt(const struct store_volume *v, uint32_t object, uint32_t slice)
 {
     struct ps_piece_info piece;

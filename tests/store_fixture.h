@@ -29,6 +29,7 @@ void store_volume_remove(struct store_volume *v);
 void store_check_slice(const struct store_volume *v, uint32_t object, uint32_t slice,
                        const uint8_t *slice_data);
 void store_check_object(const struct store_volume *v, uint32_t object, const uint8_t *data);
+void store_check_lease(const struct store_volume *v, const struct ps_lease *lease);
 
 /* Changes one byte in the middle of a slice on its member, past the page cache. */
 void store_corrupt(const struct store_volume *v, uint32_t object, uint32_t slice);

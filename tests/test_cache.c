@@ -10,19 +10,35 @@ struct world {
     uint32_t object_count;
     const uint64_t *sizes; /* 0 = resident */
     uint64_t size;         /* of all, without sizes */
+    int node_count;        /* 0 = 1 */
+    const int *nodes;      /* [SLICES] of each slice; NULL = none belongs to one */
 };
 
-static bool describe(const void *ctx, uint32_t object, uint64_t *bytes, uint32_t *slice_count)
+#define SLICES 4u
+
+static bool describe(const void *ctx, uint32_t object, struct ps_cache_object *out)
 {
     const struct world *w = ctx;
-    *bytes = w->sizes ? w->sizes[object] : w->size;
-    *slice_count = 4;
-    return *bytes > 0;
+    *out = (struct ps_cache_object){
+        .bytes = w->sizes ? w->sizes[object] : w->size, .slice_count = SLICES, .part_count = 5};
+    return out->bytes > 0;
+}
+
+/* Quarters in whole blocks; the last slice takes the rest. */
+static int describe_slice(const void *ctx, uint32_t object, uint32_t slice, uint32_t *bytes)
+{
+    const struct world *w = ctx;
+    struct ps_cache_object o;
+    describe(ctx, object, &o);
+    uint64_t quarter = o.bytes / SLICES & ~UINT64_C(4095);
+    *bytes = (uint32_t)(slice + 1 < SLICES ? quarter : o.bytes - (SLICES - 1) * quarter);
+    return w->nodes ? w->nodes[slice] : w->node_count > 1 ? PS_CACHE_NODE_ANY : 0;
 }
 
 static struct ps_cache_source source_of(const struct world *w)
 {
-    return (struct ps_cache_source){w, w->object_count, describe};
+    return (struct ps_cache_source){w, w->object_count, describe, describe_slice,
+                                    w->node_count > 1 ? w->node_count : 1};
 }
 
 static uint64_t plan_bytes(const struct ps_cache_plan *plan)
@@ -152,7 +168,7 @@ static struct ps_cache *open_cache(const struct world *w, uint32_t lease_count, 
     assert_true(ps_cache_plan_make(&plan, &source, lease_count, region_bytes, budget));
     *table = aligned_alloc(64, plan.table_bytes);
     assert_non_null(*table);
-    assert_int_equal(ps_cache_init(cache, &plan, &source, nodes, 1, *table, NULL), 0);
+    assert_int_equal(ps_cache_init(cache, &plan, &source, nodes, *table, NULL), 0);
     return cache;
 }
 
@@ -179,7 +195,7 @@ static void test_slots_are_apart(void **state)
     for (uint32_t o = 0; o < 60; o++) {
         uint32_t slot = ps_cache_take(cache, o);
         assert_int_not_equal(slot, PS_CACHE_NONE);
-        uint8_t *data = cache->slots[slot].fetch.data;
+        uint8_t *data = cache->slots[slot].fetch.slices[0];
         bool inside = false;
         for (uint32_t r = 0; r < cache->plan.region_count; r++) {
             uint8_t *base = cache->regions[r].base;
@@ -189,7 +205,7 @@ static void test_slots_are_apart(void **state)
         memset(data, (int)o + 1, sizes[o]);
     }
     for (uint32_t o = 0; o < 60; o++) {
-        const uint8_t *data = cache->slots[ps_cache_find(cache, o)].fetch.data;
+        const uint8_t *data = cache->slots[ps_cache_find(cache, o)].fetch.slices[0];
         for (uint64_t i = 0; i < sizes[o]; i += 4096)
             assert_int_equal(data[i], o + 1);
         assert_int_equal(data[sizes[o] - 1], o + 1);
@@ -262,6 +278,8 @@ static void test_lru_model(void **state)
                 if (!taken)
                     continue;
                 bool fails = dice < 5;
+                cache->slots[slot].fetch.slice_count = SLICES;
+                cache->slots[slot].fetch.landed_count = SLICES;
                 cache->slots[slot].fetch.error = fails ? -EIO : 0;
                 ps_cache_finish(cache, slot);
                 if (fails) {

@@ -83,7 +83,7 @@ static int use(struct ps_store *store, uint32_t object, struct ps_error *err)
     while (rc >= 0 && lease.state != PS_LEASE_READY)
         rc = ps_store_wait(store, &lease, 1, err);
     if (rc >= 0)
-        store_check_object(&bed, object, lease.data);
+        store_check_lease(&bed, &lease);
     ps_store_put(store, &lease);
     return rc < 0 ? rc : 0;
 }
@@ -146,10 +146,9 @@ static long read_all(struct ps_store *store, enum what what, long n, bool on, in
     }
     long met = reached;
     arm(NOTHING, 0, false);
+    /* What fails once is read again, and nobody hears of it. */
     if (expect == 0 || met < n)
         assert_int_equal(failed, 0);
-    else if (!on)
-        assert_int_equal(failed, 1);
     else
         assert_true(failed > 0);
     return met;
@@ -162,8 +161,10 @@ static void test_reads(void **state)
         bool on;
         int expect;
     } cases[] = {
-        {READ_ERROR, false, -EIO}, {READ_ERROR, true, -EIO}, {READ_END, false, -PS_ERR_SHORT_READ},
-        {READ_PART, false, 0},     {READ_PART, true, 0},     {READ_INTERRUPTED, false, 0},
+        {READ_ERROR, false, 0},       {READ_ERROR, true, -EIO},
+        {READ_END, false, 0},         {READ_END, true, -PS_ERR_SHORT_READ},
+        {READ_PART, false, 0},        {READ_PART, true, 0},
+        {READ_INTERRUPTED, false, 0},
     };
     (void)state;
     for (size_t c = 0; c < PS_ARRAY_LEN(cases); c++) {

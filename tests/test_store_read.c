@@ -125,7 +125,7 @@ static void check_landed(const struct store_volume *v, const struct ps_lease *le
             struct ps_slice_info info;
             ps_volume_slice(v->volume, leases[i].object, s, &info);
             if (leases[i].landed[s])
-                store_check_slice(v, leases[i].object, s, leases[i].data + info.offset_bytes);
+                store_check_slice(v, leases[i].object, s, leases[i].slices[s]);
         }
     }
 }
@@ -165,7 +165,7 @@ static void random_use(const struct store_volume *v, const char *engine, uint32_
             assert_int_equal(leases[i].state, PS_LEASE_READY);
             assert_int_equal(leases[i].landed_count, leases[i].slice_count);
             ps_store_put(store, &leases[i]);
-            assert_null(leases[i].data);
+            assert_null(leases[i].slices);
         }
     }
     ps_store_stats(store, &stats);
@@ -205,15 +205,15 @@ static void test_all_leased(void **state)
             assert_true(ps_store_get(store, (base + i * 2) / STORE_INDEXES,
                                      (base + i * 2) % STORE_INDEXES, &leases[i], NULL) >= 0);
         assert_int_equal(ps_store_get(store, 2, 7, &leases[4], &err), -EAGAIN);
-        assert_null(leases[4].data);
+        assert_null(leases[4].slices);
         /* The same object again takes no slot of its own. */
         int rc = ps_store_get(store, base / STORE_INDEXES, base % STORE_INDEXES, &twin, NULL);
         assert_true(rc >= 0);
-        assert_ptr_equal(twin.data, leases[0].data);
+        assert_ptr_equal(twin.slices[0], leases[0].slices[0]);
         wait_all(store, &twin, 1);
         wait_all(store, leases, 4);
         ps_store_put(store, &leases[0]);
-        store_check_object(&beds[1], twin.object, twin.data);
+        store_check_lease(&beds[1], &twin);
         assert_int_equal(ps_store_get(store, 2, 7, &leases[4], &err), -EAGAIN);
         ps_store_put(store, &twin);
         for (int i = 0; i < 4; i++)
@@ -241,7 +241,7 @@ static void test_put_while_reading(void **state)
             assert_true(rc >= 0);
             if (i % 4 == 3) {
                 wait_all(store, &lease, 1);
-                store_check_object(&beds[1], object, lease.data);
+                store_check_lease(&beds[1], &lease);
             }
             if (i % 8 == 5) { /* joined by another before it is given up */
                 rc = ps_store_get(store, object / STORE_INDEXES, object % STORE_INDEXES, &other,
@@ -249,7 +249,7 @@ static void test_put_while_reading(void **state)
                 assert_true(rc >= 0);
                 ps_store_put(store, &lease);
                 wait_all(store, &other, 1);
-                store_check_object(&beds[1], object, other.data);
+                store_check_lease(&beds[1], &other);
                 ps_store_put(store, &other);
             }
             ps_store_put(store, &lease);
@@ -280,7 +280,7 @@ static void test_read_between(void **state)
     store_check_object(&beds[1], object, buf);
     wait_all(store, leases, 8);
     for (uint32_t i = 0; i < 8; i++)
-        store_check_object(&beds[1], leases[i].object, leases[i].data);
+        store_check_lease(&beds[1], &leases[i]);
     free(buf);
     ps_store_close(&store);
 }
@@ -305,7 +305,7 @@ static void test_plan(void **state)
         assert_int_equal(ps_store_plan_bytes(v->volume, &o, NULL), 0);
         assert_int_equal(ps_store_open(&store, v->volume, &o, &err), -PS_ERR_MEMORY_FLOOR);
         last_slots = 0;
-        for (uint64_t bytes = floor; bytes < 64 << 20; bytes += 6 << 20) {
+        for (uint64_t bytes = floor; bytes < 72 << 20; bytes += 6 << 20) {
             uint32_t slots = 0;
             o.cache_bytes = bytes;
             uint64_t planned = ps_store_plan_bytes(v->volume, &o, &slots);
@@ -372,14 +372,14 @@ static void damaged_slice(const char *engine, int member_count)
     struct ps_lease again = {0};
     ps_store_put(store, &leases[0]);
     assert_int_equal(ps_store_get(store, 1, 4, &again, NULL), 0);
-    assert_true(again.data != leases[1].data);
+    assert_true(again.slices[0] != leases[1].slices[0]);
     while ((rc = ps_store_wait(store, &again, 1, &err)) > 0) {
     }
     assert_int_equal(rc, -PS_ERR_CHECKSUM);
     ps_store_put(store, &again);
     ps_store_put(store, &leases[1]);
     wait_all(store, &leases[2], 1);
-    store_check_object(&v, bad + 1, leases[2].data);
+    store_check_lease(&v, &leases[2]);
     ps_store_put(store, &leases[2]);
 
     store_corrupt(&v, bad, 1); /* flips the bit back */
@@ -391,7 +391,7 @@ static void damaged_slice(const char *engine, int member_count)
         }
         wait_all(store, leases, 3);
         for (uint32_t k = 0; k < 3; k++) {
-            store_check_object(&v, leases[k].object, leases[k].data);
+            store_check_lease(&v, &leases[k]);
             ps_store_put(store, &leases[k]);
         }
     }
@@ -459,7 +459,7 @@ static void test_shrunk_member(void **state)
         ps_store_put(store, &lease);
         get(store, 0, &lease, 0);
         wait_all(store, &lease, 1);
-        store_check_object(&v, 0, lease.data);
+        store_check_lease(&v, &lease);
         ps_store_close(&store);
         store_volume_remove(&v);
     }

@@ -33,12 +33,12 @@ static int objects_sum(struct ps_volume *volume, struct ps_store *store, const u
     }
     for (size_t left = count; left > 0 && rc >= 0;) {
         for (size_t i = 0; i < count; i++) {
-            if (!leases[i].data)
+            if (!leases[i].slices)
                 continue;
             for (; done[i] < leases[i].slice_count && leases[i].landed[done[i]]; done[i]++) {
                 struct ps_slice_info slice;
                 ps_volume_slice(volume, objects[i], done[i], &slice);
-                *sum += slice_sum(leases[i].data + slice.offset_bytes, slice.bytes);
+                *sum += slice_sum(leases[i].slices[done[i]], slice.bytes);
             }
             if (done[i] == leases[i].slice_count) {
                 ps_store_put(store, &leases[i]);

@@ -1,0 +1,94 @@
+/*
+ * One drive as the scheduler sees it: a bounded queue, and what is known of its speed and health.
+ * Pure book-keeping: no I/O, no memory of its own, the time is handed in.
+ */
+#ifndef PENSTOCK_NVME_DRIVE_H
+#define PENSTOCK_NVME_DRIVE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nvme/penstock_io.h"
+
+/* So many reads in a row that fail mean that the drive is down, not the place that was read. */
+#define PS_DRIVE_FAILURES_MAX 4u
+/* A drive that takes so many times as long as usual is called slow, and is no longer below the
+ * second figure. */
+#define PS_DRIVE_SLOW_PACE 3.0
+#define PS_DRIVE_WELL_PACE 1.5
+/* ... for so long, in so many reads, and by so much that somebody would care. */
+#define PS_DRIVE_SLOW_NS UINT64_C(1000000000)
+#define PS_DRIVE_SLOW_READS 4u
+#define PS_DRIVE_SLOW_MORE_NS UINT64_C(5000000)
+/* Where no profile tells what is usual, the first reads do. */
+#define PS_DRIVE_LEARN_READS 16u
+/* Where reads may go to a copy instead, a queue holds no more than the drive reads in this time, so
+ * that a drive that has become slow does not sit on work that others could do. */
+#define PS_DRIVE_QUEUE_NS UINT64_C(100000000)
+
+struct ps_drive {
+    const char *name;   /* the path of a member on it, for messages */
+    uint32_t member;    /* the first one on it */
+    uint32_t depth;     /* most reads in its queue */
+    uint64_t bytes_max; /* most bytes, unless the queue is empty */
+    bool has_copies;    /* its reads may go elsewhere */
+
+    uint32_t in_flight;
+    uint64_t in_flight_bytes;
+    uint32_t
+        stuck_count; /* reads that hang: the kernel has them, the queue no longer counts them */
+    uint64_t progress_ns; /* of the last answer, or when the queue ceased to be empty */
+    uint64_t test_ns;     /* of the last test read */
+
+    /* Usual: from the profile, or learned. Pace: how many times as long reads take now. */
+    uint64_t rate_bytes_per_s, latency_ns; /* rate 0: not known yet */
+    double pace;
+    uint32_t learned_count;
+    double learned_rate;            /* the best so far, queue and all */
+    uint64_t least_ns, least_bytes; /* the read that took the least time */
+    uint32_t slow_count;            /* reads since slow_ns */
+    uint64_t slow_ns;               /* since when the pace has been slow; 0: it is not */
+
+    bool is_slow, is_down, is_stuck;
+    uint32_t failures; /* in a row */
+};
+
+/* profile: NULL if nothing is known. name is kept. depth 0: as the profile says, or the default. */
+void ps_drive_init(struct ps_drive *drive, const char *name, uint32_t member,
+                   const struct ps_member_profile *profile, uint32_t depth, bool has_copies);
+
+/* Reads that the queue will hold with these options: what tables are sized by. */
+uint32_t ps_drive_depth(const struct ps_member_profile *profile, uint32_t depth);
+
+/* Whether one more read of so many bytes may be put into the queue. */
+bool ps_drive_has_room(const struct ps_drive *drive, uint32_t bytes);
+
+/* How long a read takes that is put into the queue now, if the drive does as usual. 0: not known.
+ */
+uint64_t ps_drive_usual_ns(const struct ps_drive *drive, uint32_t bytes);
+
+/* The same as the drive does now. UINT64_MAX for one that is down or hangs. */
+uint64_t ps_drive_eta_ns(const struct ps_drive *drive, uint32_t bytes);
+
+/* A read was put into the queue; one has left it. */
+void ps_drive_begin(struct ps_drive *drive, uint32_t bytes, uint64_t now_ns);
+void ps_drive_end(struct ps_drive *drive, uint32_t bytes);
+
+/* A read that was timed to the moment of its end: took_ns for what usually takes usual_ns (0: not
+ * known; then ahead_bytes, its own included, teach what is usual). Logs a change of pace. */
+void ps_drive_pace(struct ps_drive *drive, uint64_t took_ns, uint64_t usual_ns,
+                   uint64_t ahead_bytes, uint64_t now_ns);
+
+/* The drive has answered: with data, or with an error. Logs what changes by it. */
+void ps_drive_answer(struct ps_drive *drive, int error, uint64_t now_ns);
+
+/* True when the queue has had no answer for timeout_ns. */
+bool ps_drive_hangs(const struct ps_drive *drive, uint64_t now_ns, uint64_t timeout_ns);
+
+/* Its reads in flight hang, and count as stuck from now on. Logs it. */
+void ps_drive_hang(struct ps_drive *drive, uint64_t now_ns);
+
+/* True when nothing will be learned of the drive's recovery unless it is tried. */
+bool ps_drive_wants_test(const struct ps_drive *drive, uint64_t now_ns);
+
+#endif

@@ -1,0 +1,281 @@
+/* What happens when a read fails, a drive hangs, or data is not what it should be. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "nvme/scheduler_internal.h"
+#include "nvme/volume_internal.h"
+
+/*
+ * What is to be done with a part that failed on the copy that it was read from: once more from
+ * there, then from the other copy, there twice as well. skip_same: there is no use in the former.
+ * False: nothing is left to try.
+ */
+static bool part_retry(uint8_t *state, bool has_copies, bool skip_same)
+{
+    bool other_left = has_copies && !(*state & PART_OUT);
+
+    if (!(*state & PART_RETRIED) && !(skip_same && other_left)) {
+        *state = (uint8_t)((*state & (PART_COPY | PART_OUT)) | PART_HELD | PART_RETRIED);
+        return true;
+    }
+    if (!other_left)
+        return false;
+    *state = (uint8_t)(((*state ^ PART_COPY) & PART_COPY) | PART_HELD | PART_OUT);
+    return true;
+}
+
+/* Untaken parts go before everything younger: somebody has waited for them longest. */
+static void untake(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t count)
+{
+    fetch->untaken += count;
+    fetch->first = (struct ps_part_place){0};
+    if (!fetch->is_queued)
+        ps_fetch_queue(s, fetch, true);
+}
+
+static bool is_off(const struct ps_scheduler *s, uint32_t member)
+{
+    const struct ps_drive *drive = &s->drives[s->drive_of[member]];
+    return drive->is_down || drive->is_stuck;
+}
+
+void ps_read_retry(struct ps_scheduler *s, const struct ps_read *read, int error)
+{
+    struct ps_fetch *fetch = read->fetch;
+
+    if (!part_retry(&fetch->parts[read->part], s->copy_count > 1, is_off(s, read->member))) {
+        ps_fetch_fail(s, fetch, read->slice, (int32_t)read->member, error);
+        return;
+    }
+    s->tallies[read->member].retries++;
+    untake(s, fetch, 1);
+}
+
+void ps_slice_retry(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice)
+{
+    struct ps_part_walk w;
+    uint32_t count = 0, piece_count = 0;
+    int32_t member = -1;
+    bool can = true;
+
+    for (bool more = ps_part_walk_begin(&w, s->volume, fetch->object, (struct ps_part_place){0});
+         more && w.at.slice <= slice; more = ps_part_walk_next(&w)) {
+        if (w.at.slice < slice)
+            continue;
+        uint8_t *state = &fetch->parts[w.at.number];
+        piece_count = w.piece_count;
+        member = (int32_t)w.pieces[*state & PART_COPY ? 1 : 0][w.at.piece].member;
+        s->tallies[member].errors++;
+        can = part_retry(state, s->copy_count > 1, false) && can;
+        count++;
+    }
+    if (!can) {
+        ps_fetch_fail(s, fetch, slice, piece_count == 1 ? member : -1, -PS_ERR_CHECKSUM);
+        return;
+    }
+    fetch->pending[slice] = count;
+    untake(s, fetch, count);
+}
+
+/* ---- drives that hang ------------------------------------------------------------------------ */
+
+/*
+ * The parts that a fetch still needs, in a place of its own: what hangs may be written to the old
+ * one at any time. Parts that hang have been marked already; those that other drives were asked
+ * for are asked for again.
+ */
+static void carry_on(struct ps_scheduler *s, const struct ps_fetch *from, struct ps_fetch *to)
+{
+    struct ps_part_walk w;
+
+    ps_fetch_reset(s, to, from->class);
+    to->untaken = 0;
+    for (bool more = ps_part_walk_begin(&w, s->volume, from->object, to->first); more;
+         more = ps_part_walk_next(&w)) {
+        uint8_t state = from->parts[w.at.number];
+        bool landed = from->landed[w.at.slice] != 0;
+        to->parts[w.at.number] = landed               ? PART_TAKEN
+                                 : state & PART_TAKEN ? state & (PART_RETRIED | PART_OUT)
+                                                      : state;
+        to->untaken += !landed;
+    }
+    for (uint32_t i = 0; i < from->slice_count; i++) {
+        struct ps_slice_info info;
+        if (!from->landed[i])
+            continue;
+        ps_volume_slice(s->volume, from->object, i, &info);
+        memcpy(to->slices[i], from->slices[i], info.bytes);
+        to->landed[i] = 1;
+        to->landed_count++;
+        to->pending[i] = 0;
+    }
+    ps_fetch_queue(s, to, true);
+}
+
+static void move_fetch(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice,
+                       int32_t member)
+{
+    struct ps_fetch *to = fetch->class == PS_FETCH_DEMAND ? s->move(s->ctx, fetch) : NULL;
+
+    if (to)
+        carry_on(s, fetch, to);
+    else if (fetch->class == PS_FETCH_DEMAND)
+        ps_fetch_fail(s, fetch, slice, member, -ETIMEDOUT);
+    if (to || fetch->class != PS_FETCH_DEMAND)
+        ps_scheduler_leave(s, fetch);
+}
+
+/* Marks the parts that the drive was asked for; a fetch that can do without the drive, or may wait
+ * for it once more, is moved. */
+static void hang(struct ps_scheduler *s, uint32_t drive, uint64_t now_ns)
+{
+    ps_drive_hang(&s->drives[drive], now_ns);
+    for (uint32_t i = 0; i < 2 * s->capacity; i++) {
+        struct ps_read *read = &s->reads[i];
+        if (!read->is_busy || read->is_stuck || s->drive_of[read->member] != drive)
+            continue;
+        read->is_stuck = read->is_moving = true;
+        if (!read->fetch || read->fetch->error || read->fetch->is_left)
+            continue;
+        s->tallies[read->member].errors++;
+        if (!part_retry(&read->fetch->parts[read->part], s->copy_count > 1, true))
+            ps_fetch_fail(s, read->fetch, read->slice, (int32_t)read->member, -ETIMEDOUT);
+    }
+    for (uint32_t i = 0; i < 2 * s->capacity; i++) {
+        struct ps_read *read = &s->reads[i];
+        if (!read->is_moving)
+            continue;
+        read->is_moving = false;
+        if (read->fetch && !read->fetch->error && !read->fetch->is_left)
+            move_fetch(s, read->fetch, read->slice, (int32_t)read->member);
+    }
+}
+
+/* A drive whose queue is full of reads that hang takes no more: what only it could read has waited
+ * for its time in vain. */
+static void fail_waiting(struct ps_scheduler *s, uint32_t drive)
+{
+    for (struct ps_fetch *f = s->heads[PS_FETCH_DEMAND], *next; f; f = next) {
+        struct ps_part_walk w;
+        next = f->next;
+        for (bool more = ps_part_walk_begin(&w, s->volume, f->object, f->first); more;
+             more = ps_part_walk_next(&w)) {
+            uint8_t state = f->parts[w.at.number];
+            uint32_t member = w.pieces[state & PART_COPY ? 1 : 0][w.at.piece].member;
+            if (state & PART_TAKEN || s->drive_of[member] != drive ||
+                (s->copy_count > 1 && !(state & PART_HELD)))
+                continue;
+            ps_fetch_fail(s, f, w.at.slice, (int32_t)member, -ETIMEDOUT);
+            ps_fetch_end(s, f);
+            break;
+        }
+    }
+}
+
+static bool is_full_of_stuck(const struct ps_drive *drive)
+{
+    return drive->stuck_count >= drive->depth;
+}
+
+void ps_hangs_check(struct ps_scheduler *s, uint64_t now_ns)
+{
+    for (uint32_t d = 0; d < (uint32_t)s->drive_count; d++) {
+        struct ps_drive *drive = &s->drives[d];
+        if (ps_drive_hangs(drive, now_ns, s->timeout_ns))
+            hang(s, d, now_ns);
+        else if (is_full_of_stuck(drive) && now_ns - drive->progress_ns >= s->timeout_ns)
+            fail_waiting(s, d);
+    }
+}
+
+uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
+{
+    uint64_t deadline_ns = UINT64_MAX;
+
+    for (int d = 0; d < s->drive_count; d++) {
+        const struct ps_drive *drive = &s->drives[d];
+        if (drive->in_flight > 0 || is_full_of_stuck(drive))
+            deadline_ns = ps_min_u64(deadline_ns, drive->progress_ns + s->timeout_ns);
+    }
+    return deadline_ns;
+}
+
+/* ---- drives that come back ------------------------------------------------------------------- */
+
+/*
+ * A drive that others stand in for is asked for a little now and then, into memory that nobody
+ * uses: its recovery is noticed without a demanded read having to wait for it.
+ */
+bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_request *request)
+{
+    if (s->test_in_flight || s->in_flight == s->capacity)
+        return false;
+    for (int d = 0; d < s->drive_count; d++) {
+        struct ps_drive *drive = &s->drives[d];
+        struct ps_member_info info;
+        ps_volume_member(s->volume, (int)drive->member, &info);
+        uint32_t bytes =
+            (uint32_t)ps_min_u64(PS_TEST_READ_BYTES, info.data_end_bytes - info.data_begin_bytes);
+        if (!ps_drive_wants_test(drive, now_ns) || info.is_missing || bytes == 0 ||
+            is_full_of_stuck(drive))
+            continue;
+        uint32_t tag = s->free_reads[--s->free_count];
+        s->reads[tag] = (struct ps_read){
+            .bytes = bytes,
+            .member = drive->member,
+            .begin_ns = now_ns,
+            .usual_ns = ps_drive_usual_ns(drive, bytes),
+            .ahead_bytes = drive->in_flight_bytes + bytes,
+            .is_busy = true,
+        };
+        *request = (struct ps_io_request){
+            .tag = tag,
+            .offset = info.data_begin_bytes,
+            .buf = s->test_buf,
+            .bytes = bytes,
+            .member = drive->member,
+        };
+        drive->test_ns = now_ns;
+        ps_drive_begin(drive, bytes, now_ns);
+        return s->test_in_flight = true;
+    }
+    return false;
+}
+
+/* ---- messages -------------------------------------------------------------------------------- */
+
+#define ADVICE "look at the kernel's log (dmesg) and run `penstock verify`"
+
+int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
+                   struct ps_error *err)
+{
+    const char *twice = ps_volume_copy_count(volume) > 1 ? ", nor could its other copy" : "";
+    struct ps_member_info member = {.path = NULL};
+    char slice[320];
+
+    ps_volume_slice_text(volume, fetch->object, fetch->error_slice, slice, sizeof(slice));
+    if (fetch->error_member >= 0)
+        ps_volume_member(volume, fetch->error_member, &member);
+    switch (fetch->error) {
+    case -PS_ERR_CHECKSUM:
+        return ps_error_set(err, fetch->error, member.path,
+                            "%s does not have its recorded checksum, read twice%s, so nothing is "
+                            "made from it; run `penstock verify` to see all that is damaged, then "
+                            "lay the volume out anew",
+                            slice, *twice ? ", nor has its other copy" : "");
+    case -PS_ERR_SHORT_READ:
+        return ps_error_set(err, fetch->error, member.path,
+                            "the read of %s ended early, twice%s: the member has shrunk or its "
+                            "drive is gone; " ADVICE,
+                            slice, twice);
+    case -ETIMEDOUT:
+        return ps_error_set(err, fetch->error, member.path,
+                            "%s could not be read%s: the drive has stopped answering; " ADVICE,
+                            slice, twice);
+    default:
+        return ps_error_set(err, fetch->error, member.path, "%s could not be read%s: %s; " ADVICE,
+                            slice, twice, ps_strerror(fetch->error));
+    }
+}

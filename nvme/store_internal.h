@@ -1,0 +1,46 @@
+/* Between store.c and store_plan.c. */
+#ifndef PENSTOCK_NVME_STORE_INTERNAL_H
+#define PENSTOCK_NVME_STORE_INTERNAL_H
+
+#include "core/topology.h"
+#include "nvme/cache.h"
+#include "nvme/penstock_io.h"
+
+/* What the cache's source looks at. */
+struct ps_store_source {
+    const struct ps_volume *volume;
+    int member_node[PS_MEMBER_COUNT_MAX]; /* index of the node, or PS_CACHE_NODE_ANY */
+    int node_count;
+};
+
+/* What a store's options come to. */
+struct ps_store_plan {
+    struct ps_store_options options; /* defaults filled in */
+    struct ps_store_source source_ctx;
+    struct ps_cache_source source; /* ctx: source_ctx, of this very plan */
+    struct ps_cache_plan cache;
+    struct ps_topology topology;
+    uint64_t scheduler_bytes;                 /* tables */
+    uint32_t slice_count_max, part_count_max; /* of any object, for ps_store_read */
+    uint64_t fixed_bytes;                     /* all but the cache */
+};
+
+/* budget_bytes 0: the floor. Returns false when the budget is below that; plan->cache is the floor
+ * then. */
+bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volume,
+                        const struct ps_store_options *options, uint64_t budget_bytes);
+
+/* Bytes of the store with this plan. */
+uint64_t ps_store_plan_total(const struct ps_store_plan *plan);
+
+/* Tables for ps_store_read's fetch, placed from `table` on (NULL: only counts). Returns bytes. */
+uint64_t ps_store_whole_place(const struct ps_store_plan *plan, void *table,
+                              struct ps_fetch *whole);
+
+/* -PS_ERR_ARGUMENT or -PS_ERR_MEMORY_FLOOR with a sentence, or 0. fits: what plan_make said. */
+int ps_store_plan_check(const struct ps_store_plan *plan, bool fits, struct ps_error *err);
+
+/* What a store object takes beside its tables. */
+uint64_t ps_store_struct_bytes(void);
+
+#endif
