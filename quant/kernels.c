@@ -263,11 +263,17 @@ static void fill_tables(void)
         .rope = rope,
     };
 
+    /* The functions that fill a level are compiled for it, and the compiler uses what it may: they
+     * must not run where the level does not. */
+    enum ps_cpu_level usable = ps_cpu_level();
+
     tables[PS_CPU_SCALAR] = scalar;
     tables[PS_CPU_AVX2] = scalar;
-    ps_kernels_init_avx2(&tables[PS_CPU_AVX2]);
+    if (usable >= PS_CPU_AVX2)
+        ps_kernels_init_avx2(&tables[PS_CPU_AVX2]);
     tables[PS_CPU_AVX512] = tables[PS_CPU_AVX2];
-    ps_kernels_init_avx512(&tables[PS_CPU_AVX512]);
+    if (usable >= PS_CPU_AVX512)
+        ps_kernels_init_avx512(&tables[PS_CPU_AVX512]);
 }
 
 const struct ps_kernels *ps_kernels_get(enum ps_cpu_level level)

@@ -115,9 +115,8 @@ struct ps_kernels {
 };
 
 /*
- * The table of a level: scalar entries, overridden in ascending order up to `level`. Never NULL.
- * Filled at the first call; thread-safe. Calling into a level above ps_cpu_level() is an illegal
- * instruction.
+ * The table of a level: scalar entries, overridden in ascending order up to `level`, but not beyond
+ * ps_cpu_level(). Never NULL. Filled at the first call; thread-safe.
  */
 const struct ps_kernels *ps_kernels_get(enum ps_cpu_level level);
 
