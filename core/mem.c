@@ -50,6 +50,17 @@ static int hugetlb_size_exists(size_t page_bytes)
     return 0;
 }
 
+/* Over the nodes that this process may use. */
+static int interleave(void *base, size_t bytes)
+{
+    if (numa_available() < 0 || numa_num_configured_nodes() < 2)
+        return -1;
+    struct bitmask *nodes = numa_get_mems_allowed();
+    long rc = mbind(base, bytes, MPOL_INTERLEAVE, nodes->maskp, nodes->size + 1, 0);
+    numa_bitmask_free(nodes);
+    return rc == 0 ? PS_NODE_INTERLEAVE : -1;
+}
+
 /*
  * Hugetlb pages are bound strictly, since a node that has too few of them fails cleanly and the
  * next kind is tried. For other pages a strict binding would call the out-of-memory killer while
@@ -59,6 +70,8 @@ static int hugetlb_size_exists(size_t page_bytes)
  */
 static int bind_to_node(void *base, size_t bytes, int node, int strict)
 {
+    if (node == PS_NODE_INTERLEAVE)
+        return interleave(base, bytes);
     unsigned long mask[NODE_MASK_WORDS] = {0};
     size_t word_bits = 8 * sizeof(mask[0]);
     if (node < 0 || (size_t)node >= PS_ARRAY_LEN(mask) * word_bits || numa_available() < 0)

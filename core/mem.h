@@ -19,12 +19,16 @@ struct ps_region {
     void *base;   /* aligned to page_bytes; NULL = nothing mapped */
     size_t bytes; /* mapped length, a multiple of the page size: at least what was asked for */
     enum ps_page_kind kind;
-    int node; /* kernel node number it is bound to, or -1 */
+    int node; /* kernel node number it is bound to, PS_NODE_INTERLEAVE, or -1 */
 };
 
+#define PS_NODE_INTERLEAVE (-2) /* pages on all nodes in turn, for what every node's threads use   \
+                                 */
+
 /*
- * Maps at least `bytes` (> 0) zeroed bytes, bound to `node` (-1: no binding), every page present on
- * return (MADV_POPULATE_WRITE, so lack of memory is an error here and not a signal later).
+ * Maps at least `bytes` (> 0) zeroed bytes, bound to `node` (-1: no binding, PS_NODE_INTERLEAVE: on
+ * all nodes in turn, which a machine with one node takes as -1), every page present on return
+ * (MADV_POPULATE_WRITE, so lack of memory is an error here and not a signal later).
  *
  * Tries 1 GiB pages (only when they waste nothing: bytes a multiple of 1 GiB), then 2 MiB pages
  * (libhugetlbfs tells the sizes), then transparent huge pages, then plain pages, quietly: look at

@@ -27,7 +27,7 @@ struct worker {
     struct ps_pool *pool;
     pthread_t thread;
     int thread_idx;
-    int cpu;
+    int cpu, node;
 };
 
 /* Words that different sides write stand on lines of their own. */
@@ -157,6 +157,14 @@ void ps_pool_run(struct ps_pool *pool, ps_pool_fn *fn, void *ctx)
         wait_for_workers(pool);
 }
 
+/* CPUs stand in the order of their nodes, so even steps through them meet every node. */
+static int cpu_of_thread(int thread_idx, int thread_count, const struct ps_topology *topo)
+{
+    if (thread_count >= topo->cpu_count)
+        return thread_idx % topo->cpu_count;
+    return (int)((int64_t)thread_idx * topo->cpu_count / thread_count);
+}
+
 static int start_workers(struct ps_pool *pool, const struct ps_topology *topo)
 {
     /* Signals are for the program's own threads: Ctrl-C must interrupt the main one. */
@@ -168,7 +176,9 @@ static int start_workers(struct ps_pool *pool, const struct ps_topology *topo)
         struct worker *worker = &pool->workers[i - 1];
         worker->pool = pool;
         worker->thread_idx = i;
-        worker->cpu = topo->cpu_id[i % topo->cpu_count];
+        int cpu_idx = cpu_of_thread(i, pool->thread_count, topo);
+        worker->cpu = topo->cpu_id[cpu_idx];
+        worker->node = topo->cpu_node[cpu_idx];
         rc = -pthread_create(&worker->thread, NULL, worker_main, worker);
         pool->started_count += rc == 0;
     }
@@ -212,6 +222,12 @@ int ps_pool_open(struct ps_pool **out, int thread_count, struct ps_error *err)
 int ps_pool_thread_count(const struct ps_pool *pool)
 {
     return pool->thread_count;
+}
+
+/* The caller is not pinned, but its first CPU would be that of node 0. */
+int ps_pool_thread_node(const struct ps_pool *pool, int thread_idx)
+{
+    return thread_idx == 0 ? 0 : pool->workers[thread_idx - 1].node;
 }
 
 void ps_pool_close(struct ps_pool **pool)

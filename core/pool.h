@@ -21,6 +21,10 @@ int ps_pool_open(struct ps_pool **out, int thread_count, struct ps_error *err);
 
 int ps_pool_thread_count(const struct ps_pool *pool);
 
+/* The NUMA node (index into ps_topology.node_id) whose CPUs thread thread_idx runs on. Fewer
+ * threads than CPUs are spread over the nodes evenly. */
+int ps_pool_thread_node(const struct ps_pool *pool, int thread_idx);
+
 /*
  * Runs fn(ctx, i, n) once for every i and returns when all have returned. Writes made by each are
  * seen by the caller. Waiting threads spin for a few microseconds, then sleep on a futex.

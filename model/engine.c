@@ -30,7 +30,8 @@ static int load_resident(struct ps_engine *engine, struct ps_error *err)
     const struct ps_model *model = engine->model;
     uint64_t offset = 0;
 
-    int rc = ps_region_map(&engine->resident_region, ps_resident_bytes(model), -1, err);
+    int rc =
+        ps_region_map(&engine->resident_region, ps_resident_bytes(model), PS_NODE_INTERLEAVE, err);
     for (uint32_t i = 0; rc >= 0 && i < model->tensor_count; i++) {
         const struct ps_config_tensor *t = &model->tensors[i];
         struct ps_weight *w = weight_slot(engine, t);
@@ -58,12 +59,15 @@ static int place_buffers(struct ps_engine *engine, struct ps_error *err)
     struct ps_work_size size;
 
     ps_state_shape(engine->config, engine->options.ctx, &engine->state);
-    int rc = ps_region_map(&engine->state_region,
-                           engine->state.kv_bytes + engine->state.recurrent_bytes, -1, err);
+    int rc =
+        ps_region_map(&engine->state_region, engine->state.kv_bytes + engine->state.recurrent_bytes,
+                      PS_NODE_INTERLEAVE, err);
     if (rc < 0)
         return rc;
     ps_work_size(engine->model, &engine->options, &size);
-    rc = ps_region_map(&engine->work_region, ps_work_place(&size, NULL, &engine->work), -1, err);
+    engine->node_count = size.node_count;
+    rc = ps_region_map(&engine->work_region, ps_work_place(&size, NULL, &engine->work),
+                       PS_NODE_INTERLEAVE, err);
     if (rc < 0)
         return rc;
     ps_work_place(&size, engine->work_region.base, &engine->work);

@@ -4,6 +4,7 @@
 
 #include "core/mem.h"
 #include "core/pool.h"
+#include "core/topology.h"
 #include "model/expert.h"
 #include "model/model.h"
 #include "quant/kernels.h"
@@ -16,6 +17,8 @@
 #define PS_EXPERT_PAIRS 64u /* (token, expert) pairs in work at once, when chunks are short */
 #define PS_DOWN_ROWS 32u    /* output rows of a down projection done as one task */
 #define PS_UP_ROWS 32u      /* neurons done as one task */
+#define PS_FOLD_ROWS 256u   /* output rows of one fold done as one task, on several nodes */
+#define PS_FOLD_PAIRS 64u   /* most pairs of a layer for which folds are kept apart */
 #define PS_THREAD_COUNT_MAX 512
 
 /* A resident matrix [rows, cols], or a vector [1, cols]. data points into the resident region. */
@@ -54,6 +57,11 @@ struct ps_up_task {
     uint32_t job, slice, neuron, neuron_count; /* neuron: within the slice */
 };
 
+/* One fold of one job, which lies in one slice. */
+struct ps_fold_task {
+    uint32_t job, slice, fold;
+};
+
 /* What the sizes of the work buffers follow from. */
 struct ps_work_size {
     const struct ps_config *config;
@@ -61,6 +69,7 @@ struct ps_work_size {
     int threads;
     uint32_t slice_count;   /* most slices of an expert */
     uint32_t up_task_count; /* most up tasks of an expert */
+    int node_count;         /* NUMA nodes */
 };
 
 /* Buffers of the forward pass for `chunk` tokens; floats unless said otherwise. */
@@ -74,24 +83,26 @@ struct ps_work {
     float *z;            /* [chunk, z_cols] gate of a delta layer, or up of a dense/shared FFN */
     float *mix;          /* [chunk, mix_cols] output of the heads */
     float *beta, *alpha; /* [chunk, delta_v_heads] */
-    float *rope_cos, *rope_sin;   /* [chunk, rope_dims / 2] */
-    float *router;                /* [chunk, E] */
-    float *shared_scale;          /* [chunk] */
-    float *route_weight;          /* [chunk, K] best first */
-    uint32_t *route;              /* [chunk, K] */
-    uint32_t *pair_token;         /* [chunk * K] tokens grouped by expert */
-    float *pair_weight;           /* [chunk * K] */
-    uint32_t *expert_begin;       /* [E + 1] into pair_token */
-    float *expert_x;              /* [pairs, H] */
-    float *expert_act;            /* [pairs, I] */
-    float *expert_out;            /* [pairs, H] */
-    struct ps_expert_job *jobs;   /* [E]: the active experts of a layer */
-    struct ps_lease *leases;      /* [E], beside the jobs */
-    uint32_t *round_jobs;         /* [E] jobs with work in the round */
-    struct ps_up_task *up_tasks;  /* of one round */
-    struct ps_slice_info *slices; /* of every expert of the layer in work */
-    float *logits;                /* [PS_LOGITS_ROWS, V] */
-    float *thread;                /* per thread: scores [ctx], temporaries */
+    float *rope_cos, *rope_sin;      /* [chunk, rope_dims / 2] */
+    float *router;                   /* [chunk, E] */
+    float *shared_scale;             /* [chunk] */
+    float *route_weight;             /* [chunk, K] best first */
+    uint32_t *route;                 /* [chunk, K] */
+    uint32_t *pair_token;            /* [chunk * K] tokens grouped by expert */
+    float *pair_weight;              /* [chunk * K] */
+    uint32_t *expert_begin;          /* [E + 1] into pair_token */
+    float *expert_x;                 /* [pairs, H] */
+    float *expert_act;               /* [pairs, I] */
+    float *expert_out;               /* [pairs, H] */
+    struct ps_expert_job *jobs;      /* [E]: the active experts of a layer */
+    struct ps_lease *leases;         /* [E], beside the jobs */
+    uint32_t *round_jobs;            /* [E] jobs with work in the round */
+    struct ps_up_task *up_tasks;     /* of one round */
+    struct ps_slice_info *slices;    /* of every expert of the layer in work */
+    struct ps_fold_task *fold_tasks; /* of one round; on several nodes only, as the next */
+    float *fold_out;                 /* [PS_FOLD_PAIRS, folds, H] */
+    float *logits;                   /* [PS_LOGITS_ROWS, V] */
+    float *thread;                   /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
 };
@@ -101,7 +112,7 @@ struct ps_engine {
     const struct ps_config *config;
     const struct ps_kernels *k;
     struct ps_pool *pool;
-    int thread_count;
+    int thread_count, node_count;
     struct ps_store *store;
     struct ps_engine_options options; /* resolved: no zeroes for defaults */
     struct ps_plan plan;
@@ -170,6 +181,13 @@ void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int 
 /* fn(engine, ctx, thread_idx, task_idx) for every task, dealt to the threads as they come free. */
 typedef void ps_task_fn(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx);
 void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t task_count);
+
+/*
+ * The same for tasks that stand in the order of the NUMA nodes whose memory they read: those of
+ * node n end before task_end[n]. Threads take their own node's first, then help the others.
+ */
+void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,
+                       const uint64_t *task_end);
 
 /* Scratch of a thread, [work.thread_floats]. */
 float *ps_thread_scratch(struct ps_engine *engine, int thread_idx);

@@ -93,7 +93,9 @@ struct moe_run {
     uint32_t job_count;   /* active experts */
     uint32_t head, tail;  /* jobs [head, tail) hold leases */
     uint32_t row_tail;    /* where the next job's rows may begin */
-    uint32_t round_count, up_task_count;
+    uint32_t round_count, up_task_count, fold_task_count;
+    uint64_t up_task_end[PS_NODE_COUNT_MAX], fold_task_end[PS_NODE_COUNT_MAX]; /* by node */
+    bool keeps_folds; /* folds of different nodes are computed apart, then added */
 };
 
 static const uint8_t *slice_data(const struct ps_engine *engine, uint32_t job, uint32_t slice)
@@ -214,6 +216,64 @@ static void down_rows(struct ps_engine *engine, const struct moe_run *run,
     }
 }
 
+/*
+ * On machines with several nodes a fold is computed where its slice lies, and only its sums, one
+ * hidden vector, cross to the thread that adds them up; the order of the sums is the same.
+ */
+static uint32_t fold_count(const struct moe_run *run)
+{
+    return (uint32_t)ps_div_up(run->shape.width, PS_FOLD_NEURONS);
+}
+
+static float *fold_out(const struct ps_engine *engine, const struct moe_run *run, size_t row,
+                       uint32_t fold)
+{
+    return engine->work.fold_out + (row * fold_count(run) + fold) * run->shape.hidden;
+}
+
+static void fold_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
+{
+    const struct moe_run *run = ctx;
+    uint64_t blocks = ps_div_up(run->shape.hidden, PS_FOLD_ROWS);
+    const struct ps_fold_task *task = &engine->work.fold_tasks[task_idx / blocks];
+    const struct ps_expert_job *job = &engine->work.jobs[task->job];
+    const struct ps_slice_info *slice = &engine->work.slices[task->slice];
+    size_t row = task_idx % blocks * PS_FOLD_ROWS, width = run->shape.width;
+    uint32_t neuron = task->fold * PS_FOLD_NEURONS;
+    struct ps_slice_parts parts;
+
+    (void)thread_idx;
+    ps_slice_parts(&run->shape, slice->unit_count, &parts);
+    struct ps_matmul m = {
+        .type = run->shape.down_type,
+        .w = slice_data(engine, task->job, task->slice) + parts.down_offset +
+             row * parts.down_stride +
+             ps_row_bytes(run->shape.down_type, neuron - slice->unit_begin),
+        .w_stride_bytes = parts.down_stride,
+        .rows = ps_min_u64(PS_FOLD_ROWS, run->shape.hidden - row),
+        .cols = ps_min_u64(PS_FOLD_NEURONS, width - neuron),
+        .x = engine->work.expert_act + job->row * width + neuron,
+        .ldx = width,
+        .y = fold_out(engine, run, job->row, task->fold) + row,
+        .ldy = (size_t)fold_count(run) * run->shape.hidden,
+        .n = job->pair_count,
+    };
+    engine->k->matmul(&m);
+}
+
+/* Adds the folds of one round to one (token, expert) pair. */
+static void add_folds(struct ps_engine *engine, const struct moe_run *run, size_t row,
+                      const struct ps_expert_job *job)
+{
+    const struct ps_slice_info *last = &engine->work.slices[job->take_end - 1];
+    uint32_t begin = engine->work.slices[job->done_slices].unit_begin / PS_FOLD_NEURONS;
+    uint32_t end = (uint32_t)ps_div_up(last->unit_begin + last->unit_count, PS_FOLD_NEURONS);
+
+    for (uint32_t fold = begin; fold < end; fold++)
+        engine->k->add(engine->work.expert_out + row * run->shape.hidden,
+                       fold_out(engine, run, row, fold), run->shape.hidden);
+}
+
 static void down_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
 {
     const struct moe_run *run = ctx;
@@ -250,29 +310,66 @@ static uint32_t ready_slices(const struct ps_engine *engine, const struct moe_ru
     return end;
 }
 
+static void plan_slice(struct ps_engine *engine, struct moe_run *run, uint32_t job, uint32_t slice)
+{
+    const struct ps_slice_info *s = &engine->work.slices[slice];
+
+    for (uint32_t u = 0; u < s->unit_count; u += PS_UP_ROWS)
+        engine->work.up_tasks[run->up_task_count++] =
+            (struct ps_up_task){job, slice, u, (uint32_t)ps_min_u64(PS_UP_ROWS, s->unit_count - u)};
+    for (uint32_t u = 0; run->keeps_folds && u < s->unit_count; u += PS_FOLD_NEURONS)
+        engine->work.fold_tasks[run->fold_task_count++] =
+            (struct ps_fold_task){job, slice, (s->unit_begin + u) / PS_FOLD_NEURONS};
+}
+
+/* The slices that lie on one node. */
+static void plan_node(struct ps_engine *engine, struct moe_run *run, int node)
+{
+    for (uint32_t i = 0; i < run->round_count; i++) {
+        uint32_t j = engine->work.round_jobs[i];
+        const struct ps_expert_job *job = &engine->work.jobs[j];
+        for (uint32_t s = job->done_slices; s < job->take_end; s++) {
+            if (engine->work.leases[j].nodes[s] == node)
+                plan_slice(engine, run, j, s);
+        }
+    }
+}
+
 static void plan_round(struct ps_engine *engine, struct moe_run *run)
 {
-    run->round_count = 0;
-    run->up_task_count = 0;
+    run->round_count = run->up_task_count = run->fold_task_count = 0;
     for (uint32_t j = run->head; j < run->tail; j++) {
         struct ps_expert_job *job = &engine->work.jobs[j];
         job->take_end = ready_slices(engine, run, j);
-        if (job->take_end == job->done_slices)
-            continue;
-        engine->work.round_jobs[run->round_count++] = j;
-        for (uint32_t s = job->done_slices; s < job->take_end; s++)
-            for (uint32_t u = 0; u < engine->work.slices[s].unit_count; u += PS_UP_ROWS)
-                engine->work.up_tasks[run->up_task_count++] = (struct ps_up_task){
-                    j, s, u,
-                    (uint32_t)ps_min_u64(PS_UP_ROWS, engine->work.slices[s].unit_count - u)};
+        if (job->take_end > job->done_slices)
+            engine->work.round_jobs[run->round_count++] = j;
+    }
+    for (int n = 0; n < engine->node_count; n++) {
+        plan_node(engine, run, n);
+        run->up_task_end[n] = run->up_task_count;
+        run->fold_task_end[n] = run->fold_task_count * ps_div_up(run->shape.hidden, PS_FOLD_ROWS);
+    }
+}
+
+static void compute_down(struct ps_engine *engine, struct moe_run *run)
+{
+    if (!run->keeps_folds) {
+        ps_tasks_run(engine, down_task, run,
+                     run->round_count * ps_div_up(run->shape.hidden, PS_DOWN_ROWS));
+        return;
+    }
+    ps_tasks_run_near(engine, fold_task, run, run->fold_task_end);
+    for (uint32_t i = 0; i < run->round_count; i++) {
+        const struct ps_expert_job *job = &engine->work.jobs[engine->work.round_jobs[i]];
+        for (uint32_t p = 0; p < job->pair_count; p++)
+            add_folds(engine, run, job->row + p, job);
     }
 }
 
 static void compute_round(struct ps_engine *engine, struct moe_run *run)
 {
-    ps_tasks_run(engine, up_task, run, run->up_task_count);
-    ps_tasks_run(engine, down_task, run,
-                 run->round_count * ps_div_up(run->shape.hidden, PS_DOWN_ROWS));
+    ps_tasks_run_near(engine, up_task, run, run->up_task_end);
+    compute_down(engine, run);
     for (uint32_t i = 0; i < run->round_count; i++) {
         struct ps_expert_job *job = &engine->work.jobs[engine->work.round_jobs[i]];
         job->done_slices = job->take_end;
@@ -433,6 +530,8 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     ps_tasks_run(engine, route_task, NULL, n);
     report_routes(session, layer, position, n);
     load_slices(engine, &run);
+    run.keeps_folds = engine->node_count > 1 && !run.cut_folds &&
+                      n * engine->options.experts_used <= PS_FOLD_PAIRS;
     run.job_count = group_pairs(engine, n);
     int rc = fill_window(engine, &run, err);
     if (rc < 0) {

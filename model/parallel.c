@@ -1,6 +1,7 @@
 /* How work is dealt to the threads, and the dense matrices, which are dealt by rows. */
 #include <stdatomic.h>
 
+#include "core/topology.h"
 #include "core/util.h"
 #include "model/engine.h"
 
@@ -38,6 +39,45 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
     }
     atomic_init(&t.next, 0);
     ps_pool_run(engine->pool, tasks_thread, &t);
+}
+
+struct near_tasks {
+    struct ps_engine *engine;
+    ps_task_fn *fn;
+    void *ctx;
+    const uint64_t *end;
+    _Atomic uint64_t next[PS_NODE_COUNT_MAX];
+};
+
+static void near_thread(void *ctx, int thread_idx, int thread_count)
+{
+    struct near_tasks *t = ctx;
+    int own = ps_pool_thread_node(t->engine->pool, thread_idx);
+
+    (void)thread_count;
+    for (int k = 0; k < t->engine->node_count; k++) {
+        int node = (own + k) % t->engine->node_count;
+        for (;;) {
+            uint64_t i = atomic_fetch_add_explicit(&t->next[node], 1, memory_order_relaxed);
+            if (i >= t->end[node])
+                break;
+            t->fn(t->engine, t->ctx, thread_idx, i);
+        }
+    }
+}
+
+void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,
+                       const uint64_t *task_end)
+{
+    struct near_tasks t = {.engine = engine, .fn = fn, .ctx = ctx, .end = task_end};
+
+    if (engine->node_count == 1) {
+        ps_tasks_run(engine, fn, ctx, task_end[0]);
+        return;
+    }
+    for (int n = 0; n < engine->node_count; n++)
+        atomic_init(&t.next[n], n ? task_end[n - 1] : 0);
+    ps_pool_run(engine->pool, near_thread, &t);
 }
 
 float *ps_thread_scratch(struct ps_engine *engine, int thread_idx)

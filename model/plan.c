@@ -86,6 +86,10 @@ static void place_jobs(struct ps_arena *a, const struct ps_work_size *size, stru
     w->up_tasks =
         ps_arena_take(a, ps_min_u64(jobs, w->pairs) * size->up_task_count, sizeof(*w->up_tasks));
     w->slices = ps_arena_take(a, size->slice_count, sizeof(*w->slices));
+    uint64_t folds = ps_div_up(size->config->expert_width, PS_FOLD_NEURONS);
+    uint64_t apart = size->node_count > 1 ? PS_FOLD_PAIRS : 0;
+    w->fold_tasks = ps_arena_take(a, apart * folds, sizeof(*w->fold_tasks));
+    w->fold_out = ps_arena_take(a, apart * folds * size->config->hidden, sizeof(float));
 }
 
 uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
@@ -197,6 +201,14 @@ uint64_t ps_resident_bytes(const struct ps_model *model)
     return bytes;
 }
 
+static int node_count(void)
+{
+    struct ps_topology topo;
+
+    ps_topology_get(&topo);
+    return topo.node_count;
+}
+
 /* All experts of a layer are cut alike (model/open.c), so the first of each speaks for it. */
 void ps_work_size(const struct ps_model *model, const struct ps_engine_options *o,
                   struct ps_work_size *size)
@@ -205,7 +217,8 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
                                   .chunk = o->chunk_tokens,
                                   .ctx = o->ctx,
                                   .experts_used = o->experts_used,
-                                  .threads = o->threads};
+                                  .threads = o->threads,
+                                  .node_count = node_count()};
     for (uint32_t l = 0; l < model->config.layer_count; l++) {
         struct ps_object_info object;
         uint32_t tasks = 0;

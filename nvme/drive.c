@@ -52,6 +52,7 @@ void ps_drive_init(struct ps_drive *drive, const char *name, uint32_t member,
          * moved at full speed is the drive's own. */
         uint64_t move_ns =
             (uint64_t)((double)profile->request_bytes * 1e9 / (double)profile->bytes_per_s);
+        drive->has_profile = true;
         drive->rate_bytes_per_s = profile->bytes_per_s;
         drive->latency_ns = profile->latency_ns - ps_min_u64(profile->latency_ns, move_ns);
     }
@@ -114,6 +115,7 @@ static void learn(struct ps_drive *drive, uint64_t took_ns, uint64_t ahead_bytes
 
     if (rate > drive->learned_rate)
         drive->learned_rate = rate;
+    drive->learned_bytes += ahead_bytes;
     if (drive->learned_count == 0 || took_ns < drive->least_ns) {
         drive->least_ns = took_ns;
         drive->least_bytes = ahead_bytes;
@@ -123,6 +125,22 @@ static void learn(struct ps_drive *drive, uint64_t took_ns, uint64_t ahead_bytes
     uint64_t move_ns = (uint64_t)((double)drive->least_bytes * 1e9 / drive->learned_rate);
     drive->rate_bytes_per_s = (uint64_t)drive->learned_rate + 1;
     drive->latency_ns = drive->least_ns - ps_min_u64(drive->least_ns, move_ns);
+}
+
+/* Whether a read is so unlike those that were learned from that it says nothing. */
+static bool is_unlike(struct ps_drive *drive, uint64_t ahead_bytes)
+{
+    if (drive->has_profile || ahead_bytes * 2 >= drive->learned_bytes / PS_DRIVE_LEARN_READS) {
+        drive->unlike_count = 0;
+        return false;
+    }
+    if (++drive->unlike_count == PS_DRIVE_UNLIKE_READS) {
+        drive->unlike_count = drive->learned_count = 0;
+        drive->learned_bytes = drive->rate_bytes_per_s = 0;
+        drive->learned_rate = 0;
+        drive->pace = 1;
+    }
+    return true;
 }
 
 static void log_slow(const struct ps_drive *drive)
@@ -144,6 +162,8 @@ void ps_drive_pace(struct ps_drive *drive, uint64_t took_ns, uint64_t usual_ns,
         learn(drive, took_ns, ahead_bytes);
         return;
     }
+    if (is_unlike(drive, ahead_bytes))
+        return;
     double now = (double)took_ns / (double)usual_ns;
     drive->pace += PACE_WEIGHT * (now - drive->pace);
     if (drive->pace < PACE_FASTER) {

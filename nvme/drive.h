@@ -20,8 +20,10 @@
 #define PS_DRIVE_SLOW_NS UINT64_C(1000000000)
 #define PS_DRIVE_SLOW_READS 4u
 #define PS_DRIVE_SLOW_MORE_NS UINT64_C(5000000)
-/* Where no profile tells what is usual, the first reads do. */
+/* Where no profile tells what is usual, the first reads do: a rate and a latency that hold for
+ * reads of their size. After so many much smaller ones it is learned anew. */
 #define PS_DRIVE_LEARN_READS 16u
+#define PS_DRIVE_UNLIKE_READS 64u
 /* Where reads may go to a copy instead, a queue holds no more than the drive reads in this time, so
  * that a drive that has become slow does not sit on work that others could do. */
 #define PS_DRIVE_QUEUE_NS UINT64_C(100000000)
@@ -46,8 +48,11 @@ struct ps_drive {
     uint32_t learned_count;
     double learned_rate;            /* the best so far, queue and all */
     uint64_t least_ns, least_bytes; /* the read that took the least time */
-    uint32_t slow_count;            /* reads since slow_ns */
-    uint64_t slow_ns;               /* since when the pace has been slow; 0: it is not */
+    uint64_t learned_bytes;         /* sum of what was ahead */
+    uint32_t unlike_count;          /* reads much smaller than those, in a row */
+    bool has_profile;
+    uint32_t slow_count; /* reads since slow_ns */
+    uint64_t slow_ns;    /* since when the pace has been slow; 0: it is not */
 
     bool is_slow, is_down, is_stuck;
     uint32_t failures; /* in a row */
