@@ -28,6 +28,8 @@ int ps_model_layout(const struct ps_model_layout_options *options,
     struct ps_layout_options write = {
         .members = options->members,
         .member_count = options->member_count,
+        .copies = options->copies,
+        .profiles = options->profiles,
         .resume = options->resume,
         .destroy = options->destroy,
         .destroy_count = options->destroy_count,

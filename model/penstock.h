@@ -41,6 +41,9 @@ struct ps_model_layout_options {
      */
     const char *quant;
     uint64_t slice_bytes; /* size aimed at for the slices of an expert; 0 = 2 MiB */
+    uint32_t copies;      /* of every slice, on different members: 0 or 1: one; 2: two */
+    /* [member_count], or NULL: what each member's drive can do. Faster members get more. */
+    const struct ps_member_profile *profiles;
     bool resume;
     const char *const *destroy; /* identities that may be overwritten */
     int destroy_count;

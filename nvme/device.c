@@ -9,7 +9,6 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "core/util.h"
@@ -82,6 +81,7 @@ static int examine(struct ps_target *t, struct ps_error *err)
     t->file_dev = st.st_dev;
     t->file_ino = st.st_ino;
     t->device = t->is_device ? st.st_rdev : 0;
+    t->node = ps_identity_node(t->is_device ? t->device : t->file_dev);
     t->align_bytes = t->is_device ? device_align(t->fd) : PS_FORMAT_ALIGN_MIN;
     if (realpath(t->path, t->real_path) == NULL)
         return open_error(-errno, t->path, err);
@@ -205,26 +205,6 @@ void ps_target_close(struct ps_target *target, bool remove_created)
     *target = (struct ps_target){.fd = -1};
 }
 
-/* The whole drive that a partition is on; 0 for what is not a partition. */
-static dev_t drive_of(dev_t device)
-{
-    char name[NAME_MAX + 1], path[PATH_MAX + NAME_MAX];
-    unsigned drive_major, drive_minor;
-    if (!ps_identity_name(device, name))
-        return 0;
-    snprintf(path, sizeof(path), "/sys/class/block/%s/partition", name);
-    if (access(path, F_OK) != 0)
-        return 0;
-    /* The class entry is a link to .../block/DRIVE/PARTITION, so ".." is the drive. */
-    snprintf(path, sizeof(path), "/sys/class/block/%s/../dev", name);
-    FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return 0;
-    int found = fscanf(file, "%u:%u", &drive_major, &drive_minor);
-    fclose(file);
-    return found == 2 ? makedev(drive_major, drive_minor) : 0;
-}
-
 int ps_target_check_distinct(const struct ps_target *targets, int count, struct ps_error *err)
 {
     for (int i = 0; i < count; i++) {
@@ -236,7 +216,8 @@ int ps_target_check_distinct(const struct ps_target *targets, int count, struct 
                 return ps_error_set(err, -PS_ERR_MEMBER, a->path,
                                     "this is the same as '%s'; name each member once", b->path);
             if (a->is_device && b->is_device &&
-                (drive_of(a->device) == b->device || drive_of(b->device) == a->device))
+                (ps_identity_drive(a->device) == b->device ||
+                 ps_identity_drive(b->device) == a->device))
                 return ps_error_set(err, -PS_ERR_MEMBER, a->path,
                                     "this and '%s' are a drive and a partition of it", b->path);
         }

@@ -22,6 +22,7 @@ struct ps_target {
     dev_t file_dev; /* what it lies on, and which one it is there */
     ino_t file_ino;
     dev_t device;         /* of a block device */
+    int node;             /* NUMA node of the drive that it is or lies on; -1: none told */
     uint32_t align_bytes; /* what the device asks for; PS_FORMAT_ALIGN_MIN at least */
     bool is_member;       /* pair holds a valid superblock, which counts: sb */
     struct ps_superblock_pair pair;

@@ -23,6 +23,11 @@ static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "volumes are little-end
 #define PS_BLOB_ALIGN 64u
 #define PS_BLOB_COUNT_MAX 256u
 #define PS_MAP_BYTES_MAX (UINT64_C(4) << 30)
+/* Shares of an object that are shorter than this are not cut; a plan may ask for more. */
+#define PS_PIECE_BYTES_MIN 65536u
+#define PS_PIECE_BYTES_MAX (1u << 20)
+#define PS_WEIGHT_MAX 1000000u
+#define PS_NODE_NONE 255u /* a drive whose NUMA node is not known */
 
 #define PS_SUPERBLOCK_MAGIC "PENSTOCK"
 #define PS_TABLE_MAGIC "PENSTMEM"
@@ -65,8 +70,13 @@ struct ps_disk_superblock {
     char source_name[256];   /*  200 for messages; NUL-terminated */
     uint8_t reserved[54];    /*  456 */
     uint8_t not_boot[2];     /*  510 zero: never 0x55 0xAA, so never a partition table */
-    uint8_t reserved2[3576]; /*  512 */
-    uint64_t checksum;       /* 4088 XXH3-64 of bytes 0 to 4087 */
+    /* What the plan followed from, besides the source: a resume measures nothing again. */
+    uint32_t weights[64];     /*  512 of the members; all zero: equal */
+    uint8_t nodes[64];        /*  768 NUMA node of each member's drive, plus 1; 0: of no account */
+    uint32_t piece_bytes_min; /*  832 0: PS_PIECE_BYTES_MIN */
+    uint32_t further_copies;  /*  836 of every slice: 0 or 1 */
+    uint8_t reserved2[3248];  /*  840 */
+    uint64_t checksum;        /* 4088 XXH3-64 of bytes 0 to 4087 */
 };
 static_assert(sizeof(struct ps_disk_superblock) == PS_SUPERBLOCK_BYTES, "superblock");
 static_assert(offsetof(struct ps_disk_superblock, not_boot) == 510, "boot signature");
@@ -101,9 +111,9 @@ struct ps_disk_map {
     uint32_t member_count;   /*  32 */
     uint32_t object_count;   /*  36 */
     uint64_t slice_count;    /*  40 */
-    uint64_t piece_count;    /*  48 */
+    uint64_t piece_count;    /*  48 of one copy */
     uint32_t blob_count;     /*  56 */
-    uint32_t reserved;       /*  60 */
+    uint32_t further_copies; /*  60 0 or 1; every copy has piece_count pieces */
     uint64_t members_offset; /*  64 from the start of the map, as all offsets here */
     uint64_t objects_offset; /*  72 */
     uint64_t slices_offset;  /*  80 */

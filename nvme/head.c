@@ -123,6 +123,7 @@ static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_stat
         .fingerprint = {w->spec->source_fingerprint[0], w->spec->source_fingerprint[1]},
         .plan_hash = {plan->plan_hash[0], plan->plan_hash[1]},
     };
+    ps_plan_options_put(&plan->options, sb);
     memcpy(sb->uuid, plan->uuid, sizeof(sb->uuid));
     sb->second_offset = ps_superblock_second_offset(sb->member_bytes, t->is_device);
     sb->map_checksum = state == PS_VOLUME_COMPLETE ? XXH3_64bits(plan->map_data, plan->map_bytes)

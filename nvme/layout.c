@@ -1,20 +1,18 @@
 #include "nvme/layout.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "core/budget.h"
 #include "core/log.h"
 #include "core/pool.h"
 #include "core/util.h"
 #include "nvme/layout_internal.h"
 #include "nvme/raw_io.h"
+#include "nvme/weigh.h"
 
 /* A crash costs at most this much work; three drive flushes per interval cost well under a percent.
  */
@@ -98,56 +96,6 @@ static int get_consent(struct ps_writer *w, struct ps_error *err)
     return 0;
 }
 
-static int space_error(const struct ps_target *t, uint64_t needed, uint64_t there,
-                       struct ps_error *err)
-{
-    char a[32], b[32];
-    return ps_error_set(err, -ENOSPC, t->path, "%s are needed here and %s are %s; %s",
-                        ps_size_text(needed, a, sizeof(a)), ps_size_text(there, b, sizeof(b)),
-                        t->is_device ? "there" : "free",
-                        t->is_device ? "choose a larger device or add members"
-                                     : "free some space or choose another place");
-}
-
-static uint64_t free_bytes(const struct ps_target *t)
-{
-    struct statvfs fs;
-    struct stat st;
-    if (fstatvfs(t->fd, &fs) != 0 || fstat(t->fd, &st) != 0)
-        return UINT64_MAX;
-    uint64_t blocks = geteuid() == 0 ? fs.f_bfree : fs.f_bavail;
-    return blocks * fs.f_frsize + (uint64_t)st.st_blocks * 512;
-}
-
-static int check_space(struct ps_writer *w, struct ps_error *err)
-{
-    for (uint32_t m = 0; m < w->member_count; m++) {
-        const struct ps_target *t = &w->targets[m];
-        uint64_t end = ps_plan_data_end(&w->plan, m);
-        if (t->is_device) {
-            uint64_t tail = PS_SUPERBLOCK_BYTES + PS_FORMAT_DEVICE_TAIL_BYTES;
-            if (ps_superblock_second_offset(t->bytes, true) < end)
-                return space_error(t, end + tail + PS_SUPERBLOCK_BYTES, t->bytes, err);
-            continue;
-        }
-        /* Members on one file system share what is free there. */
-        uint64_t needed = 0, there = free_bytes(t);
-        for (uint32_t i = 0; i < w->member_count; i++) {
-            if (!w->targets[i].is_device && w->targets[i].file_dev == t->file_dev)
-                needed += ps_writer_member_bytes(w, i);
-        }
-        for (uint32_t i = 0; i < w->member_count && there != UINT64_MAX; i++) {
-            struct stat st;
-            if (i != m && !w->targets[i].is_device && w->targets[i].file_dev == t->file_dev &&
-                fstat(w->targets[i].fd, &st) == 0)
-                there += (uint64_t)st.st_blocks * 512;
-        }
-        if (there < needed)
-            return space_error(t, needed, there, err);
-    }
-    return 0;
-}
-
 /* Every copy of every member says complete and is this volume: nothing is left to do. */
 static bool all_complete(const struct ps_writer *w)
 {
@@ -163,45 +111,70 @@ static bool all_complete(const struct ps_writer *w)
     return true;
 }
 
+/*
+ * What a stopped layout of this source recorded of its plan. What has not finished goes first: a
+ * finished one may lie there from before.
+ */
+static bool recorded_options(const struct ps_writer *w, struct ps_plan_options *options)
+{
+    static const enum ps_volume_state states[] = {PS_VOLUME_IN_PROGRESS, PS_VOLUME_COMPLETE};
+    for (size_t i = 0; i < PS_ARRAY_LEN(states); i++) {
+        for (uint32_t m = 0; m < w->member_count; m++) {
+            const struct ps_target *t = &w->targets[m];
+            if (t->is_member && t->sb.state == states[i] && t->sb.member_count == w->member_count &&
+                memcmp(t->sb.fingerprint, w->spec->source_fingerprint, sizeof(t->sb.fingerprint)) ==
+                    0) {
+                ps_plan_options_get(options, &t->sb);
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void fresh_options(const struct ps_writer *w, struct ps_plan_options *options)
+{
+    options->member_count = w->member_count;
+    options->copies = w->opts->copies > 1 ? w->opts->copies : 1;
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        int node = w->targets[m].node;
+        options->nodes[m] = node >= 0 && node < (int)PS_NODE_NONE ? (uint8_t)node : PS_NODE_NONE;
+    }
+    ps_weigh_profiles(options, w->opts->profiles);
+}
+
+static int make_plan(struct ps_writer *w, struct ps_error *err)
+{
+    struct ps_plan_options options = {0};
+    bool is_recorded = w->opts->resume && recorded_options(w, &options);
+    if (!is_recorded)
+        fresh_options(w, &options);
+    else if (w->opts->copies != 0 && w->opts->copies != options.copies)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, w->targets[0].path,
+                            "this layout was begun with %u cop%s of every slice; resume it without "
+                            "asking for another number",
+                            options.copies, options.copies == 1 ? "y" : "ies");
+    options.align = PS_LAYOUT_ALIGN_MIN;
+    for (uint32_t m = 0; m < w->member_count; m++)
+        options.align = (uint32_t)ps_max_u64(options.align, w->targets[m].align_bytes);
+    return ps_writer_plan(w, &options, is_recorded, err);
+}
+
 static int prepare(struct ps_writer *w, struct ps_error *err)
 {
-    uint32_t align = PS_LAYOUT_ALIGN_MIN;
     int rc = open_targets(w, err);
-    if (rc < 0)
-        return rc;
-    for (uint32_t m = 0; m < w->member_count; m++)
-        align = (uint32_t)ps_max_u64(align, w->targets[m].align_bytes);
-    rc = ps_plan_make(&w->plan, w->spec, w->member_count, align, err);
+    if (rc == 0)
+        rc = make_plan(w, err);
     if (rc == 0)
         rc = ps_writer_make_tables(w, err);
     if (rc == 0)
         rc = get_consent(w, err);
     if (rc == 0)
-        rc = check_space(w, err);
+        rc = ps_writer_check_space(w, err);
     return rc;
 }
 
 /* ---- claiming the members -------------------------------------------------------------------- */
-
-/* Takes a file's space before its size, so that a full disk shows now and a crash leaves it empty.
- */
-static int reserve(struct ps_writer *w, uint32_t m, struct ps_error *err)
-{
-    const struct ps_target *t = &w->targets[m];
-    uint64_t needed = ps_writer_member_bytes(w, m);
-    if (t->is_device)
-        return 0;
-    int rc;
-    do {
-        rc = fallocate(t->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)needed) != 0 ? -errno : 0;
-    } while (rc == -EINTR);
-    if (rc == 0 || rc == -EOPNOTSUPP || rc == -ENOSYS)
-        return 0;
-    if (rc == -ENOSPC)
-        return space_error(t, needed, free_bytes(t), err);
-    return ps_error_set(err, rc, t->path, "a file of %llu bytes cannot be made here: %s",
-                        (unsigned long long)needed, ps_strerror(rc));
-}
 
 /* From here on the old content is gone; ends when the in-progress marks are durable. */
 static int claim(struct ps_writer *w, struct ps_error *err)
@@ -212,7 +185,7 @@ static int claim(struct ps_writer *w, struct ps_error *err)
             rc = ps_target_clear(&w->targets[m], err);
     }
     for (uint32_t m = 0; rc == 0 && m < w->member_count; m++)
-        rc = reserve(w, m, err);
+        rc = ps_writer_reserve(w, m, err);
     if (rc < 0)
         return rc;
     for (uint32_t m = 0; m < w->member_count; m++)
@@ -242,20 +215,17 @@ static void pad_slices(struct ps_writer *w, const struct ps_plan_job *job, uint8
     }
 }
 
-/* Writes a job's bytes; neighbouring pieces on one member lie together there too. */
-static int write_slices(struct ps_writer *w, const struct ps_plan_job *job, const uint8_t *buf,
-                        struct ps_error *err)
+/* Writes one copy of a job's bytes; neighbouring pieces on one member lie together there too. */
+static int write_copy(struct ps_writer *w, const struct ps_plan_job *job, uint32_t copy,
+                      const uint8_t *buf, struct ps_error *err)
 {
-    const struct ps_disk_slice *last =
-        &w->plan.slices[job->first_slice + (job->slice_end - job->slice_begin) - 1];
-    uint64_t piece = w->plan.slices[job->first_slice].first_piece;
-    uint64_t piece_end = last->first_piece + last->piece_count;
+    const struct ps_disk_piece *piece = ps_plan_pieces(&w->plan, job->first_slice, copy);
     uint64_t at = 0;
-    while (piece < piece_end) {
-        const struct ps_disk_piece *first = &w->plan.pieces[piece];
+    while (at < job->bytes) {
+        const struct ps_disk_piece *first = piece;
         uint64_t bytes = 0;
-        while (piece < piece_end && w->plan.pieces[piece].member == first->member)
-            bytes += w->plan.pieces[piece++].bytes;
+        while (at + bytes < job->bytes && piece->member == first->member)
+            bytes += (piece++)->bytes;
         const struct ps_target *t = &w->targets[first->member];
         int rc = ps_raw_write(t->fd, buf + at, bytes, first->offset_bytes);
         if (rc < 0)
@@ -279,7 +249,9 @@ static int run_job(struct ps_writer *w, const struct ps_plan_job *job, int worke
         return rc;
     }
     pad_slices(w, job, buf);
-    return write_slices(w, job, buf, err);
+    for (uint32_t copy = 0; rc == 0 && copy < w->plan.options.copies; copy++)
+        rc = write_copy(w, job, copy, buf, err);
+    return rc;
 }
 
 /* The next job of this interval, or NULL when it ends, something failed, or the user wants to stop.
@@ -312,7 +284,7 @@ static void work(void *ctx, int thread_idx, int thread_count)
         } else if (rc >= 0) {
             w->done_bytes += job->bytes;
             if (w->opts->progress != NULL)
-                w->opts->progress(w->opts->progress_ctx, w->done_bytes, w->plan.data_bytes);
+                w->opts->progress(w->opts->progress_ctx, w->done_bytes, w->plan.object_bytes);
         }
         pthread_mutex_unlock(&w->lock);
     }
@@ -400,6 +372,9 @@ static int check_options(const struct ps_layout_options *opts, struct ps_error *
     if (opts->member_count < 1 || opts->member_count > PS_MEMBER_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "layout", "name 1 to %d members",
                             PS_MEMBER_COUNT_MAX);
+    if (opts->copies > 2)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "layout", "1 or 2 copies are possible, not %u",
+                            opts->copies);
     if (opts->threads < 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "layout",
                             "the number of threads cannot be negative");

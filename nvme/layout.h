@@ -48,6 +48,12 @@ struct ps_layout_spec {
 struct ps_layout_options {
     const char *const *members; /* paths */
     int member_count;
+    uint32_t copies; /* of every slice, each on other members: 0 or 1: one; 2: two */
+    /*
+     * [member_count], or NULL: what each member's drive can do. Members get as much of every object
+     * as they are fast, so that all are done with it at the same time.
+     */
+    const struct ps_member_profile *profiles;
     bool resume;                /* continue a stopped layout with the same fingerprint and plan */
     const char *const *destroy; /* identities that the user allows to be overwritten */
     int destroy_count;

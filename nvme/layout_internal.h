@@ -50,6 +50,21 @@ bool ps_writer_only_begun(struct ps_writer *w, uint32_t m);
 /* Size that member m's file will have; for a device its own size. */
 uint64_t ps_writer_member_bytes(const struct ps_writer *w, uint32_t m);
 
+/*
+ * Makes the plan. Unless the options are recorded ones, the weights of members that have too little
+ * room for their share are lowered first. Errors: those of ps_plan_make, -ENOSPC (all members
+ * together are too small).
+ */
+int ps_writer_plan(struct ps_writer *w, const struct ps_plan_options *options, bool is_recorded,
+                   struct ps_error *err);
+
+/* -ENOSPC, with both figures, when a member has not the room that the plan needs. */
+int ps_writer_check_space(struct ps_writer *w, struct ps_error *err);
+
+/* Takes a file's space before its size, so that a full disk shows now and a crash leaves it empty.
+ */
+int ps_writer_reserve(struct ps_writer *w, uint32_t m, struct ps_error *err);
+
 /* Fills tables. Errors: -ENOMEM. */
 int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err);
 

@@ -26,14 +26,16 @@ static bool place(uint64_t *cursor, uint64_t *offset, uint64_t count, uint64_t e
 bool ps_map_shape_get(const struct ps_disk_map *header, uint64_t bytes_max,
                       struct ps_map_shape *shape)
 {
-    uint64_t at = sizeof(struct ps_disk_map);
+    uint64_t at = sizeof(struct ps_disk_map), pieces;
     bool fits =
+        !__builtin_mul_overflow(header->piece_count, 1 + (uint64_t)header->further_copies,
+                                &pieces) &&
         place(&at, &shape->members, header->member_count, sizeof(struct ps_disk_extent),
               bytes_max) &&
         place(&at, &shape->objects, header->object_count, sizeof(struct ps_disk_object),
               bytes_max) &&
         place(&at, &shape->slices, header->slice_count, sizeof(struct ps_disk_slice), bytes_max) &&
-        place(&at, &shape->pieces, header->piece_count, sizeof(struct ps_disk_piece), bytes_max) &&
+        place(&at, &shape->pieces, pieces, sizeof(struct ps_disk_piece), bytes_max) &&
         place(&at, &shape->blobs, header->blob_count, sizeof(struct ps_disk_blob), bytes_max) &&
         place(&at, &shape->names, header->names_bytes, 1, bytes_max);
     shape->names_end = at;
@@ -71,14 +73,13 @@ static bool header_sound(struct checker *c)
 {
     const struct ps_disk_map *h = c->map->header;
     struct ps_map_shape s;
-    if (memcmp(h->magic, PS_MAP_MAGIC, sizeof(h->magic)) != 0 || h->version != PS_FORMAT_VERSION ||
-        h->reserved != 0)
+    if (memcmp(h->magic, PS_MAP_MAGIC, sizeof(h->magic)) != 0 || h->version != PS_FORMAT_VERSION)
         return fail(c, "the map does not start with its header", 0);
     if (h->align < PS_FORMAT_ALIGN_MIN || h->align > PS_FORMAT_ALIGN_MAX ||
         (h->align & (h->align - 1)) != 0 || h->member_count < 1 ||
         h->member_count > PS_MEMBER_COUNT_MAX || h->bytes != c->bytes ||
-        h->blob_count > PS_BLOB_COUNT_MAX)
-        return fail(c, "the map's header holds an impossible alignment, size or member count", 0);
+        h->blob_count > PS_BLOB_COUNT_MAX || h->further_copies > 1)
+        return fail(c, "the map's header holds an impossible alignment, size or count", 0);
     if (!ps_map_shape_get(h, c->bytes, &s))
         return fail(c, "the map announces more entries than it has room for", 0);
     if (s.members != h->members_offset || s.objects != h->objects_offset ||
@@ -88,27 +89,49 @@ static bool header_sound(struct checker *c)
     return true;
 }
 
-/* Pieces of one slice: right sum, and each where the previous one on its member ended. */
-static bool pieces_sound(struct checker *c, const struct ps_disk_slice *slice, uint64_t *cursors)
+/* A piece lies where the previous one on its member ended. */
+static bool piece_sound(struct checker *c, uint64_t number, uint64_t *cursors)
 {
     const struct ps_map *m = c->map;
+    const struct ps_disk_piece *piece = &m->pieces[number];
+    if (piece->member >= m->header->member_count)
+        return fail(c, "a piece lies on a member that does not exist", number);
+    uint64_t *cursor = &cursors[piece->member];
+    if (piece->bytes == 0 || piece->bytes % m->header->align != 0)
+        return fail(c, "a piece is not a multiple of the alignment", number);
+    if (piece->offset_bytes != *cursor ||
+        piece->bytes > m->extents[piece->member].data_end - *cursor)
+        return fail(c, "a piece overlaps another or leaves its member's data area", number);
+    *cursor += piece->bytes;
+    return true;
+}
+
+/* Pieces of one slice's first copy: sound, and of the right sum. */
+static bool pieces_sound(struct checker *c, const struct ps_disk_slice *slice, uint64_t *cursors)
+{
     uint64_t sum = 0;
     for (uint32_t i = 0; i < slice->piece_count; i++) {
-        uint64_t number = slice->first_piece + i;
-        const struct ps_disk_piece *piece = &m->pieces[number];
-        if (piece->member >= m->header->member_count)
-            return fail(c, "a piece lies on a member that does not exist", number);
-        uint64_t *cursor = &cursors[piece->member];
-        uint64_t left = m->extents[piece->member].data_end - *cursor;
-        if (piece->bytes == 0 || piece->bytes % m->header->align != 0)
-            return fail(c, "a piece is not a multiple of the alignment", number);
-        if (piece->offset_bytes != *cursor || piece->bytes > left)
-            return fail(c, "a piece overlaps another or leaves its member's data area", number);
-        *cursor += piece->bytes;
-        sum += piece->bytes;
+        if (!piece_sound(c, slice->first_piece + i, cursors))
+            return false;
+        sum += c->map->pieces[slice->first_piece + i].bytes;
     }
     return sum == slice->bytes ||
-           fail(c, "the pieces of a slice do not sum up to it", (uint64_t)(slice - m->slices));
+           fail(c, "the pieces of a slice do not sum up to it", (uint64_t)(slice - c->map->slices));
+}
+
+/* The second copies follow the first ones on each member: the same bytes, on another member. */
+static bool second_copies_sound(struct checker *c, uint64_t *cursors)
+{
+    const struct ps_disk_map *h = c->map->header;
+    for (uint64_t i = 0; h->further_copies > 0 && i < h->piece_count; i++) {
+        const struct ps_disk_piece *first = &c->map->pieces[i];
+        const struct ps_disk_piece *second = &c->map->pieces[h->piece_count + i];
+        if (!piece_sound(c, h->piece_count + i, cursors))
+            return false;
+        if (second->bytes != first->bytes || second->member == first->member)
+            return fail(c, "the two copies of a piece differ in size or share a member", i);
+    }
+    return true;
 }
 
 static bool slices_sound(struct checker *c, const struct ps_disk_object *object,
@@ -174,6 +197,8 @@ static bool objects_sound(struct checker *c)
     if (next_slice != m->header->slice_count || next_piece != m->header->piece_count ||
         next_name != m->header->names_bytes)
         return fail(c, "the map holds slices, pieces or names that belong to no object", 0);
+    if (!second_copies_sound(c, cursors))
+        return false;
     for (uint32_t i = 0; i < m->header->member_count; i++) {
         if (cursors[i] != m->extents[i].data_end)
             return fail(c, "the pieces do not fill a member's data area", i);

@@ -36,10 +36,12 @@ bool ps_map_shape_get(const struct ps_disk_map *header, uint64_t bytes_max,
 /*
  * Checks everything about the map at `base` (8-byte aligned, `bytes` long) that later code relies
  * on: counts and offsets against the size; slices follow each other and sum up to their object;
- * pieces sum up to their slice, are aligned, and fill each member's data area exactly, in order;
- * names are printable, terminated and unique; streamed addresses are unique; blobs lie inside. The
- * checksum of the map as a whole is the caller's to check; checksums of the blobs are checked here.
- * Errors: -PS_ERR_FORMAT (one sentence, where = path), -ENOMEM. Fills *map only on success.
+ * pieces sum up to their slice, are aligned, and fill each member's data area exactly, in order,
+ * the first copies before the second ones; both copies of a piece hold as many bytes, on two
+ * members; names are printable, terminated and unique; streamed addresses are unique; blobs lie
+ * inside. The checksum of the map as a whole is the caller's to check; checksums of the blobs are
+ * checked here. Errors: -PS_ERR_FORMAT (one sentence, where = path), -ENOMEM. Fills *map only on
+ * success.
  */
 int ps_map_parse(struct ps_map *map, const void *base, uint64_t bytes, const char *path,
                  struct ps_error *err);
@@ -57,6 +59,18 @@ bool ps_map_name_valid(const char *name, uint64_t bytes);
 static inline const char *ps_map_name(const struct ps_map *map, uint32_t object)
 {
     return map->names + map->objects[object].name_offset;
+}
+
+static inline uint32_t ps_map_copy_count(const struct ps_map *map)
+{
+    return 1 + map->header->further_copies;
+}
+
+/* The pieces of a copy (0 or 1) of slice number `slice` of the whole map: its piece_count. */
+static inline const struct ps_disk_piece *ps_map_pieces(const struct ps_map *map, uint64_t slice,
+                                                        uint32_t copy)
+{
+    return &map->pieces[copy * map->header->piece_count + map->slices[slice].first_piece];
 }
 
 static inline const struct ps_disk_slice *ps_map_slice(const struct ps_map *map, uint32_t object,

@@ -6,22 +6,24 @@
 #include <xxhash.h>
 
 #include "core/util.h"
+#include "nvme/cut.h"
 #include "nvme/map.h"
 #include "nvme/raw_io.h"
 
-/* Below this a drive's throughput falls off; see "Cutting" in docs/format.md. */
-#define PIECE_BYTES_MIN 65536u
+#define NO_MEMORY "not enough memory for the volume's map"
 /* Resident objects are asked for in runs of about this size. */
 #define JOB_BYTES_AIM (8u << 20)
 
 struct builder {
     const struct ps_layout_spec *spec;
-    uint32_t align, member_count;
-    uint64_t slice_count, names_bytes, blobs_bytes;
+    const struct ps_plan_options *options;
+    uint64_t slice_count, names_bytes, blobs_bytes, object_bytes;
     struct ps_disk_slice *slices;
-    struct ps_disk_piece *pieces;
-    uint64_t piece_count;
-    uint64_t filled[PS_MEMBER_COUNT_MAX]; /* data bytes given to each member so far */
+    struct ps_disk_piece *pieces[2];         /* of each copy */
+    uint64_t piece_count, piece_capacity;    /* of one copy */
+    uint64_t filled[2][PS_MEMBER_COUNT_MAX]; /* bytes of each copy on each member so far */
+    struct ps_cutter cutter;
+    struct ps_part *parts[2]; /* of the object at hand, as each copy is cut */
 };
 
 static int check_object(const struct ps_layout_object *o, uint32_t align, struct ps_error *err)
@@ -59,7 +61,7 @@ static int check_spec(struct builder *b, struct ps_error *err)
                             "a volume holds at least one object and at most %u metadata entries",
                             PS_BLOB_COUNT_MAX);
     for (uint32_t i = 0; i < spec->object_count; i++) {
-        int rc = check_object(&spec->objects[i], b->align, err);
+        int rc = check_object(&spec->objects[i], b->options->align, err);
         if (rc < 0)
             return rc;
         b->slice_count += spec->objects[i].slice_count;
@@ -74,91 +76,87 @@ static int check_spec(struct builder *b, struct ps_error *err)
     return 0;
 }
 
-/*
- * Where an object's bytes are cut: part j is [cuts[j], cuts[j + 1]). slices: the object's own, with
- * bytes and offsets filled. Returns the number of parts.
- */
-static uint32_t cut_object(const struct builder *b, const struct ps_disk_slice *slices,
-                           uint64_t bytes, uint64_t cuts[PS_MEMBER_COUNT_MAX + 1])
+/* Appends a piece of each copy that holds the same bytes; offsets count in the member's data of
+ * that copy until the sizes of all areas are known. */
+static int push_piece(struct builder *b, uint32_t bytes, const uint32_t *members)
 {
-    uint64_t parts = ps_min_u64(ps_max_u64(bytes / PIECE_BYTES_MIN, 1), b->member_count);
-    uint64_t share = bytes / parts;
-    uint64_t reach = ps_max_u64(share / 8, ps_min_u64(PIECE_BYTES_MIN, share / 4));
-    uint32_t slice = 0;
-    cuts[0] = 0;
-    for (uint64_t j = 1; j < parts; j++) {
-        uint64_t units = bytes / b->align;
-        uint64_t cut = (units * j + parts / 2) / parts * b->align;
-        while (slices[slice].offset_bytes + slices[slice].bytes <= cut)
-            slice++;
-        uint64_t begin = slices[slice].offset_bytes, end = begin + slices[slice].bytes;
-        uint64_t border = cut - begin <= end - cut ? begin : end;
-        uint64_t distance = border > cut ? border - cut : cut - border;
-        if (distance <= reach && border > cuts[j - 1] && border < bytes)
-            cut = border;
-        cuts[j] = cut;
-    }
-    cuts[parts] = bytes;
-    return (uint32_t)parts;
-}
-
-/* The members of an object's parts, ascending: all, or the emptiest when there are fewer parts. */
-static void choose_members(const struct builder *b, uint32_t parts,
-                           uint32_t chosen[PS_MEMBER_COUNT_MAX])
-{
-    bool taken[PS_MEMBER_COUNT_MAX] = {false};
-    for (uint32_t i = 0; i < parts; i++) {
-        uint32_t emptiest = 0;
-        for (uint32_t m = 0; m < b->member_count; m++) {
-            if (taken[emptiest] || (!taken[m] && b->filled[m] < b->filled[emptiest]))
-                emptiest = m;
+    if (b->piece_count == b->piece_capacity) {
+        uint64_t capacity = 2 * b->piece_capacity + 1024;
+        for (uint32_t copy = 0; copy < b->options->copies; copy++) {
+            void *grown = realloc(b->pieces[copy], capacity * sizeof(*b->pieces[copy]));
+            if (grown == NULL)
+                return -ENOMEM;
+            b->pieces[copy] = grown;
         }
-        taken[emptiest] = true;
+        b->piece_capacity = capacity;
     }
-    uint32_t next = 0;
-    for (uint32_t m = 0; m < b->member_count; m++) {
-        if (taken[m])
-            chosen[next++] = m;
+    for (uint32_t copy = 0; copy < b->options->copies; copy++) {
+        uint64_t *filled = &b->filled[copy][members[copy]];
+        b->pieces[copy][b->piece_count] = (struct ps_disk_piece){
+            .member = members[copy], .bytes = bytes, .offset_bytes = *filled};
+        *filled += bytes;
     }
+    b->piece_count++;
+    return 0;
 }
 
-/* Cuts slices into pieces; offsets are relative to the data area until the map's size is known. */
-static void place_object(struct builder *b, const struct ps_layout_object *o, uint64_t first_slice)
+/* Fills the object's slices but for their pieces. Returns its bytes. */
+static uint64_t place_slices(struct builder *b, const struct ps_layout_object *o,
+                             struct ps_disk_slice *slices)
 {
-    struct ps_disk_slice *slices = &b->slices[first_slice];
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < o->slice_count; i++) {
         slices[i] = (struct ps_disk_slice){
             .offset_bytes = bytes,
-            .bytes = (uint32_t)ps_align_up(o->slices[i].bytes, b->align),
+            .bytes = (uint32_t)ps_align_up(o->slices[i].bytes, b->options->align),
             .unit_begin = o->slices[i].unit_begin,
             .unit_count = o->slices[i].unit_count,
         };
         bytes += slices[i].bytes;
     }
-    uint64_t cuts[PS_MEMBER_COUNT_MAX + 1];
-    uint32_t chosen[PS_MEMBER_COUNT_MAX];
-    uint32_t parts = cut_object(b, slices, bytes, cuts);
-    choose_members(b, parts, chosen);
-    uint32_t part = 0;
-    for (uint32_t i = 0; i < o->slice_count; i++) {
+    return bytes;
+}
+
+/* Decides on the members of every byte of the object, in every copy. */
+static void cut_object(struct builder *b, const struct ps_disk_slice *slices, uint64_t bytes)
+{
+    uint32_t count = ps_cut(&b->cutter, slices, 0, bytes, PS_CUT_FIRST, b->parts[0]);
+    uint32_t further = 0;
+    for (uint32_t i = 0; b->options->copies > 1 && i < count; i++) {
+        const struct ps_part *part = &b->parts[0][i];
+        if (part->begin < part->end)
+            further += ps_cut(&b->cutter, slices, part->begin, part->end, part->member,
+                              &b->parts[1][further]);
+    }
+}
+
+/* Cuts slices into pieces, wherever a copy goes on on another member. */
+static int place_object(struct builder *b, const struct ps_layout_object *o, uint64_t first_slice)
+{
+    struct ps_disk_slice *slices = &b->slices[first_slice];
+    uint64_t bytes = place_slices(b, o, slices);
+    const struct ps_part *part[2] = {b->parts[0], b->parts[1]};
+    int rc = 0;
+    cut_object(b, slices, bytes);
+    b->object_bytes += bytes;
+    for (uint32_t i = 0; rc == 0 && i < o->slice_count; i++) {
         uint64_t at = slices[i].offset_bytes, end = at + slices[i].bytes;
         slices[i].first_piece = b->piece_count;
-        while (at < end) {
-            while (cuts[part + 1] <= at)
-                part++;
-            uint64_t piece_end = ps_min_u64(end, cuts[part + 1]);
-            uint32_t member = chosen[part];
-            b->pieces[b->piece_count++] = (struct ps_disk_piece){
-                .member = member,
-                .bytes = (uint32_t)(piece_end - at),
-                .offset_bytes = b->filled[member],
-            };
+        while (rc == 0 && at < end) {
+            uint64_t piece_end = end;
+            uint32_t members[2];
+            for (uint32_t copy = 0; copy < b->options->copies; copy++) {
+                while (part[copy]->end <= at)
+                    part[copy]++;
+                piece_end = ps_min_u64(piece_end, part[copy]->end);
+                members[copy] = part[copy]->member;
+            }
+            rc = push_piece(b, (uint32_t)(piece_end - at), members);
             slices[i].piece_count++;
-            b->filled[member] += piece_end - at;
             at = piece_end;
         }
     }
+    return rc;
 }
 
 static void copy_names_and_blobs(struct ps_plan *plan, const struct ps_layout_spec *spec)
@@ -206,7 +204,9 @@ static void copy_objects(struct ps_plan *plan, const struct builder *b)
         name += plan->objects[i].name_bytes + 1;
     }
     memcpy(plan->slices, b->slices, b->slice_count * sizeof(*b->slices));
-    memcpy(plan->pieces, b->pieces, b->piece_count * sizeof(*b->pieces));
+    for (uint32_t copy = 0; copy < b->options->copies; copy++)
+        memcpy(plan->pieces + copy * b->piece_count, b->pieces[copy],
+               b->piece_count * sizeof(*b->pieces[copy]));
 }
 
 /* Allocates the map and sets header and views. */
@@ -215,18 +215,19 @@ static int shape_map(struct ps_plan *plan, const struct builder *b, struct ps_er
     struct ps_disk_map h = {
         .magic = PS_MAP_MAGIC,
         .version = PS_FORMAT_VERSION,
-        .align = b->align,
-        .member_count = b->member_count,
+        .align = b->options->align,
+        .member_count = b->options->member_count,
         .object_count = b->spec->object_count,
         .slice_count = b->slice_count,
         .piece_count = b->piece_count,
         .blob_count = b->spec->blob_count,
+        .further_copies = b->options->copies - 1,
         .names_bytes = b->names_bytes,
     };
     struct ps_map_shape s;
     bool fits = ps_map_shape_get(&h, PS_MAP_BYTES_MAX, &s);
     uint64_t blobs_at = ps_align_up(s.names_end, PS_BLOB_ALIGN);
-    if (!fits || blobs_at + b->blobs_bytes > PS_MAP_BYTES_MAX - b->align)
+    if (!fits || blobs_at + b->blobs_bytes > PS_MAP_BYTES_MAX - b->options->align)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "layout",
                             "the map would be larger than %llu bytes; use larger slices",
                             (unsigned long long)PS_MAP_BYTES_MAX);
@@ -239,10 +240,10 @@ static int shape_map(struct ps_plan *plan, const struct builder *b, struct ps_er
     h.pieces_offset = s.pieces;
     h.blobs_offset = s.blobs;
     h.names_offset = s.names;
-    h.bytes = plan->map_bytes = ps_align_up(end, b->align);
+    h.bytes = plan->map_bytes = ps_align_up(end, b->options->align);
     plan->map_data = ps_raw_alloc(plan->map_bytes);
     if (plan->map_data == NULL)
-        return ps_error_set(err, -ENOMEM, "layout", "not enough memory for the volume's map");
+        return ps_error_set(err, -ENOMEM, "layout", NO_MEMORY);
     plan->header = (void *)plan->map_data;
     *plan->header = h;
     plan->extents = (void *)(plan->map_data + h.members_offset);
@@ -254,19 +255,24 @@ static int shape_map(struct ps_plan *plan, const struct builder *b, struct ps_er
 
 static void place_areas(struct ps_plan *plan, const struct builder *b)
 {
-    plan->table_offset = ps_align_up(PS_SUPERBLOCK_BYTES, b->align);
-    plan->table_bytes = ps_align_up(
-        sizeof(struct ps_disk_table) + b->member_count * sizeof(struct ps_disk_peer), b->align);
+    uint32_t align = b->options->align, members = b->options->member_count;
+    plan->table_offset = ps_align_up(PS_SUPERBLOCK_BYTES, align);
+    plan->table_bytes =
+        ps_align_up(sizeof(struct ps_disk_table) + members * sizeof(struct ps_disk_peer), align);
     plan->map_offset = plan->table_offset + plan->table_bytes;
     plan->record_offset = plan->map_offset + plan->map_bytes;
-    plan->data_begin = ps_align_up(plan->record_offset + 2 * PS_RECORD_HALF_BYTES, b->align);
-    for (uint32_t m = 0; m < b->member_count; m++) {
+    plan->data_begin = ps_align_up(plan->record_offset + 2 * PS_RECORD_HALF_BYTES, align);
+    plan->object_bytes = b->object_bytes;
+    for (uint32_t m = 0; m < members; m++) {
         plan->extents[m].data_begin = plan->data_begin;
-        plan->extents[m].data_end = plan->data_begin + b->filled[m];
-        plan->data_bytes += b->filled[m];
+        plan->extents[m].data_end = plan->data_begin + b->filled[0][m] + b->filled[1][m];
     }
-    for (uint64_t i = 0; i < b->piece_count; i++)
-        plan->pieces[i].offset_bytes += plan->data_begin;
+    /* On each member all first copies lie before all second ones. */
+    for (uint64_t i = 0; i < b->piece_count * b->options->copies; i++) {
+        uint32_t m = plan->pieces[i].member;
+        plan->pieces[i].offset_bytes +=
+            plan->data_begin + (i < b->piece_count ? 0 : b->filled[0][m]);
+    }
 }
 
 /*
@@ -321,11 +327,14 @@ static int list_jobs(struct ps_plan *plan, struct ps_error *err)
 static int build(struct ps_plan *plan, struct builder *b, struct ps_error *err)
 {
     uint64_t slice = 0;
-    for (uint32_t i = 0; i < b->spec->object_count; i++) {
-        place_object(b, &b->spec->objects[i], slice);
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && i < b->spec->object_count; i++) {
+        rc = place_object(b, &b->spec->objects[i], slice);
         slice += b->spec->objects[i].slice_count;
     }
-    int rc = shape_map(plan, b, err);
+    if (rc < 0)
+        return ps_error_set(err, rc, "layout", NO_MEMORY);
+    rc = shape_map(plan, b, err);
     if (rc < 0)
         return rc;
     copy_objects(plan, b);
@@ -343,25 +352,46 @@ static int build(struct ps_plan *plan, struct builder *b, struct ps_error *err)
     return list_jobs(plan, err);
 }
 
-int ps_plan_make(struct ps_plan *plan, const struct ps_layout_spec *spec, uint32_t member_count,
-                 uint32_t align, struct ps_error *err)
+static int builder_init(struct builder *b, struct ps_error *err)
 {
-    struct builder b = {.spec = spec, .align = align, .member_count = member_count};
-    struct ps_plan made = {0};
-    int rc = check_spec(&b, err);
+    size_t members = b->options->member_count;
+    int rc = check_spec(b, err);
     if (rc < 0)
         return rc;
-    if (b.slice_count > UINT32_MAX)
+    if (b->slice_count > UINT32_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "layout", "too many slices; use larger ones");
-    uint64_t pieces_max = b.slice_count + (uint64_t)spec->object_count * (member_count - 1);
-    b.slices = calloc(b.slice_count, sizeof(*b.slices));
-    b.pieces = calloc(pieces_max, sizeof(*b.pieces));
-    if (b.slices == NULL || b.pieces == NULL)
-        rc = ps_error_set(err, -ENOMEM, "layout", "not enough memory for the volume's map");
-    else
+    b->slices = calloc(b->slice_count, sizeof(*b->slices));
+    b->parts[0] = calloc(members, sizeof(*b->parts[0]));
+    b->parts[1] = calloc(members * members, sizeof(*b->parts[1]));
+    rc = ps_cutter_init(&b->cutter, b->options);
+    if (rc < 0 || b->slices == NULL || b->parts[0] == NULL || b->parts[1] == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", NO_MEMORY);
+    return 0;
+}
+
+static void builder_fini(struct builder *b)
+{
+    ps_cutter_fini(&b->cutter);
+    free(b->slices);
+    for (int copy = 0; copy < 2; copy++) {
+        free(b->pieces[copy]);
+        free(b->parts[copy]);
+    }
+}
+
+int ps_plan_make(struct ps_plan *plan, const struct ps_layout_spec *spec,
+                 const struct ps_plan_options *options, struct ps_error *err)
+{
+    struct builder b = {.spec = spec, .options = options};
+    struct ps_plan made = {.options = *options};
+    int rc;
+    if (options->copies > 1 && options->member_count < 2)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "layout",
+                            "two copies need at least two members; name another one");
+    rc = builder_init(&b, err);
+    if (rc == 0)
         rc = build(&made, &b, err);
-    free(b.slices);
-    free(b.pieces);
+    builder_fini(&b);
     if (rc < 0) {
         ps_plan_fini(&made);
         return rc;
@@ -375,4 +405,33 @@ void ps_plan_fini(struct ps_plan *plan)
     free(plan->map_data);
     free(plan->jobs);
     *plan = (struct ps_plan){0};
+}
+
+/* Zero stands for what every volume has that was given nothing else. */
+void ps_plan_options_put(const struct ps_plan_options *options, struct ps_disk_superblock *sb)
+{
+    bool nodes_differ = false;
+    for (uint32_t m = 1; m < options->member_count; m++)
+        nodes_differ |= options->nodes[m] != options->nodes[0];
+    for (uint32_t m = 0; m < options->member_count; m++) {
+        sb->weights[m] = options->weights[m];
+        sb->nodes[m] = nodes_differ ? (uint8_t)(options->nodes[m] + 1) : 0;
+    }
+    sb->piece_bytes_min =
+        options->piece_bytes_min != PS_PIECE_BYTES_MIN ? options->piece_bytes_min : 0;
+    sb->further_copies = options->copies - 1;
+}
+
+void ps_plan_options_get(struct ps_plan_options *options, const struct ps_disk_superblock *sb)
+{
+    *options = (struct ps_plan_options){
+        .member_count = sb->member_count,
+        .align = sb->align,
+        .copies = 1 + sb->further_copies,
+        .piece_bytes_min = sb->piece_bytes_min != 0 ? sb->piece_bytes_min : PS_PIECE_BYTES_MIN,
+    };
+    for (uint32_t m = 0; m < sb->member_count; m++) {
+        options->weights[m] = sb->weights[m];
+        options->nodes[m] = (uint8_t)(sb->nodes[m] - 1); /* 0 becomes PS_NODE_NONE */
+    }
 }

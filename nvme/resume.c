@@ -99,17 +99,26 @@ static bool load_map(struct ps_writer *w, uint32_t m)
     return good;
 }
 
-static bool slice_good(const struct ps_writer *w, uint64_t slice, uint8_t *buf)
+static bool copy_good(const struct ps_writer *w, uint64_t slice, uint32_t copy, uint8_t *buf)
 {
     const struct ps_disk_slice *s = &w->plan.slices[slice];
+    const struct ps_disk_piece *pieces = ps_plan_pieces(&w->plan, slice, copy);
     uint64_t at = 0;
     for (uint32_t i = 0; i < s->piece_count; i++) {
-        const struct ps_disk_piece *p = &w->plan.pieces[s->first_piece + i];
+        const struct ps_disk_piece *p = &pieces[i];
         if (ps_raw_read(w->targets[p->member].fd, buf + at, p->bytes, p->offset_bytes) < 0)
             return false;
         at += p->bytes;
     }
     return XXH3_64bits(buf, s->bytes) == s->checksum;
+}
+
+static bool slice_good(const struct ps_writer *w, uint64_t slice, uint8_t *buf)
+{
+    bool good = true;
+    for (uint32_t copy = 0; good && copy < w->plan.options.copies; copy++)
+        good = copy_good(w, slice, copy, buf);
+    return good;
 }
 
 /* Reads the last interval under the mark again; lowers the mark to the first slice that is not

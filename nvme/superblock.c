@@ -67,6 +67,24 @@ static bool areas_sound(const struct ps_disk_superblock *sb)
                         limit);
 }
 
+/* Weights are given to all members or to none, and nothing to members that do not exist. */
+static bool plan_sound(const struct ps_disk_superblock *sb)
+{
+    uint32_t count = sb->member_count, weighted = 0;
+    for (uint32_t m = 0; m < count; m++) {
+        weighted += sb->weights[m] != 0;
+        if (sb->weights[m] > PS_WEIGHT_MAX)
+            return false;
+    }
+    return (weighted == 0 || weighted == count) &&
+           all_zero((const uint8_t *)&sb->weights[count],
+                    (PS_MEMBER_COUNT_MAX - count) * sizeof(sb->weights[0])) &&
+           all_zero(&sb->nodes[count], PS_MEMBER_COUNT_MAX - count) &&
+           (sb->piece_bytes_min == 0 || (sb->piece_bytes_min >= PS_PIECE_BYTES_MIN &&
+                                         sb->piece_bytes_min <= PS_PIECE_BYTES_MAX)) &&
+           sb->further_copies <= 1 && sb->further_copies < count;
+}
+
 int ps_superblock_check(const struct ps_disk_superblock *sb, const char *where,
                         struct ps_error *err)
 {
@@ -88,7 +106,8 @@ int ps_superblock_check(const struct ps_disk_superblock *sb, const char *where,
                  memchr(sb->source_name, 0, sizeof(sb->source_name)) != NULL &&
                  all_zero(sb->reserved, sizeof(sb->reserved)) &&
                  all_zero(sb->not_boot, sizeof(sb->not_boot)) &&
-                 all_zero(sb->reserved2, sizeof(sb->reserved2)) && areas_sound(sb);
+                 all_zero(sb->reserved2, sizeof(sb->reserved2)) && plan_sound(sb) &&
+                 areas_sound(sb);
     if (!sound)
         return ps_error_set(err, -PS_ERR_FORMAT, where,
                             "the superblock contradicts itself, so this is not a valid member");

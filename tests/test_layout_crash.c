@@ -19,6 +19,10 @@
 #define MEMBERS 2
 #define FLUSH_BYTES (96u << 10)
 
+/* What a layout of plain files is planned with. */
+static const struct ps_plan_options plain = {
+    .member_count = MEMBERS, .align = 4096, .copies = 1, .piece_bytes_min = PS_PIECE_BYTES_MIN};
+
 struct scene {
     char dir[256];
     char path[MEMBERS][300];
@@ -338,7 +342,7 @@ static void damaged_checksums(void **state)
         s->destroy[0] = NULL;
         run_child(s, &how, false);
         struct ps_plan plan;
-        assert_int_equal(ps_plan_make(&plan, &s->f.spec, MEMBERS, 4096, NULL), 0);
+        assert_int_equal(ps_plan_make(&plan, &s->f.spec, &plain, NULL), 0);
         for (int m = 0; m < bad; m++)
             file_patch(s->path[m], plan.map_offset + plan.header->slices_offset, "x", 1);
         ps_plan_fini(&plan);
@@ -367,7 +371,7 @@ static void damaged_tail(void **state)
     uint64_t watermark = ps_min_u64(pair.copy[0].watermark, pair.copy[1].watermark);
     /* The last piece under the mark that lies on this member, by the plan. */
     struct ps_plan plan;
-    assert_int_equal(ps_plan_make(&plan, &s->f.spec, MEMBERS, 4096, NULL), 0);
+    assert_int_equal(ps_plan_make(&plan, &s->f.spec, &plain, NULL), 0);
     uint64_t piece = plan.slices[watermark].first_piece;
     while (plan.pieces[--piece].member != 1)
         ;

@@ -25,12 +25,13 @@ struct table {
 
 #define F(field) FIELD(ps_disk_superblock, field)
 static const struct field superblock[] = {
-    F(magic),        F(version),      F(state),         F(uuid),           F(member),
-    F(member_count), F(generation),   F(member_bytes),  F(second_offset),  F(align),
-    F(is_device),    F(table_offset), F(table_bytes),   F(table_checksum), F(map_offset),
-    F(map_bytes),    F(map_checksum), F(record_offset), F(record_bytes),   F(data_begin),
-    F(data_end),     F(slice_count),  F(watermark),     F(fingerprint),    F(plan_hash),
-    F(source_name),  F(reserved),     F(not_boot),      F(reserved2),      F(checksum),
+    F(magic),           F(version),        F(state),         F(uuid),           F(member),
+    F(member_count),    F(generation),     F(member_bytes),  F(second_offset),  F(align),
+    F(is_device),       F(table_offset),   F(table_bytes),   F(table_checksum), F(map_offset),
+    F(map_bytes),       F(map_checksum),   F(record_offset), F(record_bytes),   F(data_begin),
+    F(data_end),        F(slice_count),    F(watermark),     F(fingerprint),    F(plan_hash),
+    F(source_name),     F(reserved),       F(not_boot),      F(weights),        F(nodes),
+    F(piece_bytes_min), F(further_copies), F(reserved2),     F(checksum),
 };
 #undef F
 #define F(field) FIELD(ps_disk_table, field)
@@ -43,7 +44,7 @@ static const struct field peer[] = {F(path),  F(partuuid),  F(serial),
 #define F(field) FIELD(ps_disk_map, field)
 static const struct field map[] = {
     F(magic),          F(version),        F(align),         F(uuid),          F(member_count),
-    F(object_count),   F(slice_count),    F(piece_count),   F(blob_count),    F(reserved),
+    F(object_count),   F(slice_count),    F(piece_count),   F(blob_count),    F(further_copies),
     F(members_offset), F(objects_offset), F(slices_offset), F(pieces_offset), F(blobs_offset),
     F(names_offset),   F(names_bytes),    F(bytes),
 };
