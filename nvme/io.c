@@ -9,43 +9,91 @@
 
 #include "core/log.h"
 #include "core/util.h"
+#include "nvme/penstock_io.h"
 
 /* io_uring reports -EAGAIN for want of request structures; more tries than this are no accident. */
 #define RETRY_COUNT_MAX 64u
 
+/* ---- names ----------------------------------------------------------------------------------- */
+
 static const struct ps_io_ops *const engines[] = {&ps_io_uring, &ps_io_pread, &ps_io_pagecache,
                                                   &ps_io_mmap};
 
-static const struct ps_io_ops *find_engine(const char *name)
+/* Moves *text behind `word` if it begins with that. */
+static bool take(const char **text, const char *word)
 {
-    for (size_t i = 0; i < PS_ARRAY_LEN(engines); i++) {
-        if (strcmp(engines[i]->id, name) == 0)
-            return engines[i];
+    size_t length = strlen(word);
+    bool is_there = strncmp(*text, word, length) == 0;
+
+    *text += is_there ? length : 0;
+    return is_there;
+}
+
+bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine)
+{
+    struct ps_io_engine e = {.ops = NULL};
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(engines) && !e.ops; i++) {
+        if (take(&name, engines[i]->id))
+            e.ops = engines[i];
     }
-    return NULL;
+    if (e.ops == &ps_io_uring) {
+        e.iopoll = take(&name, "+iopoll");
+        e.sqpoll = take(&name, "+sqpoll");
+    }
+    if (!e.ops || *name != '\0')
+        return false;
+    *engine = e;
+    return true;
 }
 
 bool ps_io_engine_known(const char *name)
 {
-    return find_engine(name) != NULL;
+    struct ps_io_engine engine;
+    return ps_io_engine_parse(name, &engine);
+}
+
+const char *ps_io_engine_names(void)
+{
+    return "uring, pread, pagecache and mmap (+iopoll and +sqpoll with the first)";
+}
+
+bool ps_store_engine_known(const char *name)
+{
+    return ps_io_engine_known(name);
+}
+
+const char *ps_store_engine_names(void)
+{
+    return ps_io_engine_names();
+}
+
+/* What is tried in place of an engine that is refused; NULL: nothing. */
+static const struct ps_io_ops *next_best(const struct ps_io_ops *ops)
+{
+    return ops == &ps_io_uring ? &ps_io_pread : NULL;
 }
 
 uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth)
 {
-    const struct ps_io_ops *ops = find_engine(engine);
-    uint64_t bytes = ops ? ops->memory_bytes(member_count, depth) : 0;
+    struct ps_io_engine e;
+    uint64_t bytes = 0;
 
-    if (ops == &ps_io_uring)
-        bytes = ps_max_u64(bytes, ps_io_pread.memory_bytes(member_count, depth));
+    if (!ps_io_engine_parse(engine, &e))
+        return 0;
+    for (const struct ps_io_ops *ops = e.ops; ops; ops = next_best(ops))
+        bytes = ps_max_u64(bytes, ops->memory_bytes(member_count, depth));
     return bytes;
 }
 
-static int check_config(const struct ps_io_config *config, struct ps_error *err)
+/* ---- opening and closing --------------------------------------------------------------------- */
+
+static int check_config(const struct ps_io_config *config, struct ps_io_engine *engine,
+                        struct ps_error *err)
 {
-    if (!find_engine(config->engine))
-        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
-                            "'%s' is not an I/O engine; there are uring, pread, pagecache, mmap",
-                            config->engine);
+    if (!ps_io_engine_parse(config->engine, engine))
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "io", "'%s' is not an I/O engine; there are %s",
+                            config->engine, ps_io_engine_names());
     if (config->depth < 1 || config->depth > PS_IO_DEPTH_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
                             "a queue depth of %u is not possible; it may be 1 to %u", config->depth,
@@ -53,35 +101,71 @@ static int check_config(const struct ps_io_config *config, struct ps_error *err)
     return 0;
 }
 
-int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err)
+/*
+ * Takes out of *engine what could not be had. Old kernels, containers and the sysctl
+ * kernel.io_uring_disabled refuse io_uring. All of them leave threads, which read the same bytes.
+ */
+static bool fall_back(struct ps_io_engine *engine, const struct ps_error *reason)
 {
-    int rc = check_config(config, err);
-    if (rc < 0)
-        return rc;
-    const struct ps_io_ops *ops = find_engine(config->engine);
-    struct ps_error reason = {0};
+    bool no_uring = strcmp(reason->where, PS_IO_URING_WHERE) == 0;
+    const struct ps_io_ops *next = next_best(engine->ops);
 
-    rc = ops->open(out, config, &reason);
-    if (rc < 0 && ops == &ps_io_uring && strcmp(reason.where, PS_IO_URING_WHERE) == 0) {
-        /* Old kernels, containers and the sysctl kernel.io_uring_disabled: all of them leave
-         * threads with O_DIRECT, which read the same bytes. */
-        ps_log(PS_LOG_WARN,
-               "io_uring cannot be used (%s): reading with threads instead, as --io "
-               "pread does",
-               reason.text);
-        rc = ps_io_pread.open(out, config, &reason);
+    if (engine->iopoll && strcmp(reason->where, PS_IO_POLL_WHERE) == 0) {
+        ps_log(PS_LOG_WARN, "%s cannot poll (%s): waiting for interrupts instead", engine->ops->id,
+               reason->text);
+        engine->iopoll = false;
+        return true;
     }
+    if (!next || !no_uring)
+        return false;
+    ps_log(PS_LOG_WARN,
+           "io_uring cannot be used (%s): reading with threads instead, as --io pread does",
+           reason->text);
+    engine->ops = next;
+    return true;
+}
+
+int ps_io_engine_open(struct ps_io **out, const struct ps_io_config *config,
+                      const struct ps_io_engine *engine, struct ps_error *err)
+{
+    struct ps_io_engine e = *engine;
+    struct ps_error reason;
+    int rc;
+
+    do {
+        reason = (struct ps_error){.code = 0};
+        rc = e.ops->open(out, config, &e, &reason);
+    } while (rc < 0 && fall_back(&e, &reason));
     if (rc < 0 && err)
         *err = reason;
     return rc;
 }
 
-void ps_io_close(struct ps_io **io)
+int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err)
+{
+    struct ps_io_engine engine;
+    int rc = check_config(config, &engine, err);
+
+    if (rc < 0)
+        return rc;
+    return ps_io_engine_open(out, config, &engine, err);
+}
+
+uint32_t ps_io_close(struct ps_io **io)
 {
     if (!io || !*io)
-        return;
-    (*io)->ops->close(*io);
+        return 0;
+    uint32_t left = (*io)->ops->close(*io);
     *io = NULL;
+    return left;
+}
+
+void ps_io_log_left(uint32_t count)
+{
+    ps_log(PS_LOG_WARN,
+           "%u reads have not come back within %u s of closing and are left to the kernel: a drive "
+           "hangs; look at the kernel's log",
+           count, (unsigned)(PS_IO_CLOSE_WAIT_NS / 1000000000u));
 }
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
@@ -146,6 +230,8 @@ int ps_io_files_open(struct ps_io_file *files, const struct ps_io_config *config
     for (int i = 0; i < config->member_count; i++)
         files[i] = (struct ps_io_file){.fd = -1};
     for (int i = 0; i < config->member_count; i++) {
+        if (config->fds[i] == -1)
+            continue;
         int rc = open_file(&files[i], config->fds[i], config->names[i], direct, err);
         if (rc < 0) {
             ps_io_files_close(files, config->member_count);
@@ -167,7 +253,7 @@ void ps_io_files_close(struct ps_io_file *files, int count)
 bool ps_io_files_direct(const struct ps_io_file *files, int count)
 {
     for (int i = 0; i < count; i++) {
-        if (!files[i].direct)
+        if (files[i].fd >= 0 && !files[i].direct)
             return false;
     }
     return true;

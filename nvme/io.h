@@ -3,8 +3,9 @@
  *
  * An engine knows nothing of volumes, checks or order: it takes requests, keeps them in tables
  * sized at open, and hands back completions in whatever order they come. Short reads are continued
- * inside, so that a result less than what was asked for means the end of the file. Thread rule: one
- * thread at a time per engine.
+ * inside, so that a result less than what was asked for means the end of the file. Thread rule: an
+ * engine belongs to the thread that opened it, and only that one submits, reaps and closes (the
+ * kernel holds io_uring to this, which spares the interrupts that other threads would need).
  */
 #ifndef PENSTOCK_NVME_IO_H
 #define PENSTOCK_NVME_IO_H
@@ -23,6 +24,8 @@
 #define PS_IO_DEPTH_MAX 128u
 #define PS_IO_THREAD_COUNT_MAX 32u
 #define PS_IO_WAIT_FOREVER UINT64_MAX
+/* So long does close wait for reads that the kernel has begun: a drive that hangs never answers. */
+#define PS_IO_CLOSE_WAIT_NS UINT64_C(2000000000)
 /* The kernel registers buffers of at most 1 GiB, and at most 16384 of them (io_uring/rsrc.c). */
 #define PS_IO_BUFFER_BYTES_MAX ((size_t)1 << 30)
 #define PS_IO_BUFFER_COUNT_MAX 16384u
@@ -37,12 +40,16 @@ struct ps_io_request {
 
 struct ps_io_completion {
     uint64_t tag;
-    int32_t result; /* bytes read (fewer than asked: the member ends there), or -errno */
+    /* Bytes read (fewer than asked: the member ends there), or -errno; -ENODEV: no such member. */
+    int32_t result;
 };
 
+/* Needed during open only. */
 struct ps_io_config {
-    const char *engine;       /* "uring", "pread", "pagecache", "mmap" */
-    const int *fds;           /* [member_count] readable descriptors, needed during open only */
+    const char *engine; /* see ps_io_engine_parse */
+    /* [member_count] readable descriptors; -1: the member is not there, and what is asked of it
+     * completes with -ENODEV. */
+    const int *fds;
     const char *const *names; /* [member_count] for messages */
     int member_count;         /* >= 1 */
     uint32_t depth;           /* requests in flight per member, 1 .. PS_IO_DEPTH_MAX */
@@ -52,13 +59,21 @@ struct ps_io_config {
 };
 
 struct ps_io;
+struct ps_io_ops;
+
+/* What an engine's name says. */
+struct ps_io_engine {
+    const struct ps_io_ops *ops;
+    bool iopoll, sqpoll;
+};
 
 struct ps_io_ops {
     const char *id;
     /* What an engine of this kind holds, thread stacks and rings included. */
     uint64_t (*memory_bytes)(int member_count, uint32_t depth);
     /* Opens; *out only on success. config has been checked. */
-    int (*open)(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err);
+    int (*open)(struct ps_io **out, const struct ps_io_config *config,
+                const struct ps_io_engine *engine, struct ps_error *err);
     /* Takes the first n of count requests, as many as there is room for. Returns n, never < 0: a
      * failure shows in the completions or in reap. Does not block (a buffered file system may). */
     uint32_t (*submit)(struct ps_io *io, const struct ps_io_request *requests, uint32_t count);
@@ -69,32 +84,49 @@ struct ps_io_ops {
      */
     int (*reap)(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
                 uint64_t wait_ns);
-    /* Waits for the reads that the kernel has begun, then frees. */
-    void (*close)(struct ps_io *io);
+    /* See ps_io_close. */
+    uint32_t (*close)(struct ps_io *io);
 };
 
 /* What every engine begins with. */
 struct ps_io {
     const struct ps_io_ops *ops;
     uint32_t capacity; /* member_count * depth: most requests in flight */
-    bool direct;       /* O_DIRECT on every member */
+    bool direct;       /* past the page cache on every member that is there */
     bool registered;   /* every buffer of the config is registered with the kernel */
+    bool iopoll;       /* completions are polled for, without interrupts */
+    bool sqpoll;       /* a thread of the kernel takes the requests */
     uint64_t memory_bytes;
 };
 
+/*
+ * Reads a name: NAME[+iopoll][+sqpoll], NAME one of "uring", "pread", "pagecache", "mmap"; +iopoll
+ * and +sqpoll with the first only. Returns false when it is no such name.
+ */
+bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine);
 bool ps_io_engine_known(const char *name);
+
+/* The names that there are, for a sentence: "uring, ... and mmap". */
+const char *ps_io_engine_names(void);
 
 /* Most memory that an engine of this name takes, what it may fall back to included. */
 uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth);
 
 /*
- * Opens the engine named, or "pread" in place of a "uring" that the kernel refuses (one log line).
+ * Opens the engine named, or the next best in place of what the kernel refuses, with one log line
+ * each: "uring" becomes "pread", +iopoll is left out.
  * Errors: -PS_ERR_ARGUMENT, -ENOMEM, -EAGAIN (thread limit), -errno of open().
  */
 int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err);
 
-/* Closes and nulls. Takes NULL and pointers to NULL. */
-void ps_io_close(struct ps_io **io);
+/*
+ * Closes and nulls. Takes NULL and pointers to NULL. Waits for reads in flight, but no longer than
+ * PS_IO_CLOSE_WAIT_NS, and leaves what is still in flight then to the kernel with one log line.
+ * Returns how many of those may yet write to their buffers by address: their memory must stay
+ * mapped. 0 where nothing was left, or the buffers are registered: those pages are the kernel's
+ * until the drive is done with them, whatever becomes of the mapping.
+ */
+uint32_t ps_io_close(struct ps_io **io);
 
 /* ---- shared by the engines ------------------------------------------------------------------- */
 
@@ -103,8 +135,17 @@ extern const struct ps_io_ops ps_io_pread;
 extern const struct ps_io_ops ps_io_pagecache;
 extern const struct ps_io_ops ps_io_mmap;
 
-/* error.where of what io_uring itself refuses, for which there is a way round. */
+/* error.where of refusals for which there is a way round: of io_uring itself, and of polling.
+ */
 #define PS_IO_URING_WHERE "io_uring"
+#define PS_IO_POLL_WHERE "polling"
+
+/* Opens engine->ops, or what it falls back to. */
+int ps_io_engine_open(struct ps_io **out, const struct ps_io_config *config,
+                      const struct ps_io_engine *engine, struct ps_error *err);
+
+/* Says that reads were left to the kernel at close. */
+void ps_io_log_left(uint32_t count);
 
 /* A descriptor of the engine's own. */
 struct ps_io_file {
@@ -113,8 +154,8 @@ struct ps_io_file {
 };
 
 /*
- * Opens every member once more, with O_DIRECT if direct and if the file system takes it (else one
- * log line). files: [config->member_count], all fd = -1 after an error.
+ * Opens every member that is there once more, with O_DIRECT if direct and if the file system takes
+ * it (else one log line). files: [config->member_count], all fd = -1 after an error.
  */
 int ps_io_files_open(struct ps_io_file *files, const struct ps_io_config *config, bool direct,
                      struct ps_error *err);

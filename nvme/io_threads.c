@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -48,7 +49,10 @@ struct threads {
     struct ps_io_completion *finished; /* ring of capacity entries */
     uint32_t finished_head, finished_count;
     uint32_t in_flight; /* taken and not yet handed back */
-    bool stop;
+    _Atomic bool stop;  /* set under the lock; reads of several steps look at it in between */
+    uint32_t running;   /* threads that have not ended */
+    uint32_t reading;   /* of them, in a read */
+    bool is_left;       /* closed while threads were stuck: the last one frees */
 
     uint32_t thread_count;
     pthread_t thread[PS_IO_THREAD_COUNT_MAX];
@@ -56,23 +60,25 @@ struct threads {
 
 /* ---- ways of reading ------------------------------------------------------------------------- */
 
-static int read_file(const struct ps_io_file *file, const struct ps_io_request *request)
+/* Once the engine is closing, the buffer may be gone by the next step. */
+static int read_file(struct threads *t, const struct ps_io_request *request)
 {
+    const struct ps_io_file *file = &t->files[request->member];
     struct ps_io_part part = {.request = *request};
-    int32_t result;
+    int32_t result = -ECANCELED;
     ssize_t got;
 
     do {
         got = pread(file->fd, (uint8_t *)request->buf + part.begin, request->bytes - part.begin,
                     (off_t)(request->offset + part.begin));
-    } while (!ps_io_part_step(&part, got < 0 ? -errno : got, file->direct, &result));
+    } while (!ps_io_part_step(&part, got < 0 ? -errno : got, file->direct, &result) && !t->stop);
     return result;
 }
 
 static int read_direct(struct threads *t, const struct ps_io_request *request)
 {
     const struct ps_io_file *file = &t->files[request->member];
-    int result = read_file(file, request);
+    int result = read_file(t, request);
 
     /* Where O_DIRECT was refused the pages are of no use to anybody: the cache is ours. */
     if (!file->direct)
@@ -89,7 +95,7 @@ static int read_cached(struct threads *t, const struct ps_io_request *request)
     const struct ps_io_file *file = &t->files[request->member];
 
     readahead(file->fd, (off_t)request->offset, request->bytes);
-    return read_file(file, request);
+    return read_file(t, request);
 }
 
 /*
@@ -133,7 +139,7 @@ static int read_mapped(struct threads *t, const struct ps_io_request *request)
     uint64_t end = ps_min_u64(request->offset + request->bytes, map->bytes);
     uint64_t at = request->offset;
 
-    while (at < end) {
+    while (at < end && !t->stop) {
         size_t step = ps_min_u64(end - at, MAP_STEP_BYTES);
         int got =
             copy_mapped(t, (uint8_t *)request->buf + (at - request->offset), map->base + at, step);
@@ -144,7 +150,7 @@ static int read_mapped(struct threads *t, const struct ps_io_request *request)
             rest.buf = (uint8_t *)request->buf + (at - request->offset);
             rest.bytes = (uint32_t)(end - at);
             rest.offset = at;
-            int tail = read_file(&t->files[request->member], &rest);
+            int tail = read_file(t, &rest);
             return tail < 0 ? tail : (int)(at - request->offset) + tail;
         }
         at += (uint64_t)got;
@@ -154,29 +160,59 @@ static int read_mapped(struct threads *t, const struct ps_io_request *request)
 
 /* ---- threads --------------------------------------------------------------------------------- */
 
+static void destroy(struct threads *t)
+{
+    for (int i = 0; t->maps && i < t->member_count; i++) {
+        if (t->maps[i].base)
+            munmap(t->maps[i].base, t->maps[i].bytes);
+    }
+    if (t->files)
+        ps_io_files_close(t->files, t->member_count);
+    pthread_cond_destroy(&t->work);
+    pthread_cond_destroy(&t->done);
+    pthread_mutex_destroy(&t->lock);
+    free(t->files);
+    free(t->maps);
+    free(t->queue);
+    free(t->finished);
+    free(t);
+}
+
+/* Takes one request from the queue, reads, and leaves the completion. Called with the lock held. */
+static void serve_one(struct threads *t)
+{
+    struct ps_io_request request = t->queue[t->queue_head];
+
+    t->queue_head = (t->queue_head + 1) % t->io.capacity;
+    t->queue_count--;
+    t->reading++;
+    pthread_mutex_unlock(&t->lock);
+
+    int result = t->files[request.member].fd < 0 ? -ENODEV : t->read(t, &request);
+
+    pthread_mutex_lock(&t->lock);
+    t->reading--;
+    uint32_t tail = (t->finished_head + t->finished_count++) % t->io.capacity;
+    t->finished[tail] = (struct ps_io_completion){request.tag, result};
+    pthread_cond_signal(&t->done);
+}
+
 static void *run(void *arg)
 {
     struct threads *t = arg;
 
     pthread_mutex_lock(&t->lock);
-    for (;;) {
-        while (t->queue_count == 0 && !t->stop)
+    while (!t->stop) {
+        if (t->queue_count > 0)
+            serve_one(t);
+        else
             pthread_cond_wait(&t->work, &t->lock);
-        if (t->stop)
-            break;
-        struct ps_io_request request = t->queue[t->queue_head];
-        t->queue_head = (t->queue_head + 1) % t->io.capacity;
-        t->queue_count--;
-        pthread_mutex_unlock(&t->lock);
-
-        int result = t->read(t, &request);
-
-        pthread_mutex_lock(&t->lock);
-        uint32_t tail = (t->finished_head + t->finished_count++) % t->io.capacity;
-        t->finished[tail] = (struct ps_io_completion){request.tag, result};
-        pthread_cond_signal(&t->done);
     }
+    bool frees = --t->running == 0 && t->is_left;
+    pthread_cond_signal(&t->done);
     pthread_mutex_unlock(&t->lock);
+    if (frees)
+        destroy(t);
     return NULL;
 }
 
@@ -231,30 +267,34 @@ static int threads_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t
     return (int)n;
 }
 
-static void threads_close(struct ps_io *io)
+/*
+ * A thread that a drive does not let go can be neither ended nor waited for. It is left to itself,
+ * with the record that it will look at; the last of them frees that, should the drive ever answer.
+ */
+static uint32_t threads_close(struct ps_io *io)
 {
     struct threads *t = (struct threads *)io;
+    uint64_t end_ns = ps_deadline_ns(PS_IO_CLOSE_WAIT_NS);
 
     pthread_mutex_lock(&t->lock);
     t->stop = true;
     pthread_cond_broadcast(&t->work);
+    while (t->running > 0 && wait_done(t, end_ns))
+        ;
+    uint32_t left = t->running > 0 ? t->reading : 0;
+    t->is_left = t->running > 0;
+    for (uint32_t i = 0; t->is_left && i < t->thread_count; i++)
+        pthread_detach(t->thread[i]);
+    bool is_left = t->is_left;
     pthread_mutex_unlock(&t->lock);
+    if (is_left) {
+        ps_io_log_left(left);
+        return left;
+    }
     for (uint32_t i = 0; i < t->thread_count; i++)
         pthread_join(t->thread[i], NULL);
-    for (int i = 0; t->maps && i < t->member_count; i++) {
-        if (t->maps[i].base)
-            munmap(t->maps[i].base, t->maps[i].bytes);
-    }
-    if (t->files)
-        ps_io_files_close(t->files, t->member_count);
-    pthread_cond_destroy(&t->work);
-    pthread_cond_destroy(&t->done);
-    pthread_mutex_destroy(&t->lock);
-    free(t->files);
-    free(t->maps);
-    free(t->queue);
-    free(t->finished);
-    free(t);
+    destroy(t);
+    return 0;
 }
 
 /* ---- opening --------------------------------------------------------------------------------- */
@@ -292,10 +332,13 @@ static int start_threads(struct threads *t, struct ps_error *err)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     uint32_t count = thread_count(t->io.capacity);
+    pthread_mutex_lock(&t->lock);
     while (rc == 0 && t->thread_count < count) {
         rc = pthread_create(&t->thread[t->thread_count], &attr, run, t);
         t->thread_count += rc == 0;
     }
+    t->running = t->thread_count;
+    pthread_mutex_unlock(&t->lock);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attr);
     if (rc != 0)
@@ -359,24 +402,29 @@ static int finish_open(struct threads *t, int rc, struct ps_io **out, struct ps_
     return rc;
 }
 
-static int pread_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err)
+static int pread_open(struct ps_io **out, const struct ps_io_config *config,
+                      const struct ps_io_engine *engine, struct ps_error *err)
 {
     struct threads *t = NULL;
     int rc = threads_open(&t, config, &ps_io_pread, read_direct, err);
+    (void)engine;
 
     return rc < 0 ? rc : finish_open(t, 0, out, err);
 }
 
 static int pagecache_open(struct ps_io **out, const struct ps_io_config *config,
-                          struct ps_error *err)
+                          const struct ps_io_engine *engine, struct ps_error *err)
 {
     struct threads *t = NULL;
     int rc = threads_open(&t, config, &ps_io_pagecache, read_cached, err);
+    (void)engine;
 
     if (rc < 0)
         return rc;
-    for (int i = 0; i < t->member_count; i++)
-        posix_fadvise(t->files[i].fd, 0, 0, POSIX_FADV_RANDOM);
+    for (int i = 0; i < t->member_count; i++) {
+        if (t->files[i].fd >= 0)
+            posix_fadvise(t->files[i].fd, 0, 0, POSIX_FADV_RANDOM);
+    }
     return finish_open(t, 0, out, err);
 }
 
@@ -385,6 +433,8 @@ static int map_members(struct threads *t, const struct ps_io_config *config, str
     for (int i = 0; i < t->member_count; i++) {
         struct map *map = &t->maps[i];
         bool is_device;
+        if (t->files[i].fd < 0)
+            continue;
         int rc = ps_raw_size(t->files[i].fd, &map->bytes, &is_device);
         if (rc == 0 && map->bytes > 0) {
             void *p = mmap(NULL, map->bytes, PROT_READ, MAP_SHARED, t->files[i].fd, 0);
@@ -398,11 +448,13 @@ static int map_members(struct threads *t, const struct ps_io_config *config, str
     return 0;
 }
 
-static int mmap_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err)
+static int mmap_open(struct ps_io **out, const struct ps_io_config *config,
+                     const struct ps_io_engine *engine, struct ps_error *err)
 {
     struct threads *t = NULL;
     uint8_t from = 1, to = 0;
     int rc = threads_open(&t, config, &ps_io_mmap, read_mapped, err);
+    (void)engine;
 
     if (rc < 0)
         return rc;

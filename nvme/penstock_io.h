@@ -142,13 +142,20 @@ int ps_member_wipe(const char *path, struct ps_error *err);
 struct ps_store;
 
 struct ps_store_options {
-    const char *engine;      /* "uring" (default when NULL), "pread", "pagecache", "mmap" */
+    const char *engine;      /* a name that ps_store_engine_known() knows; NULL: "uring" */
     uint64_t cache_bytes;    /* all that the store may take; at least ps_store_floor_bytes() */
     uint32_t lease_count;    /* streamed objects of one group that must fit at once (>= 1) */
     uint32_t queue_depth;    /* reads in flight per drive; 0 = as its profile says, or 8 */
     uint32_t prefetch_count; /* most objects that may be held on a guess; 0 = none */
     uint32_t timeout_ms;     /* a drive that answers nothing for so long hangs; 0 = 2000 */
 };
+
+/*
+ * Whether ps_store_options.engine may be this: NAME[+iopoll][+sqpoll] (docs/io.md).
+ * ps_store_engine_names() lists the NAMEs for a sentence.
+ */
+bool ps_store_engine_known(const char *name);
+const char *ps_store_engine_names(void);
 
 /* What ps_store_open will take at least with these options (cache_bytes ignored), in bytes. */
 uint64_t ps_store_floor_bytes(const struct ps_volume *volume, const struct ps_store_options *opts);

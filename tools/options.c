@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "core/budget.h"
+#include "nvme/penstock_io.h"
 
 enum { KEY_IO = 0x100, KEY_ACTIVATIONS, KEY_CHUNK, KEY_EXPERTS_USED, KEY_CTX, KEY_MEMORY };
 
@@ -105,13 +106,9 @@ static void memory_option_parse(struct argp_state *state, struct ps_engine_optio
 
 static void io_check(struct argp_state *state, const char *name)
 {
-    static const char *const names[] = {"uring", "pread", "pagecache", "mmap"};
-
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strcmp(name, names[i]) == 0)
-            return;
-    }
-    argp_error(state, "--io: \"%s\" is not one of uring, pread, pagecache, mmap", name);
+    if (!ps_store_engine_known(name))
+        argp_error(state, "--io: \"%s\" is not an I/O engine; there are %s", name,
+                   ps_store_engine_names());
 }
 
 static error_t engine_parse(int key, char *arg, struct argp_state *state)
@@ -154,7 +151,8 @@ static const struct argp_option engine_options[] = {
      0},
     {"ctx", KEY_CTX, "N", 0,
      "tokens that the context holds (default: 4096, or the model's if that is fewer)", 0},
-    {"io", KEY_IO, "ENGINE", 0, "uring (default), pread, pagecache or mmap", 0},
+    {"io", KEY_IO, "ENGINE", 0,
+     "uring (default), also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0, "f32, the only value", 0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
