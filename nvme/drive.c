@@ -63,7 +63,9 @@ static double rate_now(const struct ps_drive *drive)
     double rate = (double)drive->rate_bytes_per_s;
 
     if (rate == 0)
-        rate = drive->learned_count > 0 ? drive->learned_rate : 1e9;
+        rate = drive->learned_count > 0
+                   ? (double)drive->learned_bytes * 1e9 / (double)(drive->learned_ns + 1)
+                   : 1e9;
     return rate / drive->pace;
 }
 
@@ -109,35 +111,41 @@ void ps_drive_end(struct ps_drive *drive, uint32_t bytes)
 
 /* ---- pace ------------------------------------------------------------------------------------ */
 
-static void learn(struct ps_drive *drive, uint64_t took_ns, uint64_t ahead_bytes)
+/* Not the best of the first reads but all of them, over a while: many drives begin with a burst. */
+static void learn(struct ps_drive *drive, uint64_t took_ns, uint64_t ahead_bytes, uint64_t now_ns)
 {
-    double rate = (double)ahead_bytes * 1e9 / (double)ps_max_u64(took_ns, 1);
-
-    if (rate > drive->learned_rate)
-        drive->learned_rate = rate;
+    if (drive->learned_count == 0) {
+        drive->learn_begin_ns = now_ns;
+        drive->learned_ns = drive->learned_bytes = 0;
+        drive->least_ns = UINT64_MAX;
+    }
+    drive->learned_count++;
+    drive->learned_ns += took_ns;
     drive->learned_bytes += ahead_bytes;
-    if (drive->learned_count == 0 || took_ns < drive->least_ns) {
+    if (took_ns < drive->least_ns) {
         drive->least_ns = took_ns;
         drive->least_bytes = ahead_bytes;
     }
-    if (++drive->learned_count < PS_DRIVE_LEARN_READS)
+    if (drive->learned_count < PS_DRIVE_LEARN_READS ||
+        now_ns - drive->learn_begin_ns < PS_DRIVE_SETTLE_NS)
         return;
-    uint64_t move_ns = (uint64_t)((double)drive->least_bytes * 1e9 / drive->learned_rate);
-    drive->rate_bytes_per_s = (uint64_t)drive->learned_rate + 1;
+    double rate = (double)drive->learned_bytes * 1e9 / (double)(drive->learned_ns + 1);
+    uint64_t move_ns = (uint64_t)((double)drive->least_bytes * 1e9 / rate);
+    drive->rate_bytes_per_s = (uint64_t)rate + 1;
     drive->latency_ns = drive->least_ns - ps_min_u64(drive->least_ns, move_ns);
+    drive->learned_bytes /= drive->learned_count;
 }
 
 /* Whether a read is so unlike those that were learned from that it says nothing. */
 static bool is_unlike(struct ps_drive *drive, uint64_t ahead_bytes)
 {
-    if (drive->has_profile || ahead_bytes * 2 >= drive->learned_bytes / PS_DRIVE_LEARN_READS) {
+    if (drive->has_profile || ahead_bytes * 2 >= drive->learned_bytes) {
         drive->unlike_count = 0;
         return false;
     }
     if (++drive->unlike_count == PS_DRIVE_UNLIKE_READS) {
         drive->unlike_count = drive->learned_count = 0;
-        drive->learned_bytes = drive->rate_bytes_per_s = 0;
-        drive->learned_rate = 0;
+        drive->rate_bytes_per_s = 0;
         drive->pace = 1;
     }
     return true;
@@ -155,38 +163,51 @@ static void log_slow(const struct ps_drive *drive)
                              : "");
 }
 
-void ps_drive_pace(struct ps_drive *drive, uint64_t took_ns, uint64_t usual_ns,
-                   uint64_t ahead_bytes, uint64_t now_ns)
+/* Since when a condition has held, 0 while it does not. */
+static uint64_t since(uint64_t begin_ns, bool holds, uint64_t now_ns)
 {
-    if (usual_ns == 0) {
-        learn(drive, took_ns, ahead_bytes);
-        return;
-    }
-    if (is_unlike(drive, ahead_bytes))
-        return;
-    double now = (double)took_ns / (double)usual_ns;
-    drive->pace += PACE_WEIGHT * (now - drive->pace);
-    if (drive->pace < PACE_FASTER) {
-        drive->rate_bytes_per_s = (uint64_t)((double)drive->rate_bytes_per_s / PACE_FASTER);
+    return !holds ? 0 : begin_ns ? begin_ns : now_ns;
+}
+
+static bool has_held(uint64_t begin_ns, uint64_t now_ns)
+{
+    return begin_ns != 0 && now_ns - begin_ns >= PS_DRIVE_SETTLE_NS;
+}
+
+static void judge(struct ps_drive *drive, bool is_much, uint64_t now_ns)
+{
+    bool looks_slow = drive->pace >= PS_DRIVE_SLOW_PACE && is_much;
+    bool looks_fast = drive->pace < PACE_FASTER && !drive->has_profile;
+
+    drive->slow_ns = since(drive->slow_ns, looks_slow, now_ns);
+    drive->fast_ns = since(drive->fast_ns, looks_fast, now_ns);
+    drive->slow_count = looks_slow ? drive->slow_count + 1 : 0;
+    if (has_held(drive->fast_ns, now_ns)) {
+        drive->rate_bytes_per_s = (uint64_t)((double)drive->rate_bytes_per_s / drive->pace);
         drive->pace = 1;
+        drive->fast_ns = 0;
     }
     if (drive->is_slow && drive->pace < PS_DRIVE_WELL_PACE) {
         drive->is_slow = false;
         ps_log(PS_LOG_WARN, "%s: this drive is as fast as before again", drive->name);
-    }
-    if (drive->pace < PS_DRIVE_SLOW_PACE || took_ns < usual_ns + PS_DRIVE_SLOW_MORE_NS ||
-        drive->is_slow) {
-        drive->slow_ns = 0;
-        return;
-    }
-    if (drive->slow_ns == 0) {
-        drive->slow_ns = now_ns;
-        drive->slow_count = 0;
-    }
-    if (++drive->slow_count >= PS_DRIVE_SLOW_READS && now_ns - drive->slow_ns >= PS_DRIVE_SLOW_NS) {
+    } else if (!drive->is_slow && has_held(drive->slow_ns, now_ns) &&
+               drive->slow_count >= PS_DRIVE_SLOW_READS) {
         drive->is_slow = true;
         log_slow(drive);
     }
+}
+
+void ps_drive_pace(struct ps_drive *drive, uint64_t took_ns, uint64_t usual_ns,
+                   uint64_t ahead_bytes, uint64_t now_ns)
+{
+    if (usual_ns == 0) {
+        learn(drive, took_ns, ahead_bytes, now_ns);
+        return;
+    }
+    if (is_unlike(drive, ahead_bytes))
+        return;
+    drive->pace += PACE_WEIGHT * ((double)took_ns / (double)usual_ns - drive->pace);
+    judge(drive, took_ns >= usual_ns + PS_DRIVE_SLOW_MORE_NS, now_ns);
 }
 
 /* ---- health ---------------------------------------------------------------------------------- */

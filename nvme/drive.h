@@ -17,7 +17,7 @@
 #define PS_DRIVE_SLOW_PACE 3.0
 #define PS_DRIVE_WELL_PACE 1.5
 /* ... for so long, in so many reads, and by so much that somebody would care. */
-#define PS_DRIVE_SLOW_NS UINT64_C(1000000000)
+#define PS_DRIVE_SETTLE_NS UINT64_C(1000000000)
 #define PS_DRIVE_SLOW_READS 4u
 #define PS_DRIVE_SLOW_MORE_NS UINT64_C(5000000)
 /* Where no profile tells what is usual, the first reads do: a rate and a latency that hold for
@@ -46,13 +46,14 @@ struct ps_drive {
     uint64_t rate_bytes_per_s, latency_ns; /* rate 0: not known yet */
     double pace;
     uint32_t learned_count;
-    double learned_rate;            /* the best so far, queue and all */
+    uint64_t learned_ns, learned_bytes; /* sums over them: what they took, and what was ahead */
+    uint64_t learn_begin_ns;
     uint64_t least_ns, least_bytes; /* the read that took the least time */
-    uint64_t learned_bytes;         /* sum of what was ahead */
     uint32_t unlike_count;          /* reads much smaller than those, in a row */
     bool has_profile;
     uint32_t slow_count; /* reads since slow_ns */
     uint64_t slow_ns;    /* since when the pace has been slow; 0: it is not */
+    uint64_t fast_ns;    /* the same for one that is faster than was thought usual */
 
     bool is_slow, is_down, is_stuck;
     uint32_t failures; /* in a row */
