@@ -113,22 +113,32 @@ int ps_volume_metadata(const struct ps_volume *volume, const char *name, const v
 /* Bytes that the open volume itself holds in memory (map, metadata). */
 uint64_t ps_volume_memory_bytes(const struct ps_volume *volume);
 
+struct ps_verify_options {
+    /* One sentence for each bad slice or range: object, slice, member, byte range. May be NULL. */
+    void (*bad)(void *ctx, const char *text);
+    void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes); /* may be NULL */
+    void *ctx;
+    uint64_t rate_bytes_per_s; /* at most; 0: as fast as it goes */
+    int threads;               /* that read and check; 0: one per CPU */
+    const volatile int *stop;  /* non-zero: stop with -EINTR; may be NULL */
+};
+
 struct ps_verify_report {
     uint64_t bytes_read;
-    uint64_t slices_checked;
-    uint64_t slices_bad; /* all that is bad, ranges_bad included: 0 = the volume is good */
-    uint64_t ranges_bad; /* of them, no slices: superblocks, member tables, maps, record areas */
+    uint64_t slices_checked; /* every copy of a slice counts */
+    uint64_t slices_bad;     /* all that is bad, ranges_bad included: 0 = the volume is good */
+    uint64_t ranges_bad;     /* of them, no slices: superblocks, tables, maps, records, members */
 };
 
 /*
- * Reads everything (every slice of every object, both superblocks and the map of every member) and
- * checks every checksum. bad() is called with one sentence per bad slice or range (object, slice,
- * member, byte range); progress() now and then; both may be NULL. Returns 0 when all was read and
- * checked, whether good or bad (see report); < 0 when it could not be carried out.
+ * Reads everything (every copy of every slice of every object, both superblocks, the tables and
+ * records of every member) and checks every checksum. A missing member is one bad range; what the
+ * others hold is checked all the same. Callbacks come from any thread, one at a time. Returns 0
+ * when all was read and checked, whether good or bad (see report), -EINTR when it was stopped
+ * (report tells how far it came); < 0 when it could not be carried out.
  */
-int ps_volume_verify(struct ps_volume *volume, void (*bad)(void *ctx, const char *text),
-                     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes),
-                     void *ctx, struct ps_verify_report *report, struct ps_error *err);
+int ps_volume_verify(struct ps_volume *volume, const struct ps_verify_options *options,
+                     struct ps_verify_report *report, struct ps_error *err);
 
 /*
  * Gives a member back: overwrites its superblocks (and, for a plain file, removes it). Refuses what

@@ -44,6 +44,29 @@ int ps_raw_read(int fd, void *buf, size_t bytes, uint64_t offset)
     return 0;
 }
 
+int ps_raw_readv(int fd, struct iovec *iov, int count, uint64_t offset)
+{
+    while (count > 0) {
+        ssize_t got = preadv(fd, iov, count, (off_t)offset);
+        if (got < 0) {
+            int code = -errno;
+            if (code == -EINTR || (code == -EINVAL && direct_dropped(fd)))
+                continue;
+            return code;
+        }
+        if (got == 0)
+            return -PS_ERR_SHORT_READ;
+        offset += (uint64_t)got;
+        for (; count > 0 && (size_t)got >= iov->iov_len; iov++, count--)
+            got -= (ssize_t)iov->iov_len;
+        if (count > 0) {
+            iov->iov_base = (uint8_t *)iov->iov_base + got;
+            iov->iov_len -= (size_t)got;
+        }
+    }
+    return 0;
+}
+
 int ps_raw_write(int fd, const void *buf, size_t bytes, uint64_t offset)
 {
     const uint8_t *at = buf;

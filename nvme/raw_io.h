@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 /*
  * Reads exactly `bytes` at `offset`. Returns 0, -PS_ERR_SHORT_READ (the file ends before), or
@@ -12,6 +13,9 @@
  * file system refuses (-EINVAL) loses O_DIRECT and is tried again. Thread-safe; blocks.
  */
 int ps_raw_read(int fd, void *buf, size_t bytes, uint64_t offset);
+
+/* The same into `count` buffers, one after the other; iov is changed. */
+int ps_raw_readv(int fd, struct iovec *iov, int count, uint64_t offset);
 
 /* Writes exactly `bytes` at `offset`, with the same fallback from O_DIRECT. Returns 0 or -errno. */
 int ps_raw_write(int fd, const void *buf, size_t bytes, uint64_t offset);

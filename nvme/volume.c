@@ -5,11 +5,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
 
 #include "core/log.h"
 #include "core/util.h"
+#include "nvme/identity.h"
 #include "nvme/raw_io.h"
 #include "nvme/volume_internal.h"
 
@@ -42,7 +44,10 @@ static bool same_volume(const struct ps_disk_superblock *a, const struct ps_disk
            a->align == b->align && a->generation == b->generation && a->map_bytes == b->map_bytes &&
            a->map_checksum == b->map_checksum && a->slice_count == b->slice_count &&
            memcmp(a->fingerprint, b->fingerprint, sizeof(a->fingerprint)) == 0 &&
-           memcmp(a->plan_hash, b->plan_hash, sizeof(a->plan_hash)) == 0;
+           memcmp(a->plan_hash, b->plan_hash, sizeof(a->plan_hash)) == 0 &&
+           memcmp(a->weights, b->weights, sizeof(a->weights)) == 0 &&
+           memcmp(a->nodes, b->nodes, sizeof(a->nodes)) == 0 &&
+           a->piece_bytes_min == b->piece_bytes_min && a->further_copies == b->further_copies;
 }
 
 /* Puts an open member in its place; on failure it stays the caller's. */
@@ -157,7 +162,8 @@ int ps_volume_map_read(const struct ps_member *member, void **data, struct ps_ma
         goto fail;
     const struct ps_disk_map *h = parsed.header;
     if (h->align != sb->align || h->member_count != sb->member_count ||
-        h->slice_count != sb->slice_count || memcmp(h->uuid, sb->uuid, sizeof(h->uuid)) != 0 ||
+        h->slice_count != sb->slice_count || h->further_copies != sb->further_copies ||
+        memcmp(h->uuid, sb->uuid, sizeof(h->uuid)) != 0 ||
         parsed.extents[sb->member].data_begin != sb->data_begin ||
         parsed.extents[sb->member].data_end != sb->data_end) {
         rc = ps_error_set(err, -PS_ERR_FORMAT, member->path,
@@ -374,8 +380,7 @@ uint64_t ps_volume_slice_checksum(const struct ps_volume *volume, uint32_t objec
 
 uint32_t ps_volume_copy_count(const struct ps_volume *volume)
 {
-    (void)volume;
-    return 1;
+    return ps_map_copy_count(&volume->map);
 }
 
 const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume, int member)
@@ -385,34 +390,47 @@ const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume
     return NULL;
 }
 
+/* The block device that a member is, or whose file system it lies on; 0 where it cannot be told. */
+static dev_t device_under(const struct ps_member *m)
+{
+    struct stat st;
+    if (m->fd < 0 || fstat(m->fd, &st) != 0)
+        return 0;
+    return m->is_device ? st.st_rdev : st.st_dev;
+}
+
 int ps_volume_member_node(const struct ps_volume *volume, int member)
 {
-    (void)volume;
-    (void)member;
-    return -1;
+    dev_t device = device_under(&volume->members[member]);
+    return device != 0 ? ps_identity_node(device) : -1;
 }
 
 uint64_t ps_volume_member_drive(const struct ps_volume *volume, int member)
 {
-    (void)volume;
-    (void)member;
-    return 0;
+    dev_t device = device_under(&volume->members[member]);
+    return device != 0 ? ps_identity_drive(device) : 0;
 }
 
 const struct ps_disk_piece *ps_volume_slice_pieces(const struct ps_volume *volume, uint32_t object,
                                                    uint32_t slice, uint32_t copy, uint32_t *count)
 {
-    (void)copy;
-    const struct ps_disk_slice *s = ps_map_slice(&volume->map, object, slice);
-    *count = s->piece_count;
-    return &volume->map.pieces[s->first_piece];
+    const struct ps_map *map = &volume->map;
+    *count = ps_map_slice(map, object, slice)->piece_count;
+    return ps_map_pieces(map, map->objects[object].first_slice + slice, copy);
 }
 
 const char *ps_volume_slice_text(const struct ps_volume *volume, uint32_t object, uint32_t slice,
                                  char *buf, size_t buf_bytes)
 {
+    return ps_volume_copy_text(volume, object, slice, 0, buf, buf_bytes);
+}
+
+const char *ps_volume_copy_text(const struct ps_volume *volume, uint32_t object, uint32_t slice,
+                                uint32_t copy, char *buf, size_t buf_bytes)
+{
     const struct ps_disk_object *o = &volume->map.objects[object];
     const struct ps_disk_slice *s = ps_map_slice(&volume->map, object, slice);
+    const struct ps_disk_piece *pieces = ps_map_pieces(&volume->map, o->first_slice + slice, copy);
     size_t at = 0;
     int n = snprintf(buf, buf_bytes, "%s, slice %u of %u (", ps_map_name(&volume->map, object),
                      slice + 1, o->slice_count);
@@ -420,7 +438,7 @@ const char *ps_volume_slice_text(const struct ps_volume *volume, uint32_t object
         at += n > 0 ? (size_t)n : 0;
         if (at >= buf_bytes)
             return buf;
-        const struct ps_disk_piece *p = &volume->map.pieces[s->first_piece + i];
+        const struct ps_disk_piece *p = &pieces[i];
         n = snprintf(buf + at, buf_bytes - at, "%sbytes %llu to %llu of %s", i > 0 ? "; " : "",
                      (unsigned long long)p->offset_bytes,
                      (unsigned long long)(p->offset_bytes + p->bytes - 1),

@@ -46,4 +46,8 @@ uint64_t ps_volume_member_drive(const struct ps_volume *volume, int member);
 const char *ps_volume_slice_text(const struct ps_volume *volume, uint32_t object, uint32_t slice,
                                  char *buf, size_t buf_bytes);
 
+/* The same, with the bytes of the given copy. */
+const char *ps_volume_copy_text(const struct ps_volume *volume, uint32_t object, uint32_t slice,
+                                uint32_t copy, char *buf, size_t buf_bytes);
+
 #endif

@@ -2,6 +2,7 @@
 ps_test(volume_open unit SOURCES test_volume_open.c volume_fixture.c LINK penstock_nvme)
 ps_test(volume_format unit SOURCES test_volume_format.c LINK penstock_nvme)
 ps_test(volume_damage unit SOURCES test_volume_damage.c volume_fixture.c LINK penstock_nvme)
+ps_test(volume_copies unit SOURCES test_volume_copies.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_plan unit SOURCES test_layout_plan.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c

@@ -118,7 +118,8 @@ static void verify_all(struct ps_volume *v, struct bad_list *list, struct ps_ver
 {
     struct ps_error err = {0};
     memset(list, 0, sizeof(*list));
-    if (ps_volume_verify(v, take_bad, NULL, list, report, &err) != 0)
+    struct ps_verify_options options = {.bad = take_bad, .ctx = list};
+    if (ps_volume_verify(v, &options, report, &err) != 0)
         fail_msg("%s: %s", err.where, err.text);
 }
 

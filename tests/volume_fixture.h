@@ -36,7 +36,8 @@ int fixture_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, u
 int fixture_layout(struct fixture *f, const char *const *paths, int path_count,
                    const struct ps_layout_options *opts, struct ps_error *err);
 
-/* Reads every slice of an open volume with pread and compares bytes and padding. Asserts. */
+/* Reads every copy of every slice with pread, from the members that are there, and compares bytes
+ * and padding. Asserts. */
 void fixture_check(struct fixture *f, const struct ps_volume *volume);
 
 /* Runs ps_volume_verify and returns how much was bad. */

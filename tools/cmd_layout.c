@@ -6,7 +6,7 @@
 #include "core/budget.h"
 #include "core/util.h"
 
-enum { KEY_QUANT = 1, KEY_SLICE_BYTES, KEY_RESUME, KEY_DESTROY, KEY_JSON };
+enum { KEY_QUANT = 1, KEY_SLICE_BYTES, KEY_RESUME, KEY_DESTROY, KEY_JSON, KEY_COPIES };
 
 struct layout_args {
     struct ps_model_layout_options options;
@@ -39,6 +39,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         args->options.slice_bytes = tool_size(state, "--slice-bytes", arg);
         if (args->options.slice_bytes == 0)
             argp_error(state, "--slice-bytes: a slice holds at least 1 byte");
+        break;
+    case KEY_COPIES:
+        args->options.copies = (uint32_t)tool_number(state, "--copies", arg, 1, 2);
         break;
     case KEY_RESUME:
         args->options.resume = true;
@@ -78,6 +81,9 @@ static const struct argp_option options[] = {
      "experts=q4_0,rest=bf16). Routers and norms are never quantised",
      0},
     {"slice-bytes", KEY_SLICE_BYTES, "SIZE", 0, "size aimed at for an expert's slices (2M)", 0},
+    {"copies", KEY_COPIES, "N", 0,
+     "copies of everything, each on other members: 1 or 2 (default 1). With 2, a member may fail",
+     0},
     {"resume", KEY_RESUME, NULL, 0, "continue a layout that was stopped", 0},
     {"destroy", KEY_DESTROY, "IDENTITY", 0,
      "allow what a refusal named by this identity to be overwritten; may be repeated", 0},

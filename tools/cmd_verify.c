@@ -82,6 +82,7 @@ int cmd_verify(int argc, char **argv)
 {
     struct verify_args args = {0};
     struct verify_run run = {0};
+    struct ps_verify_options verify = {.bad = bad_take, .progress = progress_take, .ctx = &run};
     struct ps_verify_report report = {0};
     struct ps_volume *volume = NULL;
     struct ps_error err = {0};
@@ -97,7 +98,7 @@ int cmd_verify(int argc, char **argv)
         run.bad = json_array();
     tool_progress_init(&run.progress, "checking");
     uint64_t begin_ns = ps_now_ns();
-    rc = ps_volume_verify(volume, bad_take, progress_take, &run, &report, &err);
+    rc = ps_volume_verify(volume, &verify, &report, &err);
     tool_progress_end(&run.progress);
     status = rc < 0 ? tool_fail(&err) : result_print(&run, &report, ps_now_ns() - begin_ns);
     if (rc == 0 && report.slices_bad > 0) {
