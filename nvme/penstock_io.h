@@ -74,7 +74,9 @@ struct ps_member_profile {
 /*
  * Opens a complete volume named by any one of its members, or by several: finds the others (the
  * paths given always serve as themselves; then the recorded paths, then by identity and UUID),
- * checks superblocks and map, takes a shared lock on every member. Files are opened read-only.
+ * checks superblocks and map, takes a shared lock on every member. Files are opened read-only. With
+ * two copies of every slice one member may be missing, damaged, cut short or of a layout that was
+ * stopped: a warning is logged, and ps_member_info.is_missing is set.
  * paths: path_count strings, read during the call. *out is owned by the caller.
  * Errors: -ENOENT, -PS_ERR_INCOMPLETE (stopped layout), -PS_ERR_FORMAT (not a volume or damaged),
  * -PS_ERR_MEMBER (one is missing: named), -PS_ERR_TRUNCATED (a member is shorter than recorded),

@@ -54,9 +54,6 @@ static bool same_volume(const struct ps_disk_superblock *a, const struct ps_disk
 static int place_member(struct ps_volume *v, struct ps_member *m, const struct ps_member *first,
                         struct ps_error *err)
 {
-    int rc = check_state(m, err);
-    if (rc < 0)
-        return rc;
     if (memcmp(m->sb.uuid, first->sb.uuid, sizeof(m->sb.uuid)) != 0)
         return ps_error_set(err, -PS_ERR_MEMBER, m->path,
                             "this is a member of another volume than '%s'; name the members of "
@@ -72,70 +69,197 @@ static int place_member(struct ps_volume *v, struct ps_member *m, const struct p
                             "this is member %u of the volume, and so is '%s'; name each member "
                             "once",
                             m->sb.member + 1, slot->path);
-    rc = check_size(m, err);
-    if (rc < 0)
-        return rc;
     *slot = *m;
-    m->fd = -1;
+    *m = (struct ps_member){.fd = -1};
     return 0;
 }
 
-static int open_named(struct ps_volume *v, const char *const *paths, int path_count, int *named,
+/* What opening has found out so far. */
+struct opening {
+    struct ps_volume *volume;
+    int base;                      /* the first member that was named and is good */
+    int failure_count;             /* paths that were named and cannot be used */
+    struct ps_error failure;       /* the first of them */
+    int missing_count;             /* members without a path that can be used */
+    int missing;                   /* the first of them */
+    struct ps_error missing_error; /* why */
+};
+
+/* True for what is wrong with a member itself: with a second copy of its data it can be done
+ * without. What the caller or another process can set right is not. */
+static bool is_bearable(int rc)
+{
+    return rc != -ENOMEM && rc != -PS_ERR_IN_USE && rc != -EACCES && rc != -EPERM &&
+           rc != -EMFILE && rc != -ENFILE;
+}
+
+static bool is_volumes(const struct ps_member *m, const struct ps_member *base)
+{
+    return memcmp(m->sb.uuid, base->sb.uuid, sizeof(m->sb.uuid)) == 0;
+}
+
+static int first_member(struct ps_volume *v, const struct ps_member *m, struct ps_error *err)
+{
+    v->member_count = (int)m->sb.member_count;
+    v->members = calloc(m->sb.member_count, sizeof(*v->members));
+    if (v->members == NULL)
+        return ps_error_set(err, -ENOMEM, m->path, "not enough memory");
+    for (int i = 0; i < v->member_count; i++)
+        v->members[i].fd = -1;
+    return 0;
+}
+
+/*
+ * Opens one path that was named. Returns 0 also when it cannot be used but the volume may do
+ * without it; that is booked as a failure.
+ */
+static int open_one(struct opening *o, const char *path, struct ps_error *err)
+{
+    struct ps_volume *v = o->volume;
+    struct ps_error reason = {0};
+    struct ps_member m;
+    int rc = ps_member_open(&m, path, &reason);
+    bool bearable = rc < 0 && is_bearable(rc);
+    if (rc == 0) {
+        const struct ps_member *base = o->base >= 0 ? &v->members[o->base] : &m;
+        rc = check_state(&m, &reason);
+        if (rc == 0)
+            rc = check_size(&m, &reason);
+        bearable = rc < 0 && is_volumes(&m, base);
+        if (rc == 0 && o->base < 0) {
+            rc = first_member(v, &m, &reason);
+            o->base = rc == 0 ? (int)m.sb.member : -1;
+        }
+        if (rc == 0)
+            rc = place_member(v, &m, base, &reason);
+        ps_member_close(&m);
+    }
+    if (rc < 0 && o->failure_count++ == 0)
+        o->failure = reason;
+    if (rc < 0 && !bearable && err != NULL)
+        *err = reason;
+    return bearable ? 0 : rc;
+}
+
+static int open_named(struct opening *o, const char *const *paths, int path_count,
                       struct ps_error *err)
 {
     for (int i = 0; i < path_count; i++) {
-        struct ps_member m;
-        int rc = ps_member_open(&m, paths[i], err);
+        int rc = open_one(o, paths[i], err);
         if (rc < 0)
             return rc;
-        if (i == 0) {
-            *named = (int)m.sb.member;
-            v->member_count = (int)m.sb.member_count;
-            v->members = calloc(m.sb.member_count, sizeof(*v->members));
-            if (v->members == NULL) {
-                ps_member_close(&m);
-                return ps_error_set(err, -ENOMEM, paths[i], "not enough memory");
-            }
-            for (int j = 0; j < v->member_count; j++)
-                v->members[j].fd = -1;
-        }
-        rc = place_member(v, &m, i == 0 ? &m : &v->members[*named], err);
-        if (rc < 0) {
-            ps_member_close(&m);
-            return rc;
+    }
+    if (o->base >= 0)
+        return 0;
+    if (err != NULL)
+        *err = o->failure;
+    return o->failure.code;
+}
+
+static struct ps_disk_table *read_any_table(const struct opening *o)
+{
+    struct ps_disk_table *table = NULL;
+    const struct ps_volume *v = o->volume;
+    struct ps_error why = {0};
+    for (int i = 0; table == NULL && i < v->member_count; i++) {
+        const struct ps_member *m = &v->members[(o->base + i) % v->member_count];
+        if (m->fd >= 0 && ps_member_table_read(m, &table, &why) < 0)
+            ps_log(PS_LOG_WARN, "%s: %s", why.where, why.text);
+    }
+    return table;
+}
+
+static int find_one(struct opening *o, const struct ps_disk_table *table, int number,
+                    struct ps_error *err)
+{
+    struct ps_volume *v = o->volume;
+    const struct ps_member *base = &v->members[o->base];
+    struct ps_error reason = {0};
+    struct ps_member m;
+    int rc = ps_member_find(&m, base, table, (uint32_t)number, &reason);
+    bool bearable = rc < 0 && is_bearable(rc);
+    if (rc == 0) {
+        rc = check_size(&m, &reason);
+        bearable = rc < 0;
+        if (rc == 0)
+            rc = place_member(v, &m, base, &reason);
+        ps_member_close(&m);
+    }
+    if (rc < 0 && !bearable) {
+        if (err != NULL)
+            *err = reason;
+        return rc;
+    }
+    if (rc < 0) {
+        const char *path = table != NULL ? ps_table_peer(table, (uint32_t)number)->path : "";
+        v->members[number].path = strdup(path);
+        if (v->members[number].path == NULL)
+            return ps_error_set(err, -ENOMEM, base->path, "not enough memory");
+        if (o->missing_count++ == 0) {
+            o->missing = number;
+            o->missing_error = reason;
         }
     }
     return 0;
 }
 
-static int find_others(struct ps_volume *v, int named, struct ps_error *err)
+static int find_others(struct opening *o, struct ps_error *err)
 {
-    int missing = 0;
-    for (int i = 0; i < v->member_count; i++)
-        missing += v->members[i].fd < 0;
-    if (missing == 0)
-        return 0;
+    struct ps_volume *v = o->volume;
     struct ps_disk_table *table = NULL;
-    struct ps_error why = {0};
-    for (int i = 0; table == NULL && i < v->member_count; i++) {
-        const struct ps_member *m = &v->members[(named + i) % v->member_count];
-        if (m->fd >= 0 && ps_member_table_read(m, &table, &why) < 0)
-            ps_log(PS_LOG_WARN, "%s: %s", why.where, why.text);
-    }
     int rc = 0;
     for (int i = 0; rc == 0 && i < v->member_count; i++) {
         if (v->members[i].fd >= 0)
             continue;
-        struct ps_member m;
-        rc = ps_member_find(&m, &v->members[named], table, (uint32_t)i, err);
-        if (rc < 0)
-            break;
-        rc = place_member(v, &m, &v->members[named], err);
-        if (rc < 0)
-            ps_member_close(&m);
+        table = table != NULL ? table : read_any_table(o);
+        rc = find_one(o, table, i, err);
     }
     free(table);
     return rc;
+}
+
+/* Lists the members that are missing: "2 ('b'), 3 ('c')". */
+static void list_missing(const struct ps_volume *v, char *text, size_t text_bytes)
+{
+    size_t at = 0;
+    text[0] = 0;
+    for (int i = 0; i < v->member_count && at < text_bytes; i++) {
+        if (v->members[i].fd >= 0)
+            continue;
+        int n = snprintf(text + at, text_bytes - at, "%s%d ('%s')", at > 0 ? ", " : "", i + 1,
+                         v->members[i].path);
+        at += n > 0 ? (size_t)n : 0;
+    }
+}
+
+/* Decides whether what was found will do: everything, or all but one member of two copies. */
+static int judge(const struct opening *o, struct ps_error *err)
+{
+    const struct ps_volume *v = o->volume;
+    const struct ps_member *base = &v->members[o->base];
+    char list[256];
+    if (o->missing_count == 0 && o->failure_count == 0)
+        return 0;
+    /* A path that was named in vain tells more than what was not found elsewhere. */
+    const struct ps_error *why = o->failure_count > 0 ? &o->failure : &o->missing_error;
+    bool may_miss = base->sb.further_copies > 0;
+    if (may_miss && o->missing_count == 1 && o->failure_count <= 1) {
+        ps_log(PS_LOG_WARN,
+               "%s: %s. This is member %d of %d; its data is read from the second copies, and "
+               "`penstock rebalance` restores them",
+               why->where, why->text, o->missing + 1, v->member_count);
+        return 0;
+    }
+    if (may_miss && o->missing_count > 1) {
+        list_missing(v, list, sizeof(list));
+        return ps_error_set(err, -PS_ERR_MEMBER, base->path,
+                            "members %s of %d are missing or cannot be used, and the second copies "
+                            "make up for one; name their paths too",
+                            list, v->member_count);
+    }
+    if (err != NULL)
+        *err = *why;
+    return why->code;
 }
 
 int ps_volume_map_read(const struct ps_member *member, void **data, struct ps_map *map,
@@ -186,6 +310,8 @@ static int read_map(struct ps_volume *v, int named, struct ps_error *err)
     for (int i = 0; i < v->member_count; i++) {
         const struct ps_member *m = &v->members[(named + i) % v->member_count];
         struct ps_error reason = {0};
+        if (m->fd < 0)
+            continue;
         if (ps_volume_map_read(m, &v->map_data, &v->map, &reason) == 0) {
             v->map_bytes = m->sb.map_bytes;
             if (i > 0)
@@ -206,6 +332,8 @@ static int check_extents(const struct ps_volume *v, struct ps_error *err)
     for (int i = 0; i < v->member_count; i++) {
         const struct ps_disk_superblock *sb = &v->members[i].sb;
         const struct ps_disk_extent *e = &v->map.extents[i];
+        if (v->members[i].fd < 0)
+            continue;
         if (e->data_begin != sb->data_begin || e->data_end != sb->data_end)
             return ps_error_set(err, -PS_ERR_FORMAT, v->members[i].path,
                                 "the volume's map does not belong to this member");
@@ -225,19 +353,21 @@ int ps_volume_open(struct ps_volume **out, const char *const *paths, int path_co
     struct ps_volume *v = calloc(1, sizeof(*v));
     if (v == NULL)
         return ps_error_set(err, -ENOMEM, paths[0], "not enough memory");
-    int named = 0;
-    int rc = open_named(v, paths, path_count, &named, err);
+    struct opening o = {.volume = v, .base = -1};
+    int rc = open_named(&o, paths, path_count, err);
     if (rc == 0)
-        rc = find_others(v, named, err);
+        rc = find_others(&o, err);
     if (rc == 0)
-        rc = read_map(v, named, err);
+        rc = judge(&o, err);
+    if (rc == 0)
+        rc = read_map(v, o.base, err);
     if (rc == 0)
         rc = check_extents(v, err);
     if (rc < 0) {
         ps_volume_close(&v);
         return rc;
     }
-    ps_uuid_text(v->members[named].sb.uuid, v->uuid);
+    ps_uuid_text(v->members[o.base].sb.uuid, v->uuid);
     *out = v;
     return 0;
 }
@@ -277,9 +407,10 @@ void ps_volume_member(const struct ps_volume *volume, int member, struct ps_memb
     *info = (struct ps_member_info){
         .path = m->path,
         .bytes = m->sb.member_bytes,
-        .data_begin_bytes = m->sb.data_begin,
-        .data_end_bytes = m->sb.data_end,
+        .data_begin_bytes = volume->map.extents[member].data_begin,
+        .data_end_bytes = volume->map.extents[member].data_end,
         .is_device = m->is_device,
+        .is_missing = m->fd < 0,
     };
 }
 
@@ -366,6 +497,8 @@ int ps_volume_reopen(const struct ps_volume *volume, int member, int flags)
 {
     char path[64];
     const struct ps_member *m = &volume->members[member];
+    if (m->fd < 0)
+        return -ENODEV;
     snprintf(path, sizeof(path), "/proc/self/fd/%d", m->fd);
     int fd = open(path, flags | O_CLOEXEC);
     if (fd < 0 && errno == ENOENT) /* no /proc here: the path is the next best */

@@ -9,7 +9,8 @@
 struct ps_volume {
     char uuid[37];
     int member_count;
-    struct ps_member *members; /* [member_count], by number */
+    struct ps_member *members; /* [member_count], by number; one may be missing: fd -1, path as it
+                                  was last seen (never NULL), the rest zero */
     void *map_data;
     uint64_t map_bytes;
     struct ps_map map;

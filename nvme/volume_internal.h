@@ -6,9 +6,9 @@
 #include "nvme/penstock_io.h"
 
 /*
- * The open descriptor of a member: O_RDONLY | O_CLOEXEC, without O_DIRECT, under a shared lock;
- * owned by the volume. Flags of a duplicate are shared with it (dup does not give another
- * O_DIRECT): use ps_volume_reopen for other flags.
+ * The open descriptor of a member, or -1 where it is missing: O_RDONLY | O_CLOEXEC, without
+ * O_DIRECT, under a shared lock; owned by the volume. Flags of a duplicate are shared with it (dup
+ * does not give another O_DIRECT): use ps_volume_reopen for other flags.
  */
 int ps_volume_fd(const struct ps_volume *volume, int member);
 
@@ -16,7 +16,7 @@ int ps_volume_fd(const struct ps_volume *volume, int member);
  * Opens the same file or device once more with `flags` (O_RDONLY | O_DIRECT ...; O_CLOEXEC is
  * added), through /proc/self/fd so that it is the same inode even if the path has been replaced.
  * Returns a descriptor that the caller closes, or -errno (-EINVAL: the file system refuses
- * O_DIRECT).
+ * O_DIRECT; -ENODEV: the member is missing).
  */
 int ps_volume_reopen(const struct ps_volume *volume, int member, int flags);
 

@@ -1,6 +1,9 @@
 /* Volumes with two copies of every slice: written, verified, damaged, and with a member missing. */
+#include <sys/file.h>
+
 #include "core/log.h"
 #include "nvme/layout_internal.h"
+#include "nvme/superblock.h"
 #include "nvme/volume_internal.h"
 #include "util.h"
 #include "volume_fixture.h"
@@ -151,6 +154,157 @@ static void flipped_copies(void **state)
     ps_volume_close(&v);
 }
 
+/* ---- a member missing ------------------------------------------------------------------------ */
+
+static char warned[1024];
+static int warnings;
+
+static void remember_warning(void *ctx, enum ps_log_level level, const char *text)
+{
+    (void)ctx;
+    if (level <= PS_LOG_WARN) {
+        snprintf(warned, sizeof(warned), "%s", text);
+        warnings++;
+    }
+}
+
+/* Opens by a good member while `bad` cannot be used: one warning, and all data from the others. */
+static void check_degraded(struct scene *s, int bad, const char *reason)
+{
+    struct bad_list list;
+    struct ps_verify_report report;
+    for (int named = 0; named < MEMBERS; named++) {
+        if (named == bad)
+            continue;
+        warnings = 0;
+        ps_log_set(remember_warning, NULL);
+        struct ps_volume *v = must_open(&s->paths[named], 1);
+        ps_log_set(NULL, NULL);
+        assert_int_equal(warnings, 1);
+        assert_non_null(strstr(warned, "second copies"));
+        assert_non_null(strstr(warned, reason));
+        for (int m = 0; m < MEMBERS; m++) {
+            struct ps_member_info info;
+            ps_volume_member(v, m, &info);
+            assert_int_equal(info.is_missing, m == bad);
+            assert_int_equal(ps_volume_fd(v, m) < 0, m == bad);
+            assert_non_null(info.path);
+        }
+        assert_int_equal(ps_volume_reopen(v, bad, O_RDONLY), -ENODEV);
+        assert_int_equal(ps_volume_member_node(v, bad), -1);
+        assert_int_equal(ps_volume_member_drive(v, bad), 0);
+        fixture_check(&s->f, v);
+        if (named == (bad + 1) % MEMBERS) {
+            verify_all(v, &list, &report);
+            assert_int_equal(list.count, 1);
+            assert_int_equal(report.ranges_bad, 1);
+            assert_non_null(strstr(list.text[0], "missing"));
+        }
+        ps_volume_close(&v);
+    }
+    /* All named: the same. */
+    struct ps_volume *v = must_open(s->paths, MEMBERS);
+    fixture_check(&s->f, v);
+    ps_volume_close(&v);
+}
+
+static void one_missing(void **state)
+{
+    struct scene *s = *state;
+    char away[320];
+    for (int bad = 0; bad < MEMBERS; bad++) {
+        snprintf(away, sizeof(away), "%s.away", s->path[bad]);
+        size_t bytes;
+        uint8_t *data = file_read(s->path[bad], &bytes);
+        struct ps_superblock_pair pair;
+        int fd = open(s->path[bad], O_RDONLY);
+        assert_int_equal(ps_superblock_read(fd, s->path[bad], &pair, NULL), 0);
+        close(fd);
+
+        unlink(s->path[bad]);
+        check_degraded(s, bad, s->path[bad] + strlen(s->dir) + 1);
+        /* Cut short. */
+        file_write(s->path[bad], data, bytes - 4096);
+        check_degraded(s, bad, "cut short");
+        file_write(s->path[bad], data, 0);
+        check_degraded(s, bad, "missing");
+        /* Both superblocks damaged. */
+        file_write(s->path[bad], data, bytes);
+        file_patch(s->path[bad], 100, "damage", 6);
+        file_patch(s->path[bad], pair.copy[0].second_offset + 100, "damage", 6);
+        check_degraded(s, bad, "missing");
+        /* A stopped layout of the same volume. */
+        struct ps_disk_superblock sb = pair.copy[0];
+        sb.state = PS_VOLUME_IN_PROGRESS;
+        ps_superblock_seal(&sb);
+        file_write(s->path[bad], data, bytes);
+        file_patch(s->path[bad], 0, &sb, sizeof(sb));
+        check_degraded(s, bad, "stopped");
+        file_write(s->path[bad], data, bytes);
+        free(data);
+    }
+    struct ps_volume *v = must_open(s->paths, 1);
+    assert_int_equal(fixture_verify(v), 0);
+    ps_volume_close(&v);
+}
+
+/* One missing and a bit flipped elsewhere: found, though its slice is in two parts. */
+static void missing_and_damaged(void **state)
+{
+    struct scene *s = *state;
+    struct bad_list list;
+    struct ps_verify_report report;
+    size_t bytes;
+    uint8_t *data = file_read(s->path[2], &bytes);
+    unlink(s->path[2]);
+    struct ps_volume *v = must_open(s->paths, 2);
+    for (int m = 0; m < 2; m++) {
+        struct ps_member_info info;
+        ps_volume_member(v, m, &info);
+        for (int i = 0; i < 20; i++) {
+            uint64_t at = info.data_begin_bytes +
+                          (info.data_end_bytes - info.data_begin_bytes) * (uint64_t)i / 20 + 3;
+            flip(s->path[m], at);
+            verify_all(v, &list, &report);
+            assert_true(report.slices_bad > report.ranges_bad);
+            flip(s->path[m], at);
+        }
+    }
+    verify_all(v, &list, &report);
+    assert_int_equal(list.count, 1);
+    ps_volume_close(&v);
+    file_write(s->path[2], data, bytes);
+    free(data);
+}
+
+static void too_much_missing(void **state)
+{
+    struct scene *s = *state;
+    struct ps_volume *v = NULL;
+    struct ps_error err = {0};
+    char away[2][320];
+    for (int m = 0; m < 2; m++) {
+        snprintf(away[m], sizeof(away[m]), "%s/../away%d.%d", s->dir, m, (int)getpid());
+        assert_int_equal(rename(s->path[m + 1], away[m]), 0);
+    }
+    assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), -PS_ERR_MEMBER);
+    assert_non_null(strstr(err.text, "2 ('m1'), 3 ('m2') of 3"));
+    /* Named where it is now, one of them serves. */
+    const char *named[] = {s->path[0], away[1]};
+    v = must_open(named, 2);
+    fixture_check(&s->f, v);
+    ps_volume_close(&v);
+    /* What is in the way of the command is no missing member. */
+    const char *nothing[] = {s->path[0], away[0], away[1], "/nonexistent"};
+    assert_int_equal(ps_volume_open(&v, nothing, 4, &err), -ENOENT);
+    int fd = open(away[0], O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_int_equal(ps_volume_open(&v, nothing, 3, &err), -PS_ERR_IN_USE);
+    close(fd);
+    for (int m = 0; m < 2; m++)
+        assert_int_equal(rename(away[m], s->path[m + 1]), 0);
+}
+
 /* Slower than it could be, stopped on request, and as told with one thread. */
 static void bounded(void **state)
 {
@@ -213,6 +367,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(round_trip),
         cmocka_unit_test(flipped_copies),
+        cmocka_unit_test(one_missing),
+        cmocka_unit_test(missing_and_damaged),
+        cmocka_unit_test(too_much_missing),
         cmocka_unit_test(bounded),
         cmocka_unit_test(resume_keeps_the_plan),
     };
