@@ -1,0 +1,12 @@
+# The rig: QEMU guests with NVMe drives and NUMA nodes (tests/rig/README.md). Every line
+# "# rig NAME: ..." of a guest script is a test rig_NAME of label "rig".
+file(GLOB guest_scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/rig/guest/*.sh)
+foreach(script ${guest_scripts})
+  file(STRINGS ${script} heads REGEX "^# rig [a-z0-9_]+:")
+  foreach(head ${heads})
+    string(REGEX REPLACE "^# rig ([a-z0-9_]+):.*" "\\1" name "${head}")
+    add_test(NAME rig_${name}
+      COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/rig/run ${name} --build ${CMAKE_BINARY_DIR})
+    set_tests_properties(rig_${name} PROPERTIES LABELS rig SKIP_RETURN_CODE 77 TIMEOUT 900)
+  endforeach()
+endforeach()
