@@ -116,7 +116,29 @@ static double rate_of(const struct window *w)
     return (double)w->bytes * 1e9 / (double)(w->end_ns - w->begin_ns);
 }
 
-/* Keeps so many experts outstanding; nothing stays in the cache, which holds no more than those. */
+static bool is_leased(const struct ps_lease *leases, uint32_t object)
+{
+    for (uint32_t i = 0; i < OUTSTANDING_MAX; i++) {
+        if (leases[i].slices && leases[i].object == object)
+            return true;
+    }
+    return false;
+}
+
+/* Leases an expert that has to be read: neither outstanding already nor in memory. */
+static int lease_one(struct bench *bench, struct ps_store *store, const struct ps_lease *leases,
+                     struct ps_lease *lease, struct ps_error *err)
+{
+    for (;;) {
+        uint32_t expert = next_expert(bench);
+        int rc = is_leased(leases, expert) ? 1 : ps_store_get(store, 0, expert, lease, err);
+        if (rc <= 0)
+            return rc;
+        ps_store_put(store, lease);
+    }
+}
+
+/* Keeps so many experts outstanding; the cache holds no more than those. */
 static int read_experts(struct bench *bench, struct ps_store *store, uint32_t outstanding,
                         struct window *w, struct ps_error *err)
 {
@@ -125,12 +147,8 @@ static int read_experts(struct bench *bench, struct ps_store *store, uint32_t ou
 
     while (rc >= 0 && ps_now_ns() < w->end_ns) {
         for (uint32_t i = 0; i < outstanding && rc >= 0; i++) {
-            while (!leases[i].slices && rc >= 0) {
-                rc = ps_store_get(store, 0, next_expert(bench), &leases[i], err);
-                /* What is there already is no read. */
-                if (rc > 0)
-                    ps_store_put(store, &leases[i]);
-            }
+            if (!leases[i].slices)
+                rc = lease_one(bench, store, leases, &leases[i], err);
         }
         int news = rc < 0 ? rc : ps_store_wait(store, leases, outstanding, err);
         rc = news < 0 ? news : 0;

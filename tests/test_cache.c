@@ -163,7 +163,7 @@ static struct ps_cache *open_cache(const struct world *w, uint32_t lease_count, 
     struct ps_cache *cache = calloc(1, sizeof(*cache));
     struct ps_cache_source source = source_of(w);
     struct ps_cache_plan plan;
-    int nodes[] = {0};
+    int nodes[] = {0, 1, 2};
 
     assert_true(ps_cache_plan_make(&plan, &source, lease_count, region_bytes, budget));
     *table = aligned_alloc(64, plan.table_bytes);
@@ -211,6 +211,191 @@ static void test_slots_are_apart(void **state)
         assert_int_equal(data[sizes[o] - 1], o + 1);
     }
     close_cache(cache, table);
+}
+
+/* Which region an address lies in. */
+static uint32_t region_of(const struct ps_cache *cache, const uint8_t *p, uint64_t bytes)
+{
+    for (uint32_t r = 0; r < cache->plan.region_count; r++) {
+        const uint8_t *base = cache->regions[r].base;
+        if (p >= base && p + bytes <= base + cache->regions[r].bytes)
+            return r;
+    }
+    fail_msg("a slice lies in no region");
+    return 0;
+}
+
+/* Slices of one node share regions with no slice of another; none overlaps another. */
+static void test_slices_by_node(void **state)
+{
+    static const int nodes[SLICES] = {2, 0, 2, PS_CACHE_NODE_ANY}; /* the last: 3 * 3 / 4 = 2 */
+    static const uint8_t resolved[SLICES] = {2, 0, 2, 2};
+    struct world w = {.object_count = 30, .size = 5 * 4096, .node_count = 3, .nodes = nodes};
+    int node_of_region[64];
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 30, 0, 40 * 4096, &table);
+    (void)state;
+
+    assert_int_equal(cache->plan.slot_count, 30);
+    assert_false(cache->plan.classes[0].is_floating);
+    assert_int_equal(cache->plan.classes[0].node_bytes[0], 4096);
+    assert_int_equal(cache->plan.classes[0].node_bytes[1], 0);
+    assert_int_equal(cache->plan.classes[0].node_bytes[2], 4 * 4096);
+    assert_int_equal(cache->plan.classes[0].slot_bytes, w.size);
+    assert_int_equal(cache->plan.node_mapped_bytes[1], 0);
+    assert_true(cache->plan.region_count > 3 && cache->plan.region_count <= 64);
+    assert_int_equal(cache->plan.node_mapped_bytes[0] + cache->plan.node_mapped_bytes[2],
+                     cache->plan.mapped_bytes);
+    for (uint32_t r = 0; r < 64; r++)
+        node_of_region[r] = -1;
+    for (uint32_t o = 0; o < 30; o++) {
+        struct ps_slot *slot = &cache->slots[ps_cache_take(cache, o)];
+        for (uint32_t s = 0; s < SLICES; s++) {
+            uint32_t bytes;
+            describe_slice(&w, o, s, &bytes);
+            assert_int_equal(slot->nodes[s], resolved[s]);
+            int *node = &node_of_region[region_of(cache, slot->fetch.slices[s], bytes)];
+            assert_true(*node == -1 || *node == resolved[s]);
+            *node = resolved[s];
+            memset(slot->fetch.slices[s], (int)(o * SLICES + s), bytes);
+        }
+    }
+    for (uint32_t o = 0; o < 30; o++) {
+        const struct ps_slot *slot = &cache->slots[ps_cache_find(cache, o)];
+        for (uint32_t s = 0; s < SLICES; s++) {
+            uint32_t bytes;
+            describe_slice(&w, o, s, &bytes);
+            assert_int_equal(slot->fetch.slices[s][0], o * SLICES + s);
+            assert_int_equal(slot->fetch.slices[s][bytes - 1], o * SLICES + s);
+        }
+    }
+    close_cache(cache, table);
+}
+
+/* Objects of no node lie whole on one, slot by slot on the next. */
+static void test_slices_of_no_node(void **state)
+{
+    struct world w = {.object_count = 12, .size = 8 * 4096, .node_count = 3};
+    uint32_t slots_on[3] = {0};
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 12, 0, GIB, &table);
+    (void)state;
+
+    assert_true(cache->plan.classes[0].is_floating);
+    assert_int_equal(cache->plan.region_count, 3);
+    for (uint32_t o = 0; o < 12; o++) {
+        const struct ps_slot *slot = &cache->slots[ps_cache_take(cache, o)];
+        uint32_t region = region_of(cache, slot->fetch.slices[0], w.size);
+        for (uint32_t s = 0; s < SLICES; s++) {
+            assert_int_equal(slot->nodes[s], region);
+            assert_ptr_equal(slot->fetch.slices[s], slot->fetch.slices[0] + s * w.size / SLICES);
+        }
+        slots_on[region]++;
+    }
+    for (int n = 0; n < 3; n++)
+        assert_int_equal(slots_on[n], 4);
+    close_cache(cache, table);
+}
+
+/* Guesses have a list of their own, give way to demand, and become like others by use. */
+static void test_staged(void **state)
+{
+    struct world w = {.object_count = 10, .size = 4096};
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 3, 0, GIB, &table);
+    (void)state;
+
+    assert_int_equal(cache->plan.slot_count, 3);
+    uint32_t used = ps_cache_take(cache, 0), guess = ps_cache_stage(cache, 1);
+    struct ps_slot *slots = cache->slots;
+    slots[used].fetch.slice_count = slots[used].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, used);
+    ps_cache_release(cache, used);
+    assert_int_equal(cache->staged_count, 1);
+    assert_true(ps_cache_has_orphans(cache, 1));
+    slots[guess].fetch.slice_count = slots[guess].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, guess);
+    assert_false(ps_cache_has_orphans(cache, 1));
+
+    /* One free slot, then the guess goes before what was used. */
+    uint32_t other = ps_cache_take(cache, 2);
+    assert_int_equal(cache->eviction_count, 0);
+    assert_int_equal(ps_cache_take(cache, 3), guess);
+    assert_int_equal(cache->staged_count, 0);
+    assert_int_equal(ps_cache_find(cache, 1), PS_CACHE_NONE);
+    assert_int_equal(ps_cache_find(cache, 0), used);
+    /* A guess takes the place of what was used least recently, but not that of another guess. */
+    uint32_t next = ps_cache_stage(cache, 4);
+    assert_int_equal(next, used);
+    assert_int_equal(ps_cache_stage(cache, 5), PS_CACHE_NONE);
+
+    /* Asked for while it is read: a lease like any other. */
+    ps_cache_lease(cache, next);
+    assert_int_equal(cache->staged_count, 0);
+    slots[next].fetch.landed_count = slots[next].fetch.slice_count = SLICES;
+    ps_cache_finish(cache, next);
+    ps_cache_release(cache, next);
+    assert_int_equal(cache->lists[0].lru.newest, next);
+
+    /* Taken back: in memory, then while it is read. */
+    uint32_t wrong = ps_cache_stage(cache, 6);
+    slots[wrong].fetch.landed_count = slots[wrong].fetch.slice_count = SLICES;
+    ps_cache_finish(cache, wrong);
+    ps_cache_unstage(cache, wrong);
+    assert_int_equal(ps_cache_find(cache, 6), PS_CACHE_NONE);
+    wrong = ps_cache_stage(cache, 7);
+    slots[wrong].fetch.landed_count = 0;
+    ps_cache_unstage(cache, wrong);
+    assert_int_equal(ps_cache_find(cache, 7), PS_CACHE_NONE);
+    assert_int_equal(ps_cache_take(cache, 8), PS_CACHE_NONE);
+    slots[wrong].fetch.is_left = true;
+    ps_cache_finish(cache, wrong);
+    assert_int_equal(ps_cache_take(cache, 8), wrong);
+    assert_int_equal(cache->staged_count, 0);
+    ps_cache_release(cache, other);
+    close_cache(cache, table);
+}
+
+/* An object whose reads hang: its leases go to another slot, the old one is nobody's until the
+ * last read has come back and the last lease has been followed. */
+static void test_move(void **state)
+{
+    struct world w = {.object_count = 10, .size = 4096};
+    void *table;
+    (void)state;
+
+    for (int order = 0; order < 2; order++) {
+        struct ps_cache *cache = open_cache(&w, 3, 0, GIB, &table);
+        uint32_t old = ps_cache_take(cache, 4);
+        ps_cache_lease(cache, old);
+        cache->slots[old].fetch.is_active = true;
+        uint32_t to = ps_cache_move(cache, old);
+        assert_int_not_equal(to, old);
+        assert_int_equal(ps_cache_find(cache, 4), to);
+        uint32_t again = ps_cache_move(cache, to); /* and that hangs, too */
+        assert_int_equal(ps_cache_move(cache, again), PS_CACHE_NONE);
+        cache->slots[to].fetch.is_active = true;
+        if (order == 0) {
+            cache->slots[old].fetch.is_active = cache->slots[to].fetch.is_active = false;
+            ps_cache_finish(cache, old);
+            ps_cache_finish(cache, to);
+            assert_int_equal(ps_cache_take(cache, 5), PS_CACHE_NONE);
+        }
+        assert_int_equal(ps_cache_follow(cache, old), again);
+        assert_int_equal(ps_cache_follow(cache, old), again);
+        if (order == 1) {
+            assert_true(ps_cache_has_orphans(cache, 5));
+            assert_int_equal(ps_cache_take(cache, 5), PS_CACHE_NONE);
+            cache->slots[old].fetch.is_active = cache->slots[to].fetch.is_active = false;
+            ps_cache_finish(cache, old);
+            ps_cache_finish(cache, to);
+        }
+        assert_int_equal(cache->slots[again].lease_count, 2);
+        assert_int_not_equal(ps_cache_take(cache, 5), PS_CACHE_NONE);
+        assert_int_not_equal(ps_cache_take(cache, 6), PS_CACHE_NONE);
+        assert_false(ps_cache_has_orphans(cache, 5));
+        close_cache(cache, table);
+    }
 }
 
 /* Random leases, puts, joins and failures beside a list that does the same the slow way. */
@@ -351,6 +536,10 @@ int main(void)
         cmocka_unit_test(test_plan_many_sizes),
         cmocka_unit_test(test_plan_nothing_streamed),
         cmocka_unit_test(test_slots_are_apart),
+        cmocka_unit_test(test_slices_by_node),
+        cmocka_unit_test(test_slices_of_no_node),
+        cmocka_unit_test(test_staged),
+        cmocka_unit_test(test_move),
         cmocka_unit_test(test_lru_model),
         cmocka_unit_test(test_orphans),
     };
