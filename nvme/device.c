@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -15,24 +14,6 @@
 #include "nvme/identity.h"
 #include "nvme/in_use.h"
 #include "nvme/raw_io.h"
-
-/* udev locks a device while it looks at it, for some milliseconds after every close by a writer. */
-#define LOCK_TRIES 40
-#define LOCK_PAUSE_US 50000
-
-static int lock(const struct ps_target *t, struct ps_error *err)
-{
-    int tries = t->is_device ? LOCK_TRIES : 1;
-    while (flock(t->fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK)
-            return 0; /* a file system without locks: the superblocks still guard against readers */
-        if (--tries == 0)
-            return ps_error_set(err, -PS_ERR_IN_USE, t->path,
-                                "another process has this volume open; stop it first");
-        usleep(LOCK_PAUSE_US);
-    }
-    return 0;
-}
 
 /* The larger units that the drive asks for, where they are plausible as an alignment. */
 static uint32_t device_align(int fd)
@@ -85,9 +66,9 @@ static int examine(struct ps_target *t, struct ps_error *err)
     t->align_bytes = t->is_device ? device_align(t->fd) : PS_FORMAT_ALIGN_MIN;
     if (realpath(t->path, t->real_path) == NULL)
         return open_error(-errno, t->path, err);
-    rc = lock(t, err);
-    if (rc < 0)
-        return rc;
+    if (ps_raw_lock(t->fd, t->is_device) < 0)
+        return ps_error_set(err, -PS_ERR_IN_USE, t->path,
+                            "another process has this volume open; stop it first");
     if (t->bytes == 0)
         return 0;
     t->is_member = ps_superblock_read(t->fd, t->path, &t->pair, NULL) == 0;

@@ -182,4 +182,24 @@ struct ps_disk_record {
 };
 static_assert(sizeof(struct ps_disk_record) == 64, "record half");
 
+/* The half's header is followed by used_bytes of entries: this, then `bytes` bytes, then zeroes up
+ * to a multiple of 8. */
+struct ps_disk_entry {
+    char name[32];     /*  0 NUL-terminated, unique */
+    uint32_t bytes;    /* 32 */
+    uint32_t reserved; /* 36 */
+};
+static_assert(sizeof(struct ps_disk_entry) == 40, "record entry");
+
+/* Entry "profile" holds one of these for each member. */
+struct ps_disk_profile {
+    uint64_t bytes_per_s;     /*  0 0: not known */
+    uint64_t latency_ns;      /*  8 */
+    uint32_t request_bytes;   /* 16 */
+    uint32_t depth;           /* 20 */
+    uint32_t piece_bytes_min; /* 24 0: not known */
+    uint32_t reserved;        /* 28 */
+};
+static_assert(sizeof(struct ps_disk_profile) == 32, "profile");
+
 #endif

@@ -10,6 +10,7 @@
 #include "nvme/identity.h"
 #include "nvme/layout_internal.h"
 #include "nvme/raw_io.h"
+#include "nvme/record.h"
 
 /* What a drive writes whole or not at all, at the least. */
 #define SECTOR_BYTES 512u
@@ -82,16 +83,6 @@ static void fill_table(const struct ps_writer *w, uint32_t m, struct ps_disk_tab
                    "opening the volume",
                    path);
     }
-}
-
-int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err)
-{
-    w->tables = ps_raw_alloc(w->member_count * w->plan.table_bytes);
-    if (w->tables == NULL)
-        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
-    for (uint32_t m = 0; m < w->member_count; m++)
-        fill_table(w, m, (void *)(w->tables + m * w->plan.table_bytes));
-    return 0;
 }
 
 static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_state state,
@@ -189,38 +180,69 @@ int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end, s
     return 0;
 }
 
-static void fill_record(const struct ps_writer *w, uint64_t generation, uint8_t *half)
+/* The first half counts, and holds what was known of the drives when the plan was made. */
+static void fill_records(struct ps_writer *w)
 {
-    struct ps_disk_record *record = (void *)half;
-    memset(half, 0, PS_RECORD_HALF_BYTES);
-    memcpy(record->magic, PS_RECORD_MAGIC, sizeof(record->magic));
-    memcpy(record->uuid, w->plan.uuid, sizeof(record->uuid));
-    record->generation = generation;
-    record->checksum = XXH3_64bits(half, PS_RECORD_HALF_BYTES);
+    struct ps_disk_profile profiles[PS_MEMBER_COUNT_MAX];
+    ps_record_init(w->records, w->plan.uuid, 1);
+    ps_record_init(w->records + PS_RECORD_HALF_BYTES, w->plan.uuid, 0);
+    if (w->opts->profiles == NULL)
+        return;
+    ps_record_profiles_pack(profiles, w->opts->profiles, w->member_count);
+    /* 64 profiles of 32 bytes always fit. */
+    ps_record_set(w->records, PS_RECORD_PROFILE, profiles,
+                  (uint32_t)(w->member_count * sizeof(*profiles)), 1);
+}
+
+int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err)
+{
+    w->tables = ps_raw_alloc(w->member_count * w->plan.table_bytes);
+    w->records = ps_raw_alloc((size_t)2 * PS_RECORD_HALF_BYTES);
+    if (w->tables == NULL || w->records == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    for (uint32_t m = 0; m < w->member_count; m++)
+        fill_table(w, m, (void *)(w->tables + m * w->plan.table_bytes));
+    fill_records(w);
+    return 0;
+}
+
+void ps_writer_load_records(struct ps_writer *w)
+{
+    uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
+    for (uint32_t m = 0; half != NULL && m < w->member_count; m++) {
+        if (!ps_writer_owns(w, m) ||
+            ps_raw_read(w->targets[m].fd, half, PS_RECORD_HALF_BYTES, w->plan.record_offset) < 0 ||
+            !ps_record_valid(half, w->plan.uuid))
+            continue;
+        memcpy(w->records, half, PS_RECORD_HALF_BYTES);
+        break;
+    }
+    free(half);
+}
+
+int ps_writer_put_records(struct ps_writer *w, struct ps_error *err)
+{
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        int rc = ps_raw_write(w->targets[m].fd, w->records, (size_t)2 * PS_RECORD_HALF_BYTES,
+                              w->plan.record_offset);
+        if (rc < 0)
+            return write_error(rc, &w->targets[m], "the record area", err);
+    }
+    return 0;
 }
 
 int ps_writer_put_head(struct ps_writer *w, struct ps_error *err)
 {
     const struct ps_plan *plan = &w->plan;
-    uint8_t *records = ps_raw_alloc(2 * PS_RECORD_HALF_BYTES);
-    int rc = 0;
-    if (records == NULL)
-        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
-    fill_record(w, 1, records);
-    fill_record(w, 0, records + PS_RECORD_HALF_BYTES);
-    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+    for (uint32_t m = 0; m < w->member_count; m++) {
         int fd = w->targets[m].fd;
-        rc = ps_raw_write(fd, w->tables + m * plan->table_bytes, plan->table_bytes,
-                          plan->table_offset);
+        int rc = ps_raw_write(fd, w->tables + m * plan->table_bytes, plan->table_bytes,
+                              plan->table_offset);
         if (rc == 0)
             rc = ps_raw_write(fd, plan->map_data, plan->map_bytes, plan->map_offset);
-        if (rc == 0)
-            rc = ps_raw_write(fd, records, 2 * PS_RECORD_HALF_BYTES, plan->record_offset);
         if (rc < 0)
-            write_error(rc, &w->targets[m], "the map", err);
+            return write_error(rc, &w->targets[m], "the map", err);
     }
-    if (rc == 0)
-        rc = ps_writer_flush(w, err);
-    free(records);
-    return rc;
+    int rc = ps_writer_put_records(w, err);
+    return rc < 0 ? rc : ps_writer_flush(w, err);
 }

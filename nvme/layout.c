@@ -192,7 +192,7 @@ static int claim(struct ps_writer *w, struct ps_error *err)
         ps_target_set_direct(&w->targets[m]);
     rc = ps_writer_put_superblocks(w, PS_VOLUME_IN_PROGRESS, err);
     w->marked = rc == 0;
-    return rc;
+    return rc == 0 ? ps_writer_put_records(w, err) : rc;
 }
 
 /* ---- data ------------------------------------------------------------------------------------ */
@@ -407,6 +407,7 @@ int ps_layout_write(const struct ps_layout_spec *spec, const struct ps_layout_op
             if (ps_writer_owns(&w, m))
                 ps_target_set_direct(&w.targets[m]);
         }
+        ps_writer_load_records(&w);
         rc = ps_writer_resume(&w, err);
     }
     if (rc == 0)
@@ -416,6 +417,7 @@ out:
         ps_target_close(&w.targets[m], rc < 0 && !w.marked);
     free(w.targets);
     free(w.tables);
+    free(w.records);
     ps_plan_fini(&w.plan);
     XXH3_freeState(w.digest);
     return rc;

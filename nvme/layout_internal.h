@@ -22,6 +22,7 @@ struct ps_writer {
     struct ps_target *targets; /* [member_count] */
     uint32_t member_count;
     uint8_t *tables;      /* the member tables, one after the other, each plan.table_bytes */
+    uint8_t *records;     /* both halves of the record area */
     bool marked;          /* the in-progress superblocks are durable: created files stay */
     uint64_t watermark;   /* slices durable */
     XXH3_state_t *digest; /* over the checksums of the slices under the watermark */
@@ -65,7 +66,7 @@ int ps_writer_check_space(struct ps_writer *w, struct ps_error *err);
  */
 int ps_writer_reserve(struct ps_writer *w, uint32_t m, struct ps_error *err);
 
-/* Fills tables. Errors: -ENOMEM. */
+/* Fills tables and records. Errors: -ENOMEM. */
 int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err);
 
 /*
@@ -79,7 +80,13 @@ int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state,
 int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end,
                             struct ps_error *err);
 
-/* Writes member table, map and empty record area of every member, and flushes. */
+/* Takes over what a stopped layout recorded: the profile that its plan followed from. */
+void ps_writer_load_records(struct ps_writer *w);
+
+/* Writes the record area of every member. Not flushed. */
+int ps_writer_put_records(struct ps_writer *w, struct ps_error *err);
+
+/* Writes member table, map and record area of every member, and flushes. */
 int ps_writer_put_head(struct ps_writer *w, struct ps_error *err);
 
 /* fdatasync of every member. */

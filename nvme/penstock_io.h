@@ -93,6 +93,14 @@ uint32_t ps_volume_align_bytes(const struct ps_volume *volume);
 uint32_t ps_volume_copy_count(const struct ps_volume *volume);
 /* What is recorded in the volume of the member's drive, owned by the volume; NULL if nothing is. */
 const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume, int member);
+/*
+ * Records what was measured, profiles[member count], on every member that is there. Needs the
+ * volume to itself for a moment, and the right to write it. It does not move any data: `penstock
+ * rebalance` does. Errors: -PS_ERR_IN_USE (somebody else has it open), -ENOSPC (the record area is
+ * full), -EACCES, -errno.
+ */
+int ps_volume_profile_save(struct ps_volume *volume, const struct ps_member_profile *profiles,
+                           struct ps_error *err);
 int ps_volume_member_count(const struct ps_volume *volume);
 void ps_volume_member(const struct ps_volume *volume, int member, struct ps_member_info *info);
 uint32_t ps_volume_object_count(const struct ps_volume *volume);

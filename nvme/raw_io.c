@@ -5,6 +5,7 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -14,6 +15,8 @@
 
 /* Linux moves at most 2 GiB less a page per call; a smaller cap keeps requests aligned. */
 #define CALL_BYTES_MAX (1u << 30)
+#define LOCK_TRIES 40
+#define LOCK_PAUSE_US 50000
 
 /* Some file systems accept O_DIRECT at open and refuse it per request. True: worth another try. */
 static bool direct_dropped(int fd)
@@ -104,6 +107,19 @@ int ps_raw_size(int fd, uint64_t *bytes, bool *is_device)
         return -errno;
     *bytes = device_bytes;
     *is_device = true;
+    return 0;
+}
+
+int ps_raw_lock(int fd, bool is_device)
+{
+    int tries = is_device ? LOCK_TRIES : 1;
+    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+        if (errno != EWOULDBLOCK)
+            return 0; /* the superblocks still guard against readers */
+        if (--tries == 0)
+            return -EWOULDBLOCK;
+        usleep(LOCK_PAUSE_US);
+    }
     return 0;
 }
 

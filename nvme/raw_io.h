@@ -26,6 +26,13 @@ int ps_raw_write(int fd, const void *buf, size_t bytes, uint64_t offset);
  */
 int ps_raw_size(int fd, uint64_t *bytes, bool *is_device);
 
+/*
+ * Takes an exclusive lock, or makes a shared one exclusive. Returns 0, also on a file system
+ * without locks, or -EWOULDBLOCK; a shared lock is gone then. May wait for two seconds on a device,
+ * which udev locks for some milliseconds after every close by a writer.
+ */
+int ps_raw_lock(int fd, bool is_device);
+
 /* Zeroed memory aligned to 64 KiB, in whole multiples of 4096; NULL when there is none. free() it.
  */
 void *ps_raw_alloc(size_t bytes);

@@ -13,6 +13,7 @@
 #include "core/util.h"
 #include "nvme/raw_io.h"
 #include "nvme/read.h"
+#include "nvme/record.h"
 #include "nvme/volume.h"
 #include "nvme/volume_internal.h"
 
@@ -229,14 +230,8 @@ static void check_superblocks(struct verifier *v, const struct ps_member *m)
 static bool record_good(const struct ps_member *m, uint64_t offset)
 {
     uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
-    bool good = half != NULL && ps_raw_read(m->fd, half, PS_RECORD_HALF_BYTES, offset) == 0;
-    if (good) {
-        struct ps_disk_record *record = (void *)half;
-        uint64_t checksum = record->checksum;
-        record->checksum = 0;
-        good = memcmp(record->magic, PS_RECORD_MAGIC, sizeof(record->magic)) == 0 &&
-               XXH3_64bits(half, PS_RECORD_HALF_BYTES) == checksum;
-    }
+    bool good = half != NULL && ps_raw_read(m->fd, half, PS_RECORD_HALF_BYTES, offset) == 0 &&
+                ps_record_valid(half, m->sb.uuid);
     free(half);
     return good;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -13,6 +14,7 @@
 #include "core/util.h"
 #include "nvme/identity.h"
 #include "nvme/raw_io.h"
+#include "nvme/record.h"
 #include "nvme/volume_internal.h"
 
 static int check_state(const struct ps_member *m, struct ps_error *err)
@@ -245,8 +247,8 @@ static int judge(const struct opening *o, struct ps_error *err)
     bool may_miss = base->sb.further_copies > 0;
     if (may_miss && o->missing_count == 1 && o->failure_count <= 1) {
         ps_log(PS_LOG_WARN,
-               "%s: %s. This is member %d of %d; its data is read from the second copies, and "
-               "`penstock rebalance` restores them",
+               "%s: %s; member %d of %d is read from the second copies until `penstock rebalance` "
+               "restores it",
                why->where, why->text, o->missing + 1, v->member_count);
         return 0;
     }
@@ -344,6 +346,42 @@ static int check_extents(const struct ps_volume *v, struct ps_error *err)
     return 0;
 }
 
+/* What the record area says of the drives. That it says nothing, or cannot be read, is no error. */
+static int read_records(struct ps_volume *v, struct ps_error *err)
+{
+    uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
+    v->profiles = calloc((size_t)v->member_count, sizeof(*v->profiles));
+    if (half == NULL || v->profiles == NULL) {
+        free(half);
+        return ps_error_set(err, -ENOMEM, "volume", "not enough memory");
+    }
+    v->has_profiles = ps_record_read(v, half) &&
+                      ps_record_profiles_get(half, v->profiles, (uint32_t)v->member_count);
+    free(half);
+    return 0;
+}
+
+int ps_volume_lock(const struct ps_volume *volume, struct ps_error *err)
+{
+    for (int i = 0; i < volume->member_count; i++) {
+        const struct ps_member *m = &volume->members[i];
+        if (m->fd < 0 || ps_raw_lock(m->fd, m->is_device) == 0)
+            continue;
+        ps_volume_unlock(volume);
+        return ps_error_set(err, -PS_ERR_IN_USE, m->path,
+                            "another process has this volume open; stop it first");
+    }
+    return 0;
+}
+
+void ps_volume_unlock(const struct ps_volume *volume)
+{
+    for (int i = 0; i < volume->member_count; i++) {
+        if (volume->members[i].fd >= 0)
+            flock(volume->members[i].fd, LOCK_SH | LOCK_NB);
+    }
+}
+
 int ps_volume_open(struct ps_volume **out, const char *const *paths, int path_count,
                    struct ps_error *err)
 {
@@ -362,6 +400,8 @@ int ps_volume_open(struct ps_volume **out, const char *const *paths, int path_co
     if (rc == 0)
         rc = read_map(v, o.base, err);
     if (rc == 0)
+        rc = read_records(v, err);
+    if (rc == 0)
         rc = check_extents(v, err);
     if (rc < 0) {
         ps_volume_close(&v);
@@ -379,6 +419,7 @@ void ps_volume_close(struct ps_volume **volume)
     struct ps_volume *v = *volume;
     ps_map_fini(&v->map);
     free(v->map_data);
+    free(v->profiles);
     for (int i = 0; v->members != NULL && i < v->member_count; i++)
         ps_member_close(&v->members[i]);
     free(v->members);
@@ -483,7 +524,8 @@ int ps_volume_metadata(const struct ps_volume *volume, const char *name, const v
 
 uint64_t ps_volume_memory_bytes(const struct ps_volume *volume)
 {
-    return sizeof(*volume) + (uint64_t)volume->member_count * sizeof(*volume->members) +
+    return sizeof(*volume) +
+           (uint64_t)volume->member_count * (sizeof(*volume->members) + sizeof(*volume->profiles)) +
            volume->map_bytes +
            2 * sizeof(uint32_t) * ((uint64_t)volume->map.header->object_count + 1);
 }
@@ -518,9 +560,7 @@ uint32_t ps_volume_copy_count(const struct ps_volume *volume)
 
 const struct ps_member_profile *ps_volume_profile(const struct ps_volume *volume, int member)
 {
-    (void)volume;
-    (void)member;
-    return NULL;
+    return volume->has_profiles ? &volume->profiles[member] : NULL;
 }
 
 /* The block device that a member is, or whose file system it lies on; 0 where it cannot be told. */

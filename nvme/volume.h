@@ -14,7 +14,17 @@ struct ps_volume {
     void *map_data;
     uint64_t map_bytes;
     struct ps_map map;
+    struct ps_member_profile *profiles; /* [member_count] */
+    bool has_profiles;                  /* something is recorded */
 };
+
+/*
+ * Makes the shared locks of all members exclusive. -PS_ERR_IN_USE when somebody else holds one of
+ * them (all are shared again then).
+ */
+int ps_volume_lock(const struct ps_volume *volume, struct ps_error *err);
+/* Back to shared locks. */
+void ps_volume_unlock(const struct ps_volume *volume);
 
 /*
  * Reads and checks the copy of the map on one member: checksum, structure, and agreement with the

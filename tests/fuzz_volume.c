@@ -1,7 +1,8 @@
 /*
- * Fuzz target: the head of a member (superblock, member table, map) as it lies on a drive.
- * Checksums are made right first, since chance would never get behind them; what is accepted then
- * is walked as the engines do, and every promise of the parser is checked again by other means.
+ * Fuzz target: the head of a member (superblock, member table, map, record area) as it lies on a
+ * drive. Checksums are made right first, since chance would never get behind them; what is accepted
+ * then is walked as the engines do, and every promise of the parser is checked again by other
+ * means.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,6 +15,7 @@
 #include "nvme/member.h"
 #include "nvme/penstock_io.h"
 #include "nvme/raw_io.h"
+#include "nvme/record.h"
 
 #define INPUT_BYTES_MAX (1u << 20)
 
@@ -54,6 +56,15 @@ static void walk(const struct ps_map *map)
             }
         }
         demand(object_bytes == o->bytes);
+    }
+    for (uint64_t p = 0; h->further_copies > 0 && p < h->piece_count; p++) {
+        const struct ps_disk_piece *first = &map->pieces[p];
+        const struct ps_disk_piece *second = &map->pieces[h->piece_count + p];
+        demand(second->member < h->member_count && second->member != first->member);
+        demand(second->bytes == first->bytes);
+        demand(second->offset_bytes >= map->extents[second->member].data_begin);
+        demand(inside(second->offset_bytes, second->bytes, map->extents[second->member].data_end));
+        piece_bytes += second->bytes;
     }
     demand(piece_bytes == data_bytes);
     for (uint32_t i = 0; i < h->blob_count; i++)
@@ -113,6 +124,33 @@ static void read_table(struct ps_disk_superblock *sb, const uint8_t *image, size
         close(member.fd);
 }
 
+/* A half of the record area, in memory of exactly its size: what is valid can be walked, and holds
+ * one more entry or says that it does not. */
+static void parse_record(const uint8_t *bytes, size_t count)
+{
+    static const uint8_t uuid[16];
+    struct ps_member_profile profiles[3];
+    uint8_t *half = calloc(1, PS_RECORD_HALF_BYTES);
+    struct ps_disk_record *record = (struct ps_disk_record *)half;
+    uint32_t found_bytes;
+    memcpy(half, bytes, count < PS_RECORD_HALF_BYTES ? count : PS_RECORD_HALF_BYTES);
+    memcpy(record->magic, PS_RECORD_MAGIC, sizeof(record->magic));
+    memset(record->uuid, 0, sizeof(record->uuid));
+    record->checksum = 0;
+    record->checksum = XXH3_64bits(half, PS_RECORD_HALF_BYTES);
+    if (ps_record_valid(half, uuid)) {
+        ps_record_profiles_get(half, profiles, 3);
+        const uint8_t *found = ps_record_find(half, PS_RECORD_PROFILE, &found_bytes);
+        if (found != NULL)
+            demand(inside((uint64_t)(found - half), found_bytes, PS_RECORD_HALF_BYTES));
+        int rc = ps_record_set(half, PS_RECORD_PROFILE, bytes, count % 512, 7);
+        demand(ps_record_valid(half, uuid));
+        found = ps_record_find(half, PS_RECORD_PROFILE, &found_bytes);
+        demand(rc < 0 || (found_bytes == count % 512 && memcmp(found, bytes, found_bytes) == 0));
+    }
+    free(half);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
     struct ps_disk_superblock sb;
@@ -129,10 +167,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
         read_table(&sb, data, bytes);
         if (inside(sb.map_offset, sb.map_bytes, bytes))
             parse_map(data + sb.map_offset, sb.map_bytes);
+        if (inside(sb.record_offset, sb.record_bytes, bytes))
+            parse_record(data + sb.record_offset, sb.record_bytes);
     }
     /* The map by itself too, so that a broken superblock does not hide it: it follows 8 KiB here.
      */
     if (bytes > 8192)
         parse_map(data + 8192, bytes - 8192);
+    parse_record(data, bytes);
     return 0;
 }

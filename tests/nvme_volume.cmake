@@ -3,6 +3,8 @@ ps_test(volume_open unit SOURCES test_volume_open.c volume_fixture.c LINK pensto
 ps_test(volume_format unit SOURCES test_volume_format.c LINK penstock_nvme)
 ps_test(volume_damage unit SOURCES test_volume_damage.c volume_fixture.c LINK penstock_nvme)
 ps_test(volume_copies unit SOURCES test_volume_copies.c volume_fixture.c LINK penstock_nvme)
+ps_test(volume_record crash SOURCES test_volume_record.c volume_fixture.c crash_shim.c
+        LINK penstock_nvme)
 ps_test(layout_plan unit SOURCES test_layout_plan.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c
@@ -11,6 +13,7 @@ ps_test(layout_loop loop SOURCES test_layout_loop.c volume_fixture.c crash_shim.
         LINK penstock_nvme)
 set(PS_CRASH_WRAPS pwrite fdatasync fsync fallocate ftruncate)
 foreach(call ${PS_CRASH_WRAPS})
-  target_link_options(test_layout_crash PRIVATE -Wl,--wrap=${call})
-  target_link_options(test_layout_loop PRIVATE -Wl,--wrap=${call})
+  foreach(test layout_crash layout_loop volume_record)
+    target_link_options(test_${test} PRIVATE -Wl,--wrap=${call})
+  endforeach()
 endforeach()

@@ -72,6 +72,14 @@ static const struct field record[] = {F(magic),      F(generation), F(uuid),
                                       F(used_bytes), F(reserved),   F(checksum)};
 #undef F
 
+#define F(field) FIELD(ps_disk_entry, field)
+static const struct field entry[] = {F(name), F(bytes), F(reserved)};
+#undef F
+#define F(field) FIELD(ps_disk_profile, field)
+static const struct field profile[] = {F(bytes_per_s), F(latency_ns),      F(request_bytes),
+                                       F(depth),       F(piece_bytes_min), F(reserved)};
+#undef F
+
 static const struct table tables[] = {
     TABLE(ps_disk_superblock, superblock),
     TABLE(ps_disk_table, table_header),
@@ -83,6 +91,8 @@ static const struct table tables[] = {
     TABLE(ps_disk_piece, piece),
     TABLE(ps_disk_blob, blob),
     TABLE(ps_disk_record, record),
+    TABLE(ps_disk_entry, entry),
+    TABLE(ps_disk_profile, profile),
 };
 #define TABLE_COUNT (sizeof(tables) / sizeof(tables[0]))
 

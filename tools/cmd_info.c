@@ -37,15 +37,41 @@ static const struct argp argp = {
     .doc = "Shows the model, the members, the sizes, the slices and what a token reads. A VOLUME "
            "is named by any one of its members, or by several."};
 
+/* What part of all data lies on a member. */
+static double share_of(const struct ps_volume *volume, const struct ps_member_info *member)
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < ps_volume_member_count(volume); i++) {
+        struct ps_member_info other;
+        ps_volume_member(volume, i, &other);
+        sum += other.data_end_bytes - other.data_begin_bytes;
+    }
+    return sum == 0 ? 0 : (double)(member->data_end_bytes - member->data_begin_bytes) / (double)sum;
+}
+
+static json_t *profile_json(const struct ps_member_profile *profile)
+{
+    return profile == NULL
+               ? json_null()
+               : json_pack("{s:I, s:I, s:I, s:I, s:I}", "bytes_per_s",
+                           (json_int_t)profile->bytes_per_s, "latency_ns",
+                           (json_int_t)profile->latency_ns, "request_bytes",
+                           (json_int_t)profile->request_bytes, "depth", (json_int_t)profile->depth,
+                           "piece_bytes_min", (json_int_t)profile->piece_bytes_min);
+}
+
 static json_t *member_json(const struct ps_volume *volume, int i)
 {
     struct ps_member_info member;
 
     ps_volume_member(volume, i, &member);
-    return json_pack("{s:s, s:s, s:I, s:I, s:I}", "path", member.path, "kind",
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:b, s:o}", "path", member.path, "kind",
                      member.is_device ? "device" : "file", "bytes", (json_int_t)member.bytes,
                      "data_begin_bytes", (json_int_t)member.data_begin_bytes, "data_end_bytes",
-                     (json_int_t)member.data_end_bytes);
+                     (json_int_t)member.data_end_bytes, "share", share_of(volume, &member),
+                     "missing", (int)member.is_missing, "profile",
+                     profile_json(ps_volume_profile(volume, i)));
 }
 
 static json_t *model_json(const struct ps_model_info *info)
@@ -75,9 +101,10 @@ static json_t *info_json(struct ps_model *model)
     json_t *bytes = json_pack("{s:I, s:I, s:I}", "resident", (json_int_t)info.resident_bytes,
                               "experts", (json_int_t)info.streamed_bytes, "per_token_uncached",
                               (json_int_t)info.token_bytes);
-    return json_pack("{s:s, s:I, s:o, s:o, s:o, s:o}", "uuid", ps_volume_uuid(volume),
-                     "align_bytes", (json_int_t)ps_volume_align_bytes(volume), "model",
-                     model_json(&info), "experts", experts, "bytes", bytes, "members", members);
+    return json_pack("{s:s, s:I, s:I, s:o, s:o, s:o, s:o}", "uuid", ps_volume_uuid(volume),
+                     "align_bytes", (json_int_t)ps_volume_align_bytes(volume), "copies",
+                     (json_int_t)ps_volume_copy_count(volume), "model", model_json(&info),
+                     "experts", experts, "bytes", bytes, "members", members);
 }
 
 static void model_print(const struct ps_model_info *info)
@@ -110,18 +137,39 @@ static void experts_print(const struct ps_model_info *info)
            ps_size_text(info->token_bytes, token, sizeof(token)));
 }
 
+static void profile_print(const struct ps_member_profile *profile)
+{
+    char rate[32], request[32];
+
+    if (profile == NULL || profile->bytes_per_s == 0)
+        return;
+    printf("          its drive reads %s/s with %u requests of %s in flight; one alone takes %.0f "
+           "us\n",
+           ps_size_text(profile->bytes_per_s, rate, sizeof(rate)), profile->depth,
+           ps_size_text(profile->request_bytes, request, sizeof(request)),
+           (double)profile->latency_ns / 1e3);
+}
+
 static void members_print(const struct ps_volume *volume)
 {
     struct ps_member_info member;
     char size[32], data[32];
 
-    printf("volume    %s, aligned to %u bytes\n", ps_volume_uuid(volume),
-           ps_volume_align_bytes(volume));
+    printf("volume    %s, aligned to %u bytes%s\n", ps_volume_uuid(volume),
+           ps_volume_align_bytes(volume),
+           ps_volume_copy_count(volume) > 1 ? ", two copies of everything" : "");
     for (int i = 0; i < ps_volume_member_count(volume); i++) {
         ps_volume_member(volume, i, &member);
-        printf("member %-2d %s: %s of %s, %s of it data\n", i + 1, member.path,
-               member.is_device ? "device" : "file", ps_size_text(member.bytes, size, sizeof(size)),
-               ps_size_text(member.data_end_bytes - member.data_begin_bytes, data, sizeof(data)));
+        ps_size_text(member.data_end_bytes - member.data_begin_bytes, data, sizeof(data));
+        if (member.is_missing)
+            printf("member %-2d %s: missing, with %s of data (%.1f %%)\n", i + 1, member.path, data,
+                   100 * share_of(volume, &member));
+        else
+            printf("member %-2d %s: %s of %s, %s of it data (%.1f %%)\n", i + 1, member.path,
+                   member.is_device ? "device" : "file",
+                   ps_size_text(member.bytes, size, sizeof(size)), data,
+                   100 * share_of(volume, &member));
+        profile_print(ps_volume_profile(volume, i));
     }
 }
 
