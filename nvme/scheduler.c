@@ -21,7 +21,7 @@ uint32_t ps_scheduler_engine_depth(const struct ps_volume *volume, uint32_t dept
     uint32_t most = 1;
 
     for (int m = 0; m < ps_volume_member_count(volume); m++)
-        most = (uint32_t)ps_max_u64(most, ps_drive_depth(ps_volume_profile(volume, m), depth));
+        most = (uint32_t)ps_max_u64(most, ps_queue_depth(ps_volume_profile(volume, m), depth));
     return (uint32_t)ps_min_u64(2 * most, PS_IO_DEPTH_MAX);
 }
 
@@ -31,8 +31,8 @@ static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t engine_
     uint64_t capacity = (uint64_t)member_count * engine_depth;
 
     s->test_buf = ps_arena_take(&a, PS_TEST_READ_BYTES, 1);
-    s->drives = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->drives));
-    s->drive_of = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->drive_of));
+    s->queues = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->queues));
+    s->queue_of = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->queue_of));
     s->tallies = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->tallies));
     s->reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->reads));
     s->free_reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->free_reads));
@@ -49,7 +49,7 @@ uint64_t ps_scheduler_table_bytes(const struct ps_volume *volume, uint32_t depth
 }
 
 /* Members that lie on one drive share its queue. */
-static void find_drives(struct ps_scheduler *s, uint32_t depth)
+static void find_queues(struct ps_scheduler *s, uint32_t depth)
 {
     uint64_t ids[PS_MEMBER_COUNT_MAX];
 
@@ -57,16 +57,16 @@ static void find_drives(struct ps_scheduler *s, uint32_t depth)
         uint64_t id = ps_volume_member_drive(s->volume, m);
         struct ps_member_info info;
         int d = 0;
-        while (d < s->drive_count && (id == 0 || ids[d] != id))
+        while (d < s->queue_count && (id == 0 || ids[d] != id))
             d++;
-        s->drive_of[m] = (uint8_t)d;
-        if (d < s->drive_count)
+        s->queue_of[m] = (uint8_t)d;
+        if (d < s->queue_count)
             continue;
-        ids[s->drive_count++] = id;
+        ids[s->queue_count++] = id;
         ps_volume_member(s->volume, m, &info);
-        ps_drive_init(&s->drives[d], info.path, (uint32_t)m, ps_volume_profile(s->volume, m), depth,
+        ps_queue_init(&s->queues[d], info.path, (uint32_t)m, ps_volume_profile(s->volume, m), depth,
                       s->copy_count > 1);
-        s->drives[d].is_down = info.is_missing;
+        s->queues[d].is_down = info.is_missing;
     }
 }
 
@@ -85,7 +85,7 @@ void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, s
     place(s, s->member_count, engine_depth, table);
     memset(s->tallies, 0, (size_t)s->member_count * sizeof(*s->tallies));
     memset(s->reads, 0, 2 * s->capacity * sizeof(*s->reads));
-    find_drives(s, depth);
+    find_queues(s, depth);
     for (uint32_t i = 0; i < 2 * s->capacity; i++)
         s->free_reads[s->free_count++] = i;
 }
@@ -212,11 +212,11 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
 /* ---- what a drive reads next ----------------------------------------------------------------- */
 
 /* Whether a drive should take a part from this copy rather than leave it to the other one. */
-static bool is_better_here(const struct ps_drive *here, const struct ps_drive *there, uint32_t copy,
+static bool is_better_here(const struct ps_queue *here, const struct ps_queue *there, uint32_t copy,
                            uint32_t bytes)
 {
-    double mine = (double)ps_drive_eta_ns(here, bytes),
-           theirs = (double)ps_drive_eta_ns(there, bytes);
+    double mine = (double)ps_queue_eta_ns(here, bytes),
+           theirs = (double)ps_queue_eta_ns(there, bytes);
 
     if (here == there)
         return copy == 0;
@@ -224,18 +224,18 @@ static bool is_better_here(const struct ps_drive *here, const struct ps_drive *t
 }
 
 /* Whether the drive may take the part the walk stands at; sets the copy. */
-static bool may_take(struct ps_scheduler *s, uint32_t drive, const struct ps_part_walk *w,
+static bool may_take(struct ps_scheduler *s, uint32_t queue_idx, const struct ps_part_walk *w,
                      uint8_t state, uint32_t *copy)
 {
-    const struct ps_drive *d = &s->drives[drive];
+    const struct ps_queue *d = &s->queues[queue_idx];
 
     for (uint32_t c = 0; c < s->copy_count; c++) {
-        if (s->drive_of[w->pieces[c][w->at.piece].member] != drive ||
+        if (s->queue_of[w->pieces[c][w->at.piece].member] != queue_idx ||
             ((state & PART_HELD) && c != (state & PART_COPY ? 1u : 0u)) ||
-            !ps_drive_has_room(d, w->bytes))
+            !ps_queue_has_room(d, w->bytes))
             continue;
         if (s->copy_count > 1 && !(state & PART_HELD) &&
-            !is_better_here(d, &s->drives[s->drive_of[w->pieces[1 - c][w->at.piece].member]], c,
+            !is_better_here(d, &s->queues[s->queue_of[w->pieces[1 - c][w->at.piece].member]], c,
                             w->bytes))
             continue;
         *copy = c;
@@ -245,7 +245,7 @@ static bool may_take(struct ps_scheduler *s, uint32_t drive, const struct ps_par
 }
 
 /* Finds the drive's next part in a fetch, in the order of its bytes. */
-static bool find_part(struct ps_scheduler *s, uint32_t drive, struct ps_fetch *fetch,
+static bool find_part(struct ps_scheduler *s, uint32_t queue_idx, struct ps_fetch *fetch,
                       struct ps_part_walk *w, uint32_t *copy)
 {
     bool is_first = true;
@@ -258,7 +258,7 @@ static bool find_part(struct ps_scheduler *s, uint32_t drive, struct ps_fetch *f
         if (is_first)
             fetch->first = w->at;
         is_first = false;
-        if (may_take(s, drive, w, state, copy))
+        if (may_take(s, queue_idx, w, state, copy))
             return true;
     }
     return false;
@@ -268,7 +268,7 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
                       uint32_t copy, struct ps_io_request *request)
 {
     const struct ps_disk_piece *piece = &w->pieces[copy][w->at.piece];
-    struct ps_drive *drive = &s->drives[s->drive_of[piece->member]];
+    struct ps_queue *queue = &s->queues[s->queue_of[piece->member]];
     uint8_t *state = &fetch->parts[w->at.number];
     uint64_t now_ns = ps_now_ns();
 
@@ -281,8 +281,8 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
         .bytes = w->bytes,
         .member = piece->member,
         .begin_ns = now_ns,
-        .usual_ns = ps_drive_usual_ns(drive, w->bytes),
-        .ahead_bytes = drive->in_flight_bytes + w->bytes,
+        .usual_ns = ps_queue_usual_ns(queue, w->bytes),
+        .ahead_bytes = queue->in_flight_bytes + w->bytes,
         .is_busy = true,
     };
     *request = (struct ps_io_request){
@@ -293,16 +293,16 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
         .member = piece->member,
     };
     *state = (uint8_t)((*state & ~(PART_COPY | PART_HELD)) | PART_TAKEN | (copy ? PART_COPY : 0));
-    ps_drive_begin(drive, w->bytes, now_ns);
+    ps_queue_begin(queue, w->bytes, now_ns);
     fetch->in_flight++;
     if (--fetch->untaken == 0)
         ps_fetch_unqueue(s, fetch);
 }
 
 /* Fills in the drive's next read; false when it has none, or no room. */
-static bool next_request(struct ps_scheduler *s, uint32_t drive, struct ps_io_request *request)
+static bool next_request(struct ps_scheduler *s, uint32_t queue_idx, struct ps_io_request *request)
 {
-    const struct ps_drive *d = &s->drives[drive];
+    const struct ps_queue *d = &s->queues[queue_idx];
     struct ps_part_walk w;
     uint32_t copy;
 
@@ -311,7 +311,7 @@ static bool next_request(struct ps_scheduler *s, uint32_t drive, struct ps_io_re
         if (d->in_flight >= most || d->stuck_count >= d->depth)
             return false;
         for (struct ps_fetch *f = s->heads[class]; f; f = f->next) {
-            if (!find_part(s, drive, f, &w, &copy))
+            if (!find_part(s, queue_idx, f, &w, &copy))
                 continue;
             take_part(s, f, &w, copy, request);
             return true;
@@ -329,7 +329,7 @@ static void issue(struct ps_scheduler *s)
         count += ps_test_read_make(s, ps_now_ns(), &s->batch[0]);
     do {
         before = count;
-        for (int d = 0; d < s->drive_count && s->in_flight + count < s->capacity; d++)
+        for (int d = 0; d < s->queue_count && s->in_flight + count < s->capacity; d++)
             count += next_request(s, (uint32_t)d, &s->batch[count]);
     } while (count > before);
     if (count == 0)
@@ -395,16 +395,16 @@ void ps_fetch_fail(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slic
 static void note_answer(struct ps_scheduler *s, const struct ps_read *read, int32_t result,
                         bool is_prompt, uint64_t now_ns)
 {
-    struct ps_drive *drive = &s->drives[s->drive_of[read->member]];
+    struct ps_queue *queue = &s->queues[s->queue_of[read->member]];
     bool is_whole = result == (int32_t)read->bytes;
 
     if (read->is_stuck)
-        drive->stuck_count--;
+        queue->stuck_count--;
     else
-        ps_drive_end(drive, read->bytes);
-    ps_drive_answer(drive, is_whole ? 0 : result < 0 ? result : -PS_ERR_SHORT_READ, now_ns);
+        ps_queue_end(queue, read->bytes);
+    ps_queue_answer(queue, is_whole ? 0 : result < 0 ? result : -PS_ERR_SHORT_READ, now_ns);
     if (is_whole && is_prompt && !read->is_stuck)
-        ps_drive_pace(drive, now_ns - read->begin_ns, read->usual_ns, read->ahead_bytes, now_ns);
+        ps_queue_pace(queue, now_ns - read->begin_ns, read->usual_ns, read->ahead_bytes, now_ns);
     if (result > 0)
         s->tallies[read->member].bytes += (uint64_t)result;
     s->tallies[read->member].reads++;

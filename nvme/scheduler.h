@@ -13,9 +13,9 @@
 #include <stdint.h>
 
 #include "core/error.h"
-#include "nvme/drive.h"
 #include "nvme/io.h"
 #include "nvme/penstock_io.h"
+#include "nvme/queue.h"
 
 /*
  * A read is at most this long, so depth reads bound a drive's queue in bytes, too: drives reach
@@ -96,13 +96,13 @@ struct ps_scheduler {
     ps_fetch_done_fn *done;
     ps_fetch_move_fn *move;
     void *ctx;
-    int member_count, drive_count;
+    int member_count, queue_count;
     uint32_t copy_count, capacity;
     uint64_t timeout_ns;
     int error; /* of the engine itself: nothing works any more */
     uint32_t in_flight;
-    struct ps_drive *drives;  /* [drive_count] */
-    uint8_t *drive_of;        /* [member_count] */
+    struct ps_queue *queues;  /* [queue_count] */
+    uint8_t *queue_of;        /* [member_count] */
     struct ps_tally *tallies; /* [member_count] */
     struct ps_fetch *heads[PS_FETCH_CLASS_COUNT], *tails[PS_FETCH_CLASS_COUNT];
     /* With the engine, and as many again that have come back and are still looked at. */

@@ -37,8 +37,8 @@ static void untake(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t coun
 
 static bool is_off(const struct ps_scheduler *s, uint32_t member)
 {
-    const struct ps_drive *drive = &s->drives[s->drive_of[member]];
-    return drive->is_down || drive->is_stuck;
+    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
+    return queue->is_down || queue->is_stuck;
 }
 
 void ps_read_retry(struct ps_scheduler *s, const struct ps_read *read, int error)
@@ -129,12 +129,12 @@ static void move_fetch(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t 
 
 /* Marks the parts that the drive was asked for; a fetch that can do without the drive, or may wait
  * for it once more, is moved. */
-static void hang(struct ps_scheduler *s, uint32_t drive, uint64_t now_ns)
+static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
 {
-    ps_drive_hang(&s->drives[drive], now_ns);
+    ps_queue_hang(&s->queues[queue_idx], now_ns);
     for (uint32_t i = 0; i < 2 * s->capacity; i++) {
         struct ps_read *read = &s->reads[i];
-        if (!read->is_busy || read->is_stuck || s->drive_of[read->member] != drive)
+        if (!read->is_busy || read->is_stuck || s->queue_of[read->member] != queue_idx)
             continue;
         read->is_stuck = read->is_moving = true;
         if (!read->fetch || read->fetch->error || read->fetch->is_left)
@@ -155,7 +155,7 @@ static void hang(struct ps_scheduler *s, uint32_t drive, uint64_t now_ns)
 
 /* A drive whose queue is full of reads that hang takes no more: what only it could read has waited
  * for its time in vain. */
-static void fail_waiting(struct ps_scheduler *s, uint32_t drive)
+static void fail_waiting(struct ps_scheduler *s, uint32_t queue_idx)
 {
     for (struct ps_fetch *f = s->heads[PS_FETCH_DEMAND], *next; f; f = next) {
         struct ps_part_walk w;
@@ -164,7 +164,7 @@ static void fail_waiting(struct ps_scheduler *s, uint32_t drive)
              more = ps_part_walk_next(&w)) {
             uint8_t state = f->parts[w.at.number];
             uint32_t member = w.pieces[state & PART_COPY ? 1 : 0][w.at.piece].member;
-            if (state & PART_TAKEN || s->drive_of[member] != drive ||
+            if (state & PART_TAKEN || s->queue_of[member] != queue_idx ||
                 (s->copy_count > 1 && !(state & PART_HELD)))
                 continue;
             ps_fetch_fail(s, f, w.at.slice, (int32_t)member, -ETIMEDOUT);
@@ -174,18 +174,18 @@ static void fail_waiting(struct ps_scheduler *s, uint32_t drive)
     }
 }
 
-static bool is_full_of_stuck(const struct ps_drive *drive)
+static bool is_full_of_stuck(const struct ps_queue *queue)
 {
-    return drive->stuck_count >= drive->depth;
+    return queue->stuck_count >= queue->depth;
 }
 
 void ps_hangs_check(struct ps_scheduler *s, uint64_t now_ns)
 {
-    for (uint32_t d = 0; d < (uint32_t)s->drive_count; d++) {
-        struct ps_drive *drive = &s->drives[d];
-        if (ps_drive_hangs(drive, now_ns, s->timeout_ns))
+    for (uint32_t d = 0; d < (uint32_t)s->queue_count; d++) {
+        struct ps_queue *queue = &s->queues[d];
+        if (ps_queue_hangs(queue, now_ns, s->timeout_ns))
             hang(s, d, now_ns);
-        else if (is_full_of_stuck(drive) && now_ns - drive->progress_ns >= s->timeout_ns)
+        else if (is_full_of_stuck(queue) && now_ns - queue->progress_ns >= s->timeout_ns)
             fail_waiting(s, d);
     }
 }
@@ -194,10 +194,10 @@ uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
 {
     uint64_t deadline_ns = UINT64_MAX;
 
-    for (int d = 0; d < s->drive_count; d++) {
-        const struct ps_drive *drive = &s->drives[d];
-        if (drive->in_flight > 0 || is_full_of_stuck(drive))
-            deadline_ns = ps_min_u64(deadline_ns, drive->progress_ns + s->timeout_ns);
+    for (int d = 0; d < s->queue_count; d++) {
+        const struct ps_queue *queue = &s->queues[d];
+        if (queue->in_flight > 0 || is_full_of_stuck(queue))
+            deadline_ns = ps_min_u64(deadline_ns, queue->progress_ns + s->timeout_ns);
     }
     return deadline_ns;
 }
@@ -212,22 +212,22 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
 {
     if (s->test_in_flight || s->in_flight == s->capacity)
         return false;
-    for (int d = 0; d < s->drive_count; d++) {
-        struct ps_drive *drive = &s->drives[d];
+    for (int d = 0; d < s->queue_count; d++) {
+        struct ps_queue *queue = &s->queues[d];
         struct ps_member_info info;
-        ps_volume_member(s->volume, (int)drive->member, &info);
+        ps_volume_member(s->volume, (int)queue->member, &info);
         uint32_t bytes =
             (uint32_t)ps_min_u64(PS_TEST_READ_BYTES, info.data_end_bytes - info.data_begin_bytes);
-        if (!ps_drive_wants_test(drive, now_ns) || info.is_missing || bytes == 0 ||
-            is_full_of_stuck(drive))
+        if (!ps_queue_wants_test(queue, now_ns) || info.is_missing || bytes == 0 ||
+            is_full_of_stuck(queue))
             continue;
         uint32_t tag = s->free_reads[--s->free_count];
         s->reads[tag] = (struct ps_read){
             .bytes = bytes,
-            .member = drive->member,
+            .member = queue->member,
             .begin_ns = now_ns,
-            .usual_ns = ps_drive_usual_ns(drive, bytes),
-            .ahead_bytes = drive->in_flight_bytes + bytes,
+            .usual_ns = ps_queue_usual_ns(queue, bytes),
+            .ahead_bytes = queue->in_flight_bytes + bytes,
             .is_busy = true,
         };
         *request = (struct ps_io_request){
@@ -235,10 +235,10 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
             .offset = info.data_begin_bytes,
             .buf = s->test_buf,
             .bytes = bytes,
-            .member = drive->member,
+            .member = queue->member,
         };
-        drive->test_ns = now_ns;
-        ps_drive_begin(drive, bytes, now_ns);
+        queue->test_ns = now_ns;
+        ps_queue_begin(queue, bytes, now_ns);
         return s->test_in_flight = true;
     }
     return false;

@@ -430,14 +430,14 @@ void ps_store_member_stats(const struct ps_store *store, int member,
                            struct ps_store_member_stats *stats)
 {
     const struct ps_scheduler *s = &store->scheduler;
-    const struct ps_drive *drive = &s->drives[s->drive_of[member]];
+    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
     *stats = (struct ps_store_member_stats){
         .read_bytes = s->tallies[member].bytes,
         .read_count = s->tallies[member].reads,
         .retries = s->tallies[member].retries,
         .errors = s->tallies[member].errors,
-        .is_slow = drive->is_slow,
-        .is_off = drive->is_down || drive->is_stuck,
+        .is_slow = queue->is_slow,
+        .is_off = queue->is_down || queue->is_stuck,
     };
 }

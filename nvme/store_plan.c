@@ -145,8 +145,7 @@ int ps_store_plan_check(const struct ps_store_plan *plan, bool fits, struct ps_e
     char need[32], have[32];
 
     if (!ps_io_engine_known(o->engine))
-        return ps_error_set(err, -PS_ERR_ARGUMENT, "io",
-                            "'%s' is not an I/O engine; there are %s",
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "io", "'%s' is not an I/O engine; there are %s",
                             o->engine, ps_io_engine_names());
     if (o->queue_depth > QUEUE_DEPTH_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "io",

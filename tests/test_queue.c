@@ -3,8 +3,8 @@
 
 #include "core/log.h"
 #include "core/util.h"
-#include "nvme/drive.h"
 #include "nvme/io.h"
+#include "nvme/queue.h"
 #include "nvme/scheduler.h"
 
 #define SECOND UINT64_C(1000000000)
@@ -37,82 +37,82 @@ static const struct ps_member_profile profile = {
 
 static void test_bounds(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     (void)state;
 
-    ps_drive_init(&d, "d", 0, NULL, 0, false);
+    ps_queue_init(&d, "d", 0, NULL, 0, false);
     assert_int_equal(d.depth, PS_IO_DEPTH_DEFAULT);
     for (uint32_t i = 0; i < d.depth; i++) {
-        assert_true(ps_drive_has_room(&d, PS_PART_BYTES_MAX));
-        ps_drive_begin(&d, PS_PART_BYTES_MAX, i);
+        assert_true(ps_queue_has_room(&d, PS_PART_BYTES_MAX));
+        ps_queue_begin(&d, PS_PART_BYTES_MAX, i);
     }
-    assert_false(ps_drive_has_room(&d, 4096));
+    assert_false(ps_queue_has_room(&d, 4096));
     for (uint32_t i = 0; i < d.depth; i++)
-        ps_drive_end(&d, PS_PART_BYTES_MAX);
+        ps_queue_end(&d, PS_PART_BYTES_MAX);
     assert_int_equal(d.in_flight_bytes, 0);
 
     /* By bytes: one and a half times the knee, and always one read. */
-    ps_drive_init(&d, "d", 0, &profile, 0, false);
+    ps_queue_init(&d, "d", 0, &profile, 0, false);
     assert_int_equal(d.bytes_max, 12000000);
     assert_true(d.depth >= 12000000 / (256 << 10) - 20 && d.depth <= 32);
-    assert_true(ps_drive_has_room(&d, 64 << 20));
-    ps_drive_begin(&d, 11 * MB, 0);
-    assert_true(ps_drive_has_room(&d, MB));
-    assert_false(ps_drive_has_room(&d, 2 * MB));
-    ps_drive_end(&d, 11 * MB);
+    assert_true(ps_queue_has_room(&d, 64 << 20));
+    ps_queue_begin(&d, 11 * MB, 0);
+    assert_true(ps_queue_has_room(&d, MB));
+    assert_false(ps_queue_has_room(&d, 2 * MB));
+    ps_queue_end(&d, 11 * MB);
 
     /* What was asked for counts, and engines can hold it twice. */
-    assert_int_equal(ps_drive_depth(&profile, 3), 3);
+    assert_int_equal(ps_queue_depth(&profile, 3), 3);
 
     /* Where others can take over, a slow drive's queue holds no more than a tenth of a second. */
-    ps_drive_init(&d, "d", 0, &profile, 0, true);
+    ps_queue_init(&d, "d", 0, &profile, 0, true);
     d.pace = 100; /* 10 MB/s */
-    assert_true(ps_drive_has_room(&d, 4 << 20));
-    ps_drive_begin(&d, 600000, 0);
-    assert_true(ps_drive_has_room(&d, 400000));
-    assert_false(ps_drive_has_room(&d, 400001));
+    assert_true(ps_queue_has_room(&d, 4 << 20));
+    ps_queue_begin(&d, 600000, 0);
+    assert_true(ps_queue_has_room(&d, 400000));
+    assert_false(ps_queue_has_room(&d, 400001));
 }
 
 static void test_estimates(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     (void)state;
 
-    ps_drive_init(&d, "d", 0, &profile, 0, true);
+    ps_queue_init(&d, "d", 0, &profile, 0, true);
     assert_int_equal(d.latency_ns, 200000);
-    assert_int_equal(ps_drive_usual_ns(&d, 1000000), 1200000);
-    ps_drive_begin(&d, 2000000, 0);
-    assert_int_equal(ps_drive_usual_ns(&d, 1000000), 3200000);
+    assert_int_equal(ps_queue_usual_ns(&d, 1000000), 1200000);
+    ps_queue_begin(&d, 2000000, 0);
+    assert_int_equal(ps_queue_usual_ns(&d, 1000000), 3200000);
     d.pace = 2;
-    assert_int_equal(ps_drive_eta_ns(&d, 1000000), 6200000);
+    assert_int_equal(ps_queue_eta_ns(&d, 1000000), 6200000);
     d.is_down = true;
-    assert_true(ps_drive_eta_ns(&d, 1000000) == UINT64_MAX);
+    assert_true(ps_queue_eta_ns(&d, 1000000) == UINT64_MAX);
 }
 
 /* Reads of `bytes` one after the other at a rate, each with a latency, for so long. */
-static uint64_t read_for(struct ps_drive *d, uint64_t now_ns, uint64_t span_ns, uint32_t bytes,
+static uint64_t read_for(struct ps_queue *d, uint64_t now_ns, uint64_t span_ns, uint32_t bytes,
                          double rate, uint64_t latency_ns)
 {
     uint64_t end_ns = now_ns + span_ns;
     while (now_ns < end_ns) {
-        uint64_t usual_ns = ps_drive_usual_ns(d, bytes);
+        uint64_t usual_ns = ps_queue_usual_ns(d, bytes);
         uint64_t took_ns = latency_ns + (uint64_t)(bytes * 1e9 / rate);
-        ps_drive_begin(d, bytes, now_ns);
+        ps_queue_begin(d, bytes, now_ns);
         now_ns += took_ns;
-        ps_drive_end(d, bytes);
-        ps_drive_answer(d, 0, now_ns);
-        ps_drive_pace(d, took_ns, usual_ns, bytes, now_ns);
+        ps_queue_end(d, bytes);
+        ps_queue_answer(d, 0, now_ns);
+        ps_queue_pace(d, took_ns, usual_ns, bytes, now_ns);
     }
     return now_ns;
 }
 
 static void becomes_slow(const struct ps_member_profile *known, double rate)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     uint64_t now_ns = SECOND;
 
     forget_log(NULL);
-    ps_drive_init(&d, "/dev/x", 0, known, 0, false);
+    ps_queue_init(&d, "/dev/x", 0, known, 0, false);
     now_ns = read_for(&d, now_ns, 3 * SECOND, 2000000, rate, 100000);
     assert_string_equal(log_text, "");
     assert_false(d.is_slow);
@@ -143,16 +143,16 @@ static void test_slow(void **state)
 /* Small reads take no time worth a word, however much longer they take than their bytes. */
 static void test_small_reads(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     uint64_t now_ns = SECOND;
     (void)state;
 
-    ps_drive_init(&d, "/dev/x", 0, NULL, 0, false);
+    ps_queue_init(&d, "/dev/x", 0, NULL, 0, false);
     now_ns = read_for(&d, now_ns, 2 * SECOND, 4 << 20, 1e9, 50000);
     now_ns = read_for(&d, now_ns, 5 * SECOND, 28672, 1e9, 800000);
     assert_false(d.is_slow);
     /* They have become the usual ones meanwhile. */
-    uint64_t usual_ns = ps_drive_usual_ns(&d, 28672);
+    uint64_t usual_ns = ps_queue_usual_ns(&d, 28672);
     assert_true(usual_ns > 700000 && usual_ns < 1000000);
     assert_string_equal(log_text, "");
 }
@@ -160,70 +160,70 @@ static void test_small_reads(void **state)
 /* A drive that was learned while it was busy with other work. */
 static void test_faster(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     uint64_t now_ns = SECOND;
     (void)state;
 
-    ps_drive_init(&d, "/dev/x", 0, NULL, 0, false);
+    ps_queue_init(&d, "/dev/x", 0, NULL, 0, false);
     now_ns = read_for(&d, now_ns, 2 * SECOND, 2000000, 1e8, 0);
     assert_true(d.rate_bytes_per_s > 90 * MB && d.rate_bytes_per_s < 110 * MB);
     read_for(&d, now_ns, 4 * SECOND, 2000000, 1e9, 0);
     double now = (double)d.rate_bytes_per_s / d.pace;
     assert_true(now > 0.9e9 && now < 1.1e9);
     /* A profile is believed. */
-    ps_drive_init(&d, "/dev/x", 0, &profile, 0, false);
+    ps_queue_init(&d, "/dev/x", 0, &profile, 0, false);
     read_for(&d, now_ns, 4 * SECOND, 2000000, 4e9, 0);
     assert_int_equal(d.rate_bytes_per_s, 1000 * MB);
 }
 
 static void test_failures(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     (void)state;
 
-    ps_drive_init(&d, "/dev/x", 0, &profile, 0, true);
-    for (uint32_t i = 1; i < PS_DRIVE_FAILURES_MAX; i++)
-        ps_drive_answer(&d, -EIO, i);
+    ps_queue_init(&d, "/dev/x", 0, &profile, 0, true);
+    for (uint32_t i = 1; i < PS_QUEUE_FAILURES_MAX; i++)
+        ps_queue_answer(&d, -EIO, i);
     assert_false(d.is_down);
-    ps_drive_answer(&d, 0, 10); /* a bad sector here and there is not a bad drive */
-    for (uint32_t i = 1; i < PS_DRIVE_FAILURES_MAX; i++)
-        ps_drive_answer(&d, -EIO, 10 + i);
+    ps_queue_answer(&d, 0, 10); /* a bad sector here and there is not a bad drive */
+    for (uint32_t i = 1; i < PS_QUEUE_FAILURES_MAX; i++)
+        ps_queue_answer(&d, -EIO, 10 + i);
     assert_false(d.is_down);
     assert_string_equal(log_text, "");
-    ps_drive_answer(&d, -EIO, 20);
+    ps_queue_answer(&d, -EIO, 20);
     assert_true(d.is_down);
     assert_non_null(strstr(log_text, "/dev/x: this drive fails"));
-    assert_false(ps_drive_wants_test(&d, 20 + SECOND / 2));
-    assert_true(ps_drive_wants_test(&d, 20 + SECOND));
+    assert_false(ps_queue_wants_test(&d, 20 + SECOND / 2));
+    assert_true(ps_queue_wants_test(&d, 20 + SECOND));
     d.test_ns = 20 + SECOND;
-    assert_false(ps_drive_wants_test(&d, 21 + SECOND));
-    ps_drive_answer(&d, 0, 3 * SECOND);
+    assert_false(ps_queue_wants_test(&d, 21 + SECOND));
+    ps_queue_answer(&d, 0, 3 * SECOND);
     assert_false(d.is_down);
     assert_non_null(strstr(log_text, "answers again"));
-    ps_drive_answer(&d, -ENODEV, 4 * SECOND);
+    ps_queue_answer(&d, -ENODEV, 4 * SECOND);
     assert_true(d.is_down);
 }
 
 static void test_hang(void **state)
 {
-    struct ps_drive d;
+    struct ps_queue d;
     (void)state;
 
-    ps_drive_init(&d, "/dev/x", 0, &profile, 2, true);
-    assert_false(ps_drive_hangs(&d, 100 * SECOND, SECOND)); /* it has nothing to do */
-    ps_drive_begin(&d, 4096, 10 * SECOND);
-    ps_drive_begin(&d, 4096, 10 * SECOND + 5);
-    assert_false(ps_drive_hangs(&d, 11 * SECOND - 1, SECOND));
-    assert_true(ps_drive_hangs(&d, 11 * SECOND, SECOND));
-    ps_drive_hang(&d, 11 * SECOND);
+    ps_queue_init(&d, "/dev/x", 0, &profile, 2, true);
+    assert_false(ps_queue_hangs(&d, 100 * SECOND, SECOND)); /* it has nothing to do */
+    ps_queue_begin(&d, 4096, 10 * SECOND);
+    ps_queue_begin(&d, 4096, 10 * SECOND + 5);
+    assert_false(ps_queue_hangs(&d, 11 * SECOND - 1, SECOND));
+    assert_true(ps_queue_hangs(&d, 11 * SECOND, SECOND));
+    ps_queue_hang(&d, 11 * SECOND);
     assert_true(d.is_stuck);
     assert_int_equal(d.stuck_count, 2);
     assert_int_equal(d.in_flight, 0);
     assert_non_null(strstr(log_text, "/dev/x: this drive has not answered for 1.0 s"));
-    assert_false(ps_drive_has_room(&d, 4096)); /* as many hang as the queue may hold */
+    assert_false(ps_queue_has_room(&d, 4096)); /* as many hang as the queue may hold */
     d.stuck_count--;
-    assert_true(ps_drive_has_room(&d, 4096));
-    ps_drive_answer(&d, 0, 12 * SECOND);
+    assert_true(ps_queue_has_room(&d, 4096));
+    ps_queue_answer(&d, 0, 12 * SECOND);
     assert_false(d.is_stuck);
 }
 

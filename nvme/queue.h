@@ -2,8 +2,8 @@
  * One drive as the scheduler sees it: a bounded queue, and what is known of its speed and health.
  * Pure book-keeping: no I/O, no memory of its own, the time is handed in.
  */
-#ifndef PENSTOCK_NVME_DRIVE_H
-#define PENSTOCK_NVME_DRIVE_H
+#ifndef PENSTOCK_NVME_QUEUE_H
+#define PENSTOCK_NVME_QUEUE_H
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -11,24 +11,24 @@
 #include "nvme/penstock_io.h"
 
 /* So many reads in a row that fail mean that the drive is down, not the place that was read. */
-#define PS_DRIVE_FAILURES_MAX 4u
+#define PS_QUEUE_FAILURES_MAX 4u
 /* A drive that takes so many times as long as usual is called slow, and is no longer below the
  * second figure. */
-#define PS_DRIVE_SLOW_PACE 3.0
-#define PS_DRIVE_WELL_PACE 1.5
+#define PS_QUEUE_SLOW_PACE 3.0
+#define PS_QUEUE_WELL_PACE 1.5
 /* ... for so long, in so many reads, and by so much that somebody would care. */
-#define PS_DRIVE_SETTLE_NS UINT64_C(1000000000)
-#define PS_DRIVE_SLOW_READS 4u
-#define PS_DRIVE_SLOW_MORE_NS UINT64_C(5000000)
+#define PS_QUEUE_SETTLE_NS UINT64_C(1000000000)
+#define PS_QUEUE_SLOW_READS 4u
+#define PS_QUEUE_SLOW_MORE_NS UINT64_C(5000000)
 /* Where no profile tells what is usual, the first reads do: a rate and a latency that hold for
  * reads of their size. After so many much smaller ones it is learned anew. */
-#define PS_DRIVE_LEARN_READS 16u
-#define PS_DRIVE_UNLIKE_READS 64u
+#define PS_QUEUE_LEARN_READS 16u
+#define PS_QUEUE_UNLIKE_READS 64u
 /* Where reads may go to a copy instead, a queue holds no more than the drive reads in this time, so
  * that a drive that has become slow does not sit on work that others could do. */
-#define PS_DRIVE_QUEUE_NS UINT64_C(100000000)
+#define PS_QUEUE_HOLD_NS UINT64_C(100000000)
 
-struct ps_drive {
+struct ps_queue {
     const char *name;   /* the path of a member on it, for messages */
     uint32_t member;    /* the first one on it */
     uint32_t depth;     /* most reads in its queue */
@@ -60,41 +60,41 @@ struct ps_drive {
 };
 
 /* profile: NULL if nothing is known. name is kept. depth 0: as the profile says, or the default. */
-void ps_drive_init(struct ps_drive *drive, const char *name, uint32_t member,
+void ps_queue_init(struct ps_queue *queue, const char *name, uint32_t member,
                    const struct ps_member_profile *profile, uint32_t depth, bool has_copies);
 
 /* Reads that the queue will hold with these options: what tables are sized by. */
-uint32_t ps_drive_depth(const struct ps_member_profile *profile, uint32_t depth);
+uint32_t ps_queue_depth(const struct ps_member_profile *profile, uint32_t depth);
 
 /* Whether one more read of so many bytes may be put into the queue. */
-bool ps_drive_has_room(const struct ps_drive *drive, uint32_t bytes);
+bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes);
 
 /* How long a read takes that is put into the queue now, if the drive does as usual. 0: not known.
  */
-uint64_t ps_drive_usual_ns(const struct ps_drive *drive, uint32_t bytes);
+uint64_t ps_queue_usual_ns(const struct ps_queue *queue, uint32_t bytes);
 
 /* The same as the drive does now. UINT64_MAX for one that is down or hangs. */
-uint64_t ps_drive_eta_ns(const struct ps_drive *drive, uint32_t bytes);
+uint64_t ps_queue_eta_ns(const struct ps_queue *queue, uint32_t bytes);
 
 /* A read was put into the queue; one has left it. */
-void ps_drive_begin(struct ps_drive *drive, uint32_t bytes, uint64_t now_ns);
-void ps_drive_end(struct ps_drive *drive, uint32_t bytes);
+void ps_queue_begin(struct ps_queue *queue, uint32_t bytes, uint64_t now_ns);
+void ps_queue_end(struct ps_queue *queue, uint32_t bytes);
 
 /* A read that was timed to the moment of its end: took_ns for what usually takes usual_ns (0: not
  * known; then ahead_bytes, its own included, teach what is usual). Logs a change of pace. */
-void ps_drive_pace(struct ps_drive *drive, uint64_t took_ns, uint64_t usual_ns,
+void ps_queue_pace(struct ps_queue *queue, uint64_t took_ns, uint64_t usual_ns,
                    uint64_t ahead_bytes, uint64_t now_ns);
 
 /* The drive has answered: with data, or with an error. Logs what changes by it. */
-void ps_drive_answer(struct ps_drive *drive, int error, uint64_t now_ns);
+void ps_queue_answer(struct ps_queue *queue, int error, uint64_t now_ns);
 
 /* True when the queue has had no answer for timeout_ns. */
-bool ps_drive_hangs(const struct ps_drive *drive, uint64_t now_ns, uint64_t timeout_ns);
+bool ps_queue_hangs(const struct ps_queue *queue, uint64_t now_ns, uint64_t timeout_ns);
 
 /* Its reads in flight hang, and count as stuck from now on. Logs it. */
-void ps_drive_hang(struct ps_drive *drive, uint64_t now_ns);
+void ps_queue_hang(struct ps_queue *queue, uint64_t now_ns);
 
 /* True when nothing will be learned of the drive's recovery unless it is tried. */
-bool ps_drive_wants_test(const struct ps_drive *drive, uint64_t now_ns);
+bool ps_queue_wants_test(const struct ps_queue *queue, uint64_t now_ns);
 
 #endif
