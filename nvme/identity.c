@@ -1,7 +1,6 @@
 #include "nvme/identity.h"
 
 #include <dirent.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/util.h"
+#include "nvme/proc.h"
 
 bool ps_identity_name(dev_t device, char *name)
 {
@@ -27,30 +27,6 @@ bool ps_identity_name(dev_t device, char *name)
     return true;
 }
 
-/* First line of a sysfs file without surrounding blanks; false when absent or empty. */
-static bool read_line(const char *path, char *text, size_t text_bytes)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    char raw[256];
-    ssize_t length = read(fd, raw, sizeof(raw) - 1);
-    close(fd);
-    if (length <= 0)
-        return false;
-    raw[length] = 0;
-    raw[strcspn(raw, "\n")] = 0;
-    size_t begin = strspn(raw, " \t");
-    size_t end = strlen(raw);
-    while (end > begin && (raw[end - 1] == ' ' || raw[end - 1] == '\t'))
-        end--;
-    if (end == begin || end - begin >= text_bytes)
-        return false;
-    memcpy(text, raw + begin, end - begin);
-    text[end - begin] = 0;
-    return true;
-}
-
 void ps_identity_serial(const char *name, char serial[64])
 {
     /* A namespace's world-wide name first: two namespaces of one drive share its serial number. */
@@ -58,7 +34,7 @@ void ps_identity_serial(const char *name, char serial[64])
     for (size_t i = 0; i < PS_ARRAY_LEN(files); i++) {
         char path[PATH_MAX];
         snprintf(path, sizeof(path), "/sys/class/block/%s/%s", name, files[i]);
-        if (read_line(path, serial, 64))
+        if (ps_proc_line(path, serial, 64))
             return;
     }
     serial[0] = 0;

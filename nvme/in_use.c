@@ -4,44 +4,13 @@
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #include "nvme/identity.h"
-
-/* Calls match(ctx, line) for each line of a /proc file until it returns true. */
-static bool any_line(const char *path, bool (*match)(void *ctx, char *line), void *ctx)
-{
-    FILE *file = fopen(path, "re");
-    char *line = NULL;
-    size_t capacity = 0;
-    bool found = false;
-    if (file == NULL)
-        return false;
-    while (!found && getline(&line, &capacity, file) >= 0)
-        found = match(ctx, line);
-    free(line);
-    fclose(file);
-    return found;
-}
-
-/* /proc writes blank, tab, newline and backslash in paths as \ooo. */
-static void unescape(char *text)
-{
-    char *to = text;
-    for (const char *from = text; *from != 0; from++) {
-        unsigned code;
-        if (from[0] == '\\' && sscanf(from + 1, "%3o", &code) == 1) {
-            *to++ = (char)code;
-            from += 3;
-        } else {
-            *to++ = *from;
-        }
-    }
-    *to = 0;
-}
+#include "nvme/penstock_io.h"
+#include "nvme/proc.h"
 
 struct mount_query {
     dev_t device;
@@ -61,12 +30,12 @@ static bool mount_matches(void *ctx, char *line)
     const char *dash = strstr(line, " - ");
     struct stat st;
     if (!same && dash != NULL && sscanf(dash + 3, "%*s %255s", source) == 1) {
-        unescape(source);
+        ps_proc_unescape(source);
         same = source[0] == '/' && stat(source, &st) == 0 && S_ISBLK(st.st_mode) &&
                st.st_rdev == q->device;
     }
     if (same) {
-        unescape(where);
+        ps_proc_unescape(where);
         memcpy(q->where, where, sizeof(where));
     }
     return same;
@@ -81,7 +50,7 @@ static bool swap_matches(void *ctx, char *line)
 {
     const struct swap_query *q = ctx;
     line[strcspn(line, " \t\n")] = 0;
-    unescape(line);
+    ps_proc_unescape(line);
     struct stat st;
     if (line[0] != '/' || stat(line, &st) != 0)
         return false;
@@ -110,22 +79,46 @@ static bool first_holder(const char *name, char *holder)
     return found;
 }
 
-/* One device by itself; name is its kernel name, path what the user called the whole. */
-static int check_one(dev_t device, const char *name, const char *path, struct ps_error *err)
+/* How one device by itself is used. */
+enum use { USE_NONE, USE_MOUNT, USE_SWAP, USE_HOLDER };
+
+/* by[256]: where it is mounted, or what holds it. */
+static enum use find_use(dev_t device, const char *name, char by[256])
 {
     struct mount_query mount = {.device = device};
     struct swap_query swap = {.device = device};
     char holder[NAME_MAX + 1];
-    if (any_line("/proc/self/mountinfo", mount_matches, &mount))
+    if (ps_proc_any_line("/proc/self/mountinfo", mount_matches, &mount)) {
+        memcpy(by, mount.where, sizeof(mount.where));
+        return USE_MOUNT;
+    }
+    if (ps_proc_any_line("/proc/swaps", swap_matches, &swap))
+        return USE_SWAP;
+    if (first_holder(name, holder)) {
+        memcpy(by, holder, sizeof(holder));
+        return USE_HOLDER;
+    }
+    return USE_NONE;
+}
+
+/* One device by itself; name is its kernel name, path what the user called the whole. */
+static int check_one(dev_t device, const char *name, const char *path, struct ps_error *err)
+{
+    char by[256];
+    switch (find_use(device, name, by)) {
+    case USE_MOUNT:
         return ps_error_set(err, -PS_ERR_IN_USE, path, "%s is mounted at %s; unmount it first",
-                            name, mount.where);
-    if (any_line("/proc/swaps", swap_matches, &swap))
+                            name, by);
+    case USE_SWAP:
         return ps_error_set(err, -PS_ERR_IN_USE, path,
                             "%s is in use as swap; take it out with swapoff first", name);
-    if (first_holder(name, holder))
+    case USE_HOLDER:
         return ps_error_set(err, -PS_ERR_IN_USE, path,
                             "%s is held by %s (RAID, LVM or encryption); release it first", name,
-                            holder);
+                            by);
+    case USE_NONE:
+        break;
+    }
     return 0;
 }
 
@@ -175,7 +168,7 @@ static bool path_matches(void *ctx, char *line)
 int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct ps_error *err)
 {
     struct swap_query swap = {.file_dev = file_dev, .file_ino = file_ino};
-    if (any_line("/proc/swaps", swap_matches, &swap))
+    if (ps_proc_any_line("/proc/swaps", swap_matches, &swap))
         return ps_error_set(err, -PS_ERR_IN_USE, real_path,
                             "the file is in use as swap; take it out with swapoff first");
     DIR *dir = opendir("/sys/class/block");
@@ -189,11 +182,66 @@ int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct
         if (strncmp(entry->d_name, "loop", 4) != 0)
             continue;
         snprintf(path, sizeof(path), "/sys/class/block/%s/loop/backing_file", entry->d_name);
-        if (any_line(path, path_matches, &query))
+        if (ps_proc_any_line(path, path_matches, &query))
             rc = ps_error_set(err, -PS_ERR_IN_USE, real_path,
                               "the file is attached as /dev/%s; detach it with losetup first",
                               entry->d_name);
     }
     closedir(dir);
     return rc;
+}
+
+struct lock_query {
+    dev_t file_dev;
+    ino_t file_ino;
+    int pid;
+};
+
+/* proc_locks(5): "1: FLOCK  ADVISORY  READ 1234 00:06:345 0 EOF"; the device in hexadecimal. */
+static bool lock_matches(void *ctx, char *line)
+{
+    struct lock_query *q = ctx;
+    unsigned device_major, device_minor;
+    unsigned long long ino;
+    return sscanf(line, "%*s FLOCK %*s %*s %d %x:%x:%llu", &q->pid, &device_major, &device_minor,
+                  &ino) == 4 &&
+           makedev(device_major, device_minor) == q->file_dev && ino == q->file_ino;
+}
+
+/* Every engine and every writer holds a lock on the members that it has open. */
+static bool find_lock(const struct stat *st, char *text, size_t text_bytes)
+{
+    struct lock_query lock = {.file_dev = st->st_dev, .file_ino = st->st_ino};
+    char path[64], name[32] = "unknown";
+    if (!ps_proc_any_line("/proc/locks", lock_matches, &lock))
+        return false;
+    snprintf(path, sizeof(path), "/proc/%d/comm", lock.pid);
+    ps_proc_line(path, name, sizeof(name));
+    snprintf(text, text_bytes, "open in process %d (%s)", lock.pid, name);
+    return true;
+}
+
+int ps_drive_use(const char *path, char *text, size_t text_bytes)
+{
+    char name[NAME_MAX + 1], by[256];
+    struct stat st;
+    enum use use = USE_NONE;
+    text[0] = 0;
+    if (stat(path, &st) != 0)
+        return 0;
+    if (S_ISBLK(st.st_mode) && ps_identity_name(st.st_rdev, name)) {
+        use = find_use(st.st_rdev, name, by);
+    } else if (S_ISREG(st.st_mode)) {
+        struct swap_query swap = {.file_dev = st.st_dev, .file_ino = st.st_ino};
+        use = ps_proc_any_line("/proc/swaps", swap_matches, &swap) ? USE_SWAP : USE_NONE;
+    }
+    if (use == USE_MOUNT)
+        snprintf(text, text_bytes, "mounted at %s", by);
+    else if (use == USE_SWAP)
+        snprintf(text, text_bytes, "swap");
+    else if (use == USE_HOLDER)
+        snprintf(text, text_bytes, "held by %s", by);
+    else
+        return find_lock(&st, text, text_bytes);
+    return 1;
 }

@@ -307,6 +307,63 @@ struct ps_store_member_stats {
 void ps_store_member_stats(const struct ps_store *store, int member,
                            struct ps_store_member_stats *stats);
 
+/* ---- drives -----------------------------------------------------------------------------------
+ */
+
+/* The type of a GPT partition that is meant for members (docs/deploy.md). */
+#define PS_PARTITION_TYPE "c4a1e0de-6d0f-4c53-8f1a-50e6570c4b01"
+
+#define PS_DRIVE_TEXT_BYTES 64
+
+/* Texts are empty where the kernel does not tell. */
+struct ps_drive_info {
+    char device[PS_DRIVE_TEXT_BYTES]; /* "/dev/nvme0n1p2": at the path, or under the file */
+    char drive[PS_DRIVE_TEXT_BYTES];  /* "/dev/nvme0n1": the whole of it */
+    char model[PS_DRIVE_TEXT_BYTES];
+    char serial[PS_DRIVE_TEXT_BYTES]; /* of the drive: its world-wide name, or serial number */
+    char partuuid[48];                /* of a partition */
+    uint64_t bytes;                   /* of the device */
+    int node;                         /* NUMA node that the drive hangs on, or -1 */
+    bool is_file;                     /* the path is a file, or not there yet */
+};
+
+/*
+ * What the kernel tells of the block device at a path or under a file; of a file that is not there
+ * yet, under its folder. Needs no privileges. Returns 0, -ENOENT, another -errno of stat(), or
+ * -ENODEV (the file system is in memory, on a network, or on several devices).
+ */
+int ps_drive_info(const char *path, struct ps_drive_info *info);
+
+/* The GPT type of a partition, in lower case, into type[40]. Must be allowed to read the whole
+ * drive. Returns 0, -EACCES, or -ENODEV (not a partition, or no type is known). */
+int ps_drive_partition_type(const char *device, char type[40]);
+
+/*
+ * Whether somebody uses the device itself (of a drive, not its partitions) or a file: 1 and the
+ * use in text ("mounted at /boot", "swap", "held by md0", "open in process 123 (penstock)"), or 0
+ * and an empty text. What cannot be found out counts as free.
+ */
+int ps_drive_use(const char *path, char *text, size_t text_bytes);
+
+enum ps_member_state {
+    PS_MEMBER_INCOMPLETE = 1, /* a layout runs or was stopped */
+    PS_MEMBER_COMPLETE = 2,
+    PS_MEMBER_WIPED = 3, /* a wipe was stopped */
+};
+
+struct ps_member_peek {
+    char uuid[37];   /* of the volume */
+    uint32_t member; /* from 0 */
+    uint32_t member_count;
+    enum ps_member_state state;
+};
+
+/*
+ * Looks whether a file or device is a member of a volume; locks nothing. Returns 0,
+ * -PS_ERR_FORMAT (it is not, or is damaged), another code of ps_volume_open, or -errno of open().
+ */
+int ps_member_peek(const char *path, struct ps_member_peek *peek);
+
 #ifdef __cplusplus
 }
 #endif
