@@ -364,6 +364,87 @@ struct ps_member_peek {
  */
 int ps_member_peek(const char *path, struct ps_member_peek *peek);
 
+/* ---- measuring --------------------------------------------------------------------------------
+ */
+
+struct ps_measure_options {
+    const char *const *paths; /* [path_count] files, partitions or drives, read together */
+    int path_count;           /* 1 .. PS_MEMBER_COUNT_MAX */
+    const char *engine;       /* as in struct ps_store_options; NULL = "uring" */
+    uint32_t request_bytes;   /* a multiple of 4096, at most 64 MiB */
+    uint32_t depth;           /* reads in flight on each path: 1 .. 128, at most 1 GiB together */
+    uint64_t ns_max;          /* no read begins after so long; 0 = no limit */
+    uint64_t bytes_max;       /* nor after so much, over all paths; 0 = no limit (of one) */
+    bool is_sequential;       /* in order; otherwise at random, every block before any again */
+    uint64_t seed;            /* of the random order: another one reads elsewhere */
+    const volatile int *stop; /* non-zero stops soon; may be NULL */
+};
+
+struct ps_measure_result {
+    uint64_t bytes, request_count;
+    uint64_t ns;                 /* from the first read's begin to the last one's end */
+    uint64_t bytes_per_s;        /* over that time, as fio counts */
+    uint64_t steady_bytes_per_s; /* while every queue was full: without filling and draining */
+    uint64_t path_bytes[PS_MEMBER_COUNT_MAX];
+    /* Of one read, exact to 1/64. */
+    uint64_t latency_p50_ns, latency_p90_ns, latency_p99_ns, latency_p999_ns, latency_max_ns;
+    uint64_t
+        cpu_ns; /* of the whole process meanwhile, its kernel part and engine threads included */
+    uint64_t faults_minor, faults_major;
+    const char *engine; /* what was used, after fallbacks; a constant */
+    bool direct;        /* O_DIRECT on every path */
+    bool registered;    /* buffers registered with the kernel */
+    bool is_blank;      /* the last reads brought only zeroes: a drive answers reads of space that
+                           was never written, or trimmed, without touching its flash */
+};
+
+/*
+ * Reads, never writes, and measures. Plain files are dropped from the page cache first. Everything
+ * is allocated before the first read; buffers are hugepages of the drive's node. Blocks.
+ * Errors: -PS_ERR_ARGUMENT (also a file of which parts were never written: their reads would not
+ * reach the drive), -ENOENT, -EACCES, -ENOTBLK, -ENOMEM, -EINTR (stopped), -PS_ERR_SHORT_READ,
+ * -errno of a read.
+ */
+int ps_measure_run(const struct ps_measure_options *options, struct ps_measure_result *result,
+                   struct ps_error *err);
+
+#define PS_PROBE_SIZE_COUNT 8u  /* reads of 64 KiB, 128 KiB ... 8 MiB, */
+#define PS_PROBE_DEPTH_COUNT 7u /* 1, 2 ... 64 of them in flight */
+
+/* Medians over the rounds. */
+struct ps_probe_point {
+    uint32_t request_bytes, depth;
+    uint64_t bytes_per_s; /* 0: left out, being too long for the drive or for the time given */
+    uint64_t latency_p50_ns, latency_p99_ns;
+};
+
+struct ps_probe_options {
+    const char *path;   /* a file, partition or drive */
+    const char *engine; /* NULL = "uring" */
+    uint64_t ns_max;    /* about how long; 0 = 30 s */
+    void (*progress)(void *ctx, uint64_t done_ns, uint64_t total_ns); /* may be NULL */
+    void *progress_ctx;
+    const volatile int *stop; /* non-zero stops soon; may be NULL */
+};
+
+struct ps_probe_result {
+    struct ps_probe_point points[PS_PROBE_SIZE_COUNT][PS_PROBE_DEPTH_COUNT];
+    uint32_t knee_size, knee_depth; /* the point that the profile is made of */
+    uint32_t round_count;
+    struct ps_member_profile profile;
+    const char *engine;                /* what was used, after fallbacks; a constant */
+    bool direct, registered, is_blank; /* as in struct ps_measure_result */
+};
+
+/*
+ * Measures one file or drive, reading only, at every size and depth, in several rounds of another
+ * order each, so that a disturbance does not meet one point alone. The knee is the point with the
+ * fewest bytes in flight that reaches 97 % of the highest bandwidth, with reads of 1 to 4 MiB if
+ * any such do. Errors: as of ps_measure_run. Blocks for ns_max, or longer on a very slow drive.
+ */
+int ps_probe_run(const struct ps_probe_options *options, struct ps_probe_result *result,
+                 struct ps_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,3 +17,4 @@ add_dependencies(test_io_example example_read_objects)
 ps_test(store_fault fault SOURCES test_store_fault.c store_fixture.c LINK penstock_nvme)
 target_link_options(test_store_fault PRIVATE
   -Wl,--wrap=calloc,--wrap=aligned_alloc,--wrap=mmap,--wrap=pread)
+ps_test(measure "unit;threaded" SOURCES test_measure.c LINK penstock_nvme)
