@@ -126,6 +126,27 @@ const char *tool_time_text(uint64_t ns, char *buf)
     return buf;
 }
 
+const char *tool_latency_text(uint64_t ns, char *buf)
+{
+    double us = (double)ns / 1e3;
+
+    if (us < 999.5)
+        snprintf(buf, 32, "%.0f us", us);
+    else if (us < 9995)
+        snprintf(buf, 32, "%.2f ms", us / 1e3);
+    else if (us < 99950)
+        snprintf(buf, 32, "%.1f ms", us / 1e3);
+    else
+        snprintf(buf, 32, "%.0f ms", us / 1e3);
+    return buf;
+}
+
+void tool_warn_blank(const char *path)
+{
+    line_print(path, "only zeroes were read: a drive answers reads of space that was never written "
+                     "without touching its flash, so its true bandwidth may be lower");
+}
+
 double tool_rate(uint64_t count, uint64_t ns)
 {
     return ns == 0 ? 0 : (double)count * 1e9 / (double)ns;

@@ -21,6 +21,7 @@ static const struct command {
     {"logits", "write the logits of given tokens to a file", cmd_logits},
     {"perplexity", "measure how well the model predicts a text", cmd_perplexity},
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
+    {"bench", "measure drives, and ways to read them", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 
@@ -63,7 +64,7 @@ static int command_run(const struct command *command, int argc, char **argv)
 static int help(int argc, char **argv)
 {
     char help_option[] = "--help";
-    char *help_argv[] = {NULL, help_option, NULL};
+    char *help_argv[] = {NULL, help_option, NULL, NULL};
     const struct command *command;
 
     if (argc < 3) {
@@ -71,7 +72,13 @@ static int help(int argc, char **argv)
         return 0;
     }
     command = command_find(argv[2]);
-    return command == NULL ? 2 : command_run(command, 2, help_argv);
+    if (command == NULL)
+        return 2;
+    if (argc == 3)
+        return command_run(command, 2, help_argv);
+    help_argv[1] = argv[3]; /* penstock help bench io */
+    help_argv[2] = help_option;
+    return command_run(command, 3, help_argv);
 }
 
 /* What was printed may still be in a buffer: a full disk or a closed pipe shows only now. */

@@ -29,6 +29,8 @@ int cmd_run(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_bench(int argc, char **argv);
+int cmd_bench_io(int argc, char **argv);
 
 /* ---- speaking (common.c) -----------------------------------------------------------------------
  */
@@ -54,6 +56,13 @@ const char *tool_count_text(uint64_t count, char *buf);
 /* Nanoseconds as "40 ms", "2.5 s", "2 min 05 s" or "3 h 12 min". Returns buf, which must hold 32
  * bytes. */
 const char *tool_time_text(uint64_t ns, char *buf);
+
+/* Nanoseconds as "85 us", "1.25 ms" or "12.5 ms", for the time that one read takes. Returns buf,
+ * which must hold 32 bytes. */
+const char *tool_latency_text(uint64_t ns, char *buf);
+
+/* Says on standard error that a measurement read nothing but zeroes, and what that means. */
+void tool_warn_blank(const char *path);
 
 /* count per second, 0 when no time has passed. */
 double tool_rate(uint64_t count, uint64_t ns);

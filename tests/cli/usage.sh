@@ -5,14 +5,15 @@
 fails 2 'Usage: penstock' "$penstock"
 fails 2 'no command' "$penstock" frobnicate
 fails 2 'no command' "$penstock" help frobnicate
-for command in layout info verify wipe plan run logits perplexity tokenize; do
-    fails 2 'unrecognized option' "$penstock" "$command" --frobnicate
-    fails 2 'name ' "$penstock" "$command"
-    quiet "$penstock" "$command" --help
+for command in layout info verify wipe plan run logits perplexity tokenize bench "bench io"; do
+    read -ra words <<<"$command"
+    fails 2 'unrecognized option' "$penstock" "${words[@]}" --frobnicate
+    fails 2 'name ' "$penstock" "${words[@]}"
+    quiet "$penstock" "${words[@]}" --help
     grep -q "^Usage: penstock $command " out.txt || die "no usage line: $command"
     [ ! -s err.txt ] || die "help on standard error: $command"
     cp out.txt help.txt
-    quiet "$penstock" help "$command"
+    quiet "$penstock" help "${words[@]}"
     same out.txt help.txt "help $command and $command --help"
 done
 quiet "$penstock" --version
@@ -40,6 +41,11 @@ fails 2 'temp' "$penstock" run v -p x --temp warm
 fails 2 'top-p' "$penstock" run v -p x --top-p 1.5
 fails 2 'ctx' "$penstock" run v -p x --ctx 99999999999
 fails 2 '--out' "$penstock" logits v --ids 1
+fails 2 'no kind' "$penstock" bench frobnicate
+fails 2 'size' "$penstock" bench io f --size 5000
+fails 2 'size' "$penstock" bench io f --size 128M
+fails 2 'depth' "$penstock" bench io f --depth 0
+fails 2 'seconds' "$penstock" bench io f --seconds 0
 fails 2 'window' "$penstock" perplexity v --file t --ctx 1
 
 [ -e /dev/full ] || test_skip "there is no /dev/full"
