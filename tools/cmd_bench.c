@@ -8,6 +8,7 @@ static const struct kind {
     int (*run)(int argc, char **argv);
 } kinds[] = {
     {"io", "how fast files and drives are read", cmd_bench_io},
+    {"modes", "direct reads beside the page cache, under one memory ceiling", cmd_bench_modes},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 

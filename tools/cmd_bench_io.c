@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "core/budget.h"
+#include "core/util.h"
 
 #define REQUEST_BYTES_DEFAULT (2u << 20)
 #define REQUEST_BYTES_UNIT 4096u
@@ -170,6 +171,8 @@ int cmd_bench_io(int argc, char **argv)
     tool_log_start(args.verbose);
     tool_subject_set(args.paths[0]);
     args.options.paths = args.paths;
+    /* Another order every time: what the last run has left in a drive's cache must not help. */
+    args.options.seed = ps_now_ns();
     args.options.stop = tool_stop_flag();
     int rc = ps_measure_run(&args.options, &result, &err);
     if (rc < 0)

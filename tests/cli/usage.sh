@@ -5,7 +5,7 @@
 fails 2 'Usage: penstock' "$penstock"
 fails 2 'no command' "$penstock" frobnicate
 fails 2 'no command' "$penstock" help frobnicate
-for command in layout info verify wipe plan run logits perplexity tokenize bench "bench io"; do
+for command in layout info verify wipe plan run logits perplexity tokenize bench "bench io" "bench modes"; do
     read -ra words <<<"$command"
     fails 2 'unrecognized option' "$penstock" "${words[@]}" --frobnicate
     fails 2 'name ' "$penstock" "${words[@]}"
@@ -46,6 +46,8 @@ fails 2 'size' "$penstock" bench io f --size 5000
 fails 2 'size' "$penstock" bench io f --size 128M
 fails 2 'depth' "$penstock" bench io f --depth 0
 fails 2 'seconds' "$penstock" bench io f --seconds 0
+fails 2 'memory' "$penstock" bench modes v
+fails 2 'repeat' "$penstock" bench modes v --memory 1G --repeat 0
 fails 2 'window' "$penstock" perplexity v --file t --ctx 1
 
 [ -e /dev/full ] || test_skip "there is no /dev/full"

@@ -1,4 +1,4 @@
-#include "limit.h"
+#include "tools/limit.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -36,7 +36,7 @@ static int own_path(char *path, size_t path_bytes, bool *is_v1)
     return found ? 0 : -ENOENT;
 }
 
-int limit_make(struct limit *limit)
+int tool_limit_make(struct tool_limit *limit)
 {
     char path[300];
     int rc = own_path(path, sizeof(path), &limit->is_v1);
@@ -56,7 +56,7 @@ int limit_make(struct limit *limit)
     return rc;
 }
 
-static int write_value(const struct limit *limit, const char *name, uint64_t value)
+static int write_value(const struct tool_limit *limit, const char *name, uint64_t value)
 {
     char path[600], text[32];
     int n = snprintf(text, sizeof(text), "%llu", (unsigned long long)value);
@@ -70,17 +70,17 @@ static int write_value(const struct limit *limit, const char *name, uint64_t val
     return rc;
 }
 
-int limit_join(const struct limit *limit)
+int tool_limit_join(const struct tool_limit *limit)
 {
     return write_value(limit, "cgroup.procs", (uint64_t)getpid());
 }
 
-int limit_set(const struct limit *limit, uint64_t bytes)
+int tool_limit_set(const struct tool_limit *limit, uint64_t bytes)
 {
     return write_value(limit, limit->is_v1 ? "memory.limit_in_bytes" : "memory.max", bytes);
 }
 
-void limit_remove(struct limit *limit)
+void tool_limit_remove(struct tool_limit *limit)
 {
     if (limit->dir[0] != '\0')
         rmdir(limit->dir);

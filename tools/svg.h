@@ -1,0 +1,23 @@
+/* Bar charts as SVG, readable on light and dark ground, without a library. */
+#ifndef PENSTOCK_TOOLS_SVG_H
+#define PENSTOCK_TOOLS_SVG_H
+
+#include <stdio.h>
+
+#define SVG_BAR_COUNT_MAX 16
+
+struct svg_panel {
+    const char *title; /* with its unit: "decode, tokens/s" */
+    double values[SVG_BAR_COUNT_MAX];
+    double least[SVG_BAR_COUNT_MAX], most[SVG_BAR_COUNT_MAX]; /* drawn where they differ */
+};
+
+/*
+ * Draws one panel of horizontal bars below the other, every bar with its name and value, the axis
+ * from 0 with round numbers. The first bar of each panel stands out. Texts may hold
+ * anything; notes are two lines below the title.
+ */
+void svg_write(FILE *file, const char *title, const char *const notes[2], const char *const *names,
+               int bar_count, const struct svg_panel *panels, int panel_count);
+
+#endif
