@@ -66,60 +66,6 @@ int ps_drive_under(const char *path, dev_t *device, bool *is_file)
     return 0;
 }
 
-dev_t ps_drive_whole(dev_t device)
-{
-    char name[NAME_MAX + 1], path[PATH_MAX], text[32];
-    unsigned drive_major, drive_minor;
-    if (!ps_identity_name(device, name))
-        return device;
-    snprintf(path, sizeof(path), "/sys/class/block/%s/partition", name);
-    if (access(path, F_OK) != 0)
-        return device;
-    /* The class entry is a link to .../block/DRIVE/PARTITION, so ".." is the drive. */
-    snprintf(path, sizeof(path), "/sys/class/block/%s/../dev", name);
-    if (!ps_proc_line(path, text, sizeof(text)) ||
-        sscanf(text, "%u:%u", &drive_major, &drive_minor) != 2)
-        return device;
-    return makedev(drive_major, drive_minor);
-}
-
-static bool read_node(const char *path, int *node)
-{
-    char text[16];
-    if (!ps_proc_line(path, text, sizeof(text)))
-        return false;
-    *node = atoi(text);
-    return true;
-}
-
-int ps_drive_node(const char *name)
-{
-    char path[PATH_MAX];
-    int node = -1;
-    snprintf(path, sizeof(path), "/sys/class/block/%s/device/numa_node", name);
-    if (read_node(path, &node))
-        return node;
-    snprintf(path, sizeof(path), "/sys/class/block/%s/device/device/numa_node", name);
-    if (read_node(path, &node))
-        return node;
-    /* An NVMe drive that may have several controllers hangs on a subsystem, and those below it. */
-    snprintf(path, sizeof(path), "/sys/class/block/%s/device", name);
-    DIR *dir = opendir(path);
-    const struct dirent *entry;
-    while (dir != NULL && node < 0 && (entry = readdir(dir)) != NULL) {
-        char below[PATH_MAX + NAME_MAX + 16];
-        unsigned number;
-        int end = 0;
-        if (sscanf(entry->d_name, "nvme%u%n", &number, &end) != 1 || entry->d_name[end] != 0)
-            continue;
-        snprintf(below, sizeof(below), "%s/%s/numa_node", path, entry->d_name);
-        read_node(below, &node);
-    }
-    if (dir != NULL)
-        closedir(dir);
-    return node;
-}
-
 /* ---- the public view ------------------------------------------------------------------------- */
 
 /* "/dev/NAME" for a kernel name, in which '!' stands for '/'. */
@@ -166,7 +112,7 @@ int ps_drive_info(const char *path, struct ps_drive_info *info)
     int rc = find_device(path, &device, &found.is_file);
     if (rc < 0)
         return rc;
-    dev_t drive = ps_drive_whole(device);
+    dev_t drive = ps_identity_drive(device);
     if (!ps_identity_name(device, name) || !ps_identity_name(drive, drive_name))
         return -ENODEV;
     device_path(name, found.device);
@@ -175,7 +121,7 @@ int ps_drive_info(const char *path, struct ps_drive_info *info)
     ps_identity_get(device, found.partuuid, found.serial);
     ps_identity_get(drive, unused, found.serial);
     found.bytes = read_bytes(name);
-    found.node = ps_drive_node(drive_name);
+    found.node = ps_identity_node(drive);
     *info = found;
     return 0;
 }

@@ -76,7 +76,7 @@ static dev_t device_of(const char *name)
     char path[PATH_MAX], text[64];
     unsigned device_major, device_minor;
     snprintf(path, sizeof(path), "/sys/class/block/%s/dev", name);
-    if (!read_line(path, text, sizeof(text)) ||
+    if (!ps_proc_line(path, text, sizeof(text)) ||
         sscanf(text, "%u:%u", &device_major, &device_minor) != 2)
         return 0;
     return makedev(device_major, device_minor);
@@ -136,7 +136,7 @@ static bool read_controller_node(const char *subsystem, char *text, size_t text_
         if (strncmp(entry->d_name, "nvme", 4) != 0)
             continue;
         snprintf(path, sizeof(path), "%s/%s/numa_node", subsystem, entry->d_name);
-        found = read_line(path, text, text_bytes);
+        found = ps_proc_line(path, text, text_bytes);
     }
     closedir(dir);
     return found;
@@ -156,7 +156,7 @@ int ps_identity_node(dev_t device)
         *slash = 0;
         snprintf(file, sizeof(file), "%s/numa_node", path);
         found =
-            read_line(file, text, sizeof(text)) || read_controller_node(path, text, sizeof(text));
+            ps_proc_line(file, text, sizeof(text)) || read_controller_node(path, text, sizeof(text));
     }
     return found ? atoi(text) : -1;
 }
