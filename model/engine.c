@@ -180,6 +180,9 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
 {
     memset(stats, 0, sizeof(*stats));
     ps_store_stats(engine->store, &stats->store);
+    stats->member_count = ps_volume_member_count(engine->model->volume);
+    for (int i = 0; i < stats->member_count; i++)
+        ps_store_member_stats(engine->store, i, &stats->members[i]);
     stats->prefill_tokens = engine->prefill_tokens;
     stats->prefill_ns = engine->prefill_ns;
     stats->decode_tokens = engine->decode_tokens;

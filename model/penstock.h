@@ -154,6 +154,8 @@ struct ps_plan {
     uint64_t floor_bytes;  /* sum of floor_bytes: what --memory min gives */
     uint64_t budget_bytes; /* the ceiling that was resolved */
     uint32_t ctx, chunk_tokens, expert_slots;
+    int threads;
+    struct ps_store_placement placement; /* of the expert cache on the NUMA nodes */
 };
 
 /*
@@ -172,6 +174,8 @@ void ps_engine_close(struct ps_engine **engine);
 
 struct ps_engine_stats {
     struct ps_store_stats store;
+    int member_count;
+    struct ps_store_member_stats members[PS_MEMBER_COUNT_MAX];
     uint64_t prefill_tokens, prefill_ns;
     uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */
     uint64_t memory_peak_bytes;        /* VmHWM plus the most hugetlb pages held */

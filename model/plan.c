@@ -328,6 +328,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     spare -= ps_min_u64(spare, work - floor_work);
     so.cache_bytes = floor_cache + (uses_page_cache(o.io) ? 0 : spare);
     uint64_t cache = ps_store_plan_bytes(model->volume, &so, &plan->expert_slots);
+    ps_store_placement(model->volume, &so, &plan->placement);
+    plan->threads = o.threads;
 
     add_line(plan, "program and tables", base, base);
     add_line(plan, "resident weights", resident, resident);

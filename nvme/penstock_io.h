@@ -103,6 +103,9 @@ int ps_volume_profile_save(struct ps_volume *volume, const struct ps_member_prof
                            struct ps_error *err);
 int ps_volume_member_count(const struct ps_volume *volume);
 void ps_volume_member(const struct ps_volume *volume, int member, struct ps_member_info *info);
+/* The kernel's number of the NUMA node on which the member's drive hangs, or -1 where it tells
+ * none. A plain file is on the drive under its file system. Reads sysfs. */
+int ps_volume_member_node(const struct ps_volume *volume, int member);
 uint32_t ps_volume_object_count(const struct ps_volume *volume);
 void ps_volume_object(const struct ps_volume *volume, uint32_t object, struct ps_object_info *info);
 void ps_volume_slice(const struct ps_volume *volume, uint32_t object, uint32_t slice,

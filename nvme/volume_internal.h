@@ -31,10 +31,6 @@ uint64_t ps_volume_slice_checksum(const struct ps_volume *volume, uint32_t objec
 const struct ps_disk_piece *ps_volume_slice_pieces(const struct ps_volume *volume, uint32_t object,
                                                    uint32_t slice, uint32_t copy, uint32_t *count);
 
-/* The kernel's number of the NUMA node on which the member's drive hangs, or -1 where it tells
- * none. A plain file is on the drive under its file system. */
-int ps_volume_member_node(const struct ps_volume *volume, int member);
-
 /* The whole drive that a member lies on, the same number for members that share one; 0 where it
  * cannot be told. */
 uint64_t ps_volume_member_drive(const struct ps_volume *volume, int member);

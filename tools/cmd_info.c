@@ -37,19 +37,6 @@ static const struct argp argp = {
     .doc = "Shows the model, the members, the sizes, the slices and what a token reads. A VOLUME "
            "is named by any one of its members, or by several."};
 
-/* What part of all data lies on a member. */
-static double share_of(const struct ps_volume *volume, const struct ps_member_info *member)
-{
-    uint64_t sum = 0;
-
-    for (int i = 0; i < ps_volume_member_count(volume); i++) {
-        struct ps_member_info other;
-        ps_volume_member(volume, i, &other);
-        sum += other.data_end_bytes - other.data_begin_bytes;
-    }
-    return sum == 0 ? 0 : (double)(member->data_end_bytes - member->data_begin_bytes) / (double)sum;
-}
-
 static json_t *profile_json(const struct ps_member_profile *profile)
 {
     return profile == NULL
@@ -69,7 +56,7 @@ static json_t *member_json(const struct ps_volume *volume, int i)
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:b, s:o}", "path", member.path, "kind",
                      member.is_device ? "device" : "file", "bytes", (json_int_t)member.bytes,
                      "data_begin_bytes", (json_int_t)member.data_begin_bytes, "data_end_bytes",
-                     (json_int_t)member.data_end_bytes, "share", share_of(volume, &member),
+                     (json_int_t)member.data_end_bytes, "share", tool_member_share(volume, i),
                      "missing", (int)member.is_missing, "profile",
                      profile_json(ps_volume_profile(volume, i)));
 }
@@ -163,12 +150,12 @@ static void members_print(const struct ps_volume *volume)
         ps_size_text(member.data_end_bytes - member.data_begin_bytes, data, sizeof(data));
         if (member.is_missing)
             printf("member %-2d %s: missing, with %s of data (%.1f %%)\n", i + 1, member.path, data,
-                   100 * share_of(volume, &member));
+                   100 * tool_member_share(volume, i));
         else
             printf("member %-2d %s: %s of %s, %s of it data (%.1f %%)\n", i + 1, member.path,
                    member.is_device ? "device" : "file",
                    ps_size_text(member.bytes, size, sizeof(size)), data,
-                   100 * share_of(volume, &member));
+                   100 * tool_member_share(volume, i));
         profile_print(ps_volume_profile(volume, i));
     }
 }

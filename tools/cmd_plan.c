@@ -38,10 +38,37 @@ static const struct argp argp = {
     .options = options,
     .parser = parse,
     .children = children,
-    .doc = "Shows what a memory ceiling would be spent on and what the least possible one "
-           "(--memory min) is made of."};
+    .doc = "Shows what a memory ceiling would be spent on, what the least possible one (--memory "
+           "min) is made of, and which drive feeds which NUMA node's memory."};
 
-static json_t *plan_json(const struct ps_plan *plan, bool fits)
+static json_t *members_json(const struct ps_volume *volume)
+{
+    json_t *members = json_array();
+
+    for (int i = 0; i < ps_volume_member_count(volume); i++) {
+        struct ps_member_info info;
+        int node = ps_volume_member_node(volume, i);
+        ps_volume_member(volume, i, &info);
+        json_array_append_new(members, json_pack("{s:s, s:o, s:f}", "path", info.path, "node",
+                                                 node < 0 ? json_null() : json_integer(node),
+                                                 "share", tool_member_share(volume, i)));
+    }
+    return members;
+}
+
+static json_t *nodes_json(const struct ps_store_placement *placement)
+{
+    json_t *nodes = json_array();
+
+    for (int n = 0; n < placement->node_count; n++)
+        json_array_append_new(nodes,
+                              json_pack("{s:i, s:I, s:I}", "node", placement->node_id[n],
+                                        "cache_bytes", (json_int_t)placement->cache_bytes[n],
+                                        "expert_bytes", (json_int_t)placement->object_bytes[n]));
+    return nodes;
+}
+
+static json_t *plan_json(const struct ps_plan *plan, const struct ps_volume *volume, bool fits)
 {
     json_t *lines = json_array();
 
@@ -51,11 +78,13 @@ static json_t *plan_json(const struct ps_plan *plan, bool fits)
                                         (json_int_t)plan->lines[i].bytes, "floor_bytes",
                                         (json_int_t)plan->lines[i].floor_bytes));
     }
-    return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "fits", (int)fits, "budget_bytes",
-                     (json_int_t)plan->budget_bytes, "total_bytes", (json_int_t)plan->total_bytes,
-                     "floor_bytes", (json_int_t)plan->floor_bytes, "ctx", (json_int_t)plan->ctx,
-                     "chunk_tokens", (json_int_t)plan->chunk_tokens, "expert_slots",
-                     (json_int_t)plan->expert_slots, "lines", lines);
+    return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I}", "fits", (int)fits,
+                     "budget_bytes", (json_int_t)plan->budget_bytes, "total_bytes",
+                     (json_int_t)plan->total_bytes, "floor_bytes", (json_int_t)plan->floor_bytes,
+                     "ctx", (json_int_t)plan->ctx, "chunk_tokens", (json_int_t)plan->chunk_tokens,
+                     "expert_slots", (json_int_t)plan->expert_slots, "lines", lines, "members",
+                     members_json(volume), "nodes", nodes_json(&plan->placement), "floating_bytes",
+                     (json_int_t)plan->placement.floating_bytes);
 }
 
 static void row_print(const char *name, uint64_t bytes, uint64_t floor_bytes)
@@ -64,6 +93,35 @@ static void row_print(const char *name, uint64_t bytes, uint64_t floor_bytes)
 
     printf("%-28s %12s %12s\n", name, ps_size_text_binary(bytes, a, sizeof(a)),
            ps_size_text_binary(floor_bytes, b, sizeof(b)));
+}
+
+/* Which drive feeds which node's memory. Nothing to tell on one drive and one node. */
+static void placement_print(const struct ps_store_placement *p, const struct ps_volume *volume)
+{
+    int members = ps_volume_member_count(volume);
+    char size[32], share[32];
+
+    if (members == 1 && p->node_count == 1)
+        return;
+    printf("\n");
+    for (int i = 0; i < members; i++) {
+        struct ps_member_info info;
+        int node = ps_volume_member_node(volume, i);
+        char where[32] = "its drive tells no node";
+        if (node >= 0)
+            snprintf(where, sizeof(where), "node %d", node);
+        ps_volume_member(volume, i, &info);
+        printf("member %d: %.0f %% of the data, %s: %s%s\n", i + 1,
+               100 * tool_member_share(volume, i), where, info.path,
+               info.is_missing ? " (missing)" : "");
+    }
+    for (int n = 0; n < p->node_count && p->node_count > 1; n++)
+        printf("node %d: %s of the expert cache, for %s of experts\n", p->node_id[n],
+               ps_size_text_binary(p->cache_bytes[n], size, sizeof(size)),
+               ps_size_text(p->object_bytes[n], share, sizeof(share)));
+    if (p->node_count > 1 && p->floating_bytes > 0)
+        printf("any node: %s of experts, slot by slot in turn\n",
+               ps_size_text(p->floating_bytes, size, sizeof(size)));
 }
 
 static void plan_print(const struct ps_plan *plan)
@@ -94,9 +152,11 @@ int cmd_plan(int argc, char **argv)
     int rc = ps_model_plan(model, &args.engine, &plan, &err);
     if (rc == 0 || rc == -PS_ERR_MEMORY_FLOOR) {
         if (args.json)
-            status = tool_json_print(plan_json(&plan, rc == 0));
+            status = tool_json_print(plan_json(&plan, ps_model_volume(model), rc == 0));
         else
             plan_print(&plan);
+        if (!args.json)
+            placement_print(&plan.placement, ps_model_volume(model));
     }
     if (rc < 0)
         status = tool_fail(&err);

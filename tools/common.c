@@ -147,6 +147,19 @@ void tool_warn_blank(const char *path)
                      "without touching its flash, so its true bandwidth may be lower");
 }
 
+double tool_member_share(const struct ps_volume *volume, int member)
+{
+    uint64_t sum = 0, own = 0;
+
+    for (int i = 0; i < ps_volume_member_count(volume); i++) {
+        struct ps_member_info info;
+        ps_volume_member(volume, i, &info);
+        own = i == member ? info.data_end_bytes - info.data_begin_bytes : own;
+        sum += info.data_end_bytes - info.data_begin_bytes;
+    }
+    return sum == 0 ? 0 : (double)own / (double)sum;
+}
+
 double tool_rate(uint64_t count, uint64_t ns)
 {
     return ns == 0 ? 0 : (double)count * 1e9 / (double)ns;

@@ -34,16 +34,33 @@ static double hit_rate(const struct ps_store_stats *store)
     return asked == 0 ? 0 : (double)store->hits / (double)asked;
 }
 
+static json_t *members_json(const struct ps_engine_stats *stats)
+{
+    json_t *members = json_array();
+
+    for (int i = 0; i < stats->member_count; i++) {
+        const struct ps_store_member_stats *m = &stats->members[i];
+        json_array_append_new(
+            members, json_pack("{s:I, s:I, s:I, s:I, s:b, s:b}", "read_bytes",
+                               (json_int_t)m->read_bytes, "read_count", (json_int_t)m->read_count,
+                               "retries", (json_int_t)m->retries, "errors", (json_int_t)m->errors,
+                               "slow", (int)m->is_slow, "off", (int)m->is_off));
+    }
+    return members;
+}
+
 json_t *tool_stats_json(const struct ps_engine_stats *stats)
 {
     const struct ps_store_stats *store = &stats->store;
     uint64_t run_ns = stats->prefill_ns + stats->decode_ns;
     json_t *io = json_pack(
-        "{s:s, s:b, s:b, s:I, s:I, s:I, s:f, s:f}", "engine", store->engine, "direct",
-        (int)store->direct, "registered_buffers", (int)store->registered_buffers, "read_bytes",
-        (json_int_t)store->read_bytes, "read_count", (json_int_t)store->read_count,
+        "{s:s, s:b, s:b, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:o}", "engine", store->engine,
+        "direct", (int)store->direct, "registered_buffers", (int)store->registered_buffers,
+        "read_bytes", (json_int_t)store->read_bytes, "read_count", (json_int_t)store->read_count,
         "streamed_bytes", (json_int_t)store->streamed_bytes, "streamed_bytes_per_s",
-        tool_rate(store->streamed_bytes, run_ns), "wait_seconds", (double)store->wait_ns / 1e9);
+        tool_rate(store->streamed_bytes, run_ns), "wait_seconds", (double)store->wait_ns / 1e9,
+        "retries", (json_int_t)store->retries, "errors", (json_int_t)store->errors, "members",
+        members_json(stats));
     json_t *cache = json_pack(
         "{s:I, s:I, s:f, s:I, s:I, s:I, s:I}", "hits", (json_int_t)store->hits, "misses",
         (json_int_t)store->misses, "hit_rate", hit_rate(store), "evictions",
@@ -82,6 +99,9 @@ static void io_print(const struct ps_engine_stats *stats)
         fprintf(stderr, "  %-9s %.0f %% of the time for reads\n", "waited",
                 100.0 * (double)store->wait_ns / (double)run_ns);
     }
+    if (store->errors > 0)
+        fprintf(stderr, "  %-9s %llu reads failed, %llu were tried again\n", "faults",
+                (unsigned long long)store->errors, (unsigned long long)store->retries);
 }
 
 void tool_stats_print(const struct ps_engine_stats *stats)

@@ -65,6 +65,9 @@ const char *tool_latency_text(uint64_t ns, char *buf);
 /* Says on standard error that a measurement read nothing but zeroes, and what that means. */
 void tool_warn_blank(const char *path);
 
+/* What part of a volume's data lies on a member, 0 to 1. */
+double tool_member_share(const struct ps_volume *volume, int member);
+
 /* count per second, 0 when no time has passed. */
 double tool_rate(uint64_t count, uint64_t ns);
 
