@@ -155,8 +155,8 @@ int ps_identity_node(dev_t device)
     for (char *slash; !found && (slash = strrchr(path, '/')) != NULL && slash > path;) {
         *slash = 0;
         snprintf(file, sizeof(file), "%s/numa_node", path);
-        found =
-            ps_proc_line(file, text, sizeof(text)) || read_controller_node(path, text, sizeof(text));
+        found = ps_proc_line(file, text, sizeof(text)) ||
+                read_controller_node(path, text, sizeof(text));
     }
     return found ? atoi(text) : -1;
 }

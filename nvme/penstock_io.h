@@ -294,6 +294,7 @@ struct ps_store_stats {
     uint64_t prefetches, prefetches_used; /* guesses read, and those asked for afterwards */
     uint64_t retries, errors;             /* reads that failed, and those tried again */
     uint64_t wait_ns;                     /* time spent inside ps_store_wait */
+    uint64_t check_ns;                    /* time spent on checksums, mostly while others land */
     uint64_t slot_count;                  /* over all size classes */
     uint64_t cache_bytes;                 /* mapped for slots */
     uint64_t cache_waste_bytes;           /* of them, never usable: rounding of slots and pages */

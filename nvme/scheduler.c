@@ -306,11 +306,11 @@ static bool next_request(struct ps_scheduler *s, uint32_t queue_idx, struct ps_i
     struct ps_part_walk w;
     uint32_t copy;
 
-    for (int class = 0; class < PS_FETCH_CLASS_COUNT; class ++) {
-        uint32_t most = class == PS_FETCH_DEMAND ? d->depth : PS_PREFETCH_DEPTH;
+    for (int c = PS_FETCH_DEMAND; c < PS_FETCH_CLASS_COUNT; c++) {
+        uint32_t most = c == PS_FETCH_DEMAND ? d->depth : PS_PREFETCH_DEPTH;
         if (d->in_flight >= most || d->stuck_count >= d->depth)
             return false;
-        for (struct ps_fetch *f = s->heads[class]; f; f = f->next) {
+        for (struct ps_fetch *f = s->heads[c]; f; f = f->next) {
             if (!find_part(s, queue_idx, f, &w, &copy))
                 continue;
             take_part(s, f, &w, copy, request);
@@ -445,7 +445,9 @@ static void check_slice(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t
     if (fetch->error || fetch->is_left)
         return;
     ps_volume_slice(s->volume, fetch->object, slice, &info);
+    uint64_t begin_ns = ps_now_ns();
     uint64_t got = ps_checksum(fetch->slices[slice], info.bytes);
+    s->check_ns += ps_now_ns() - begin_ns;
     if (got != ps_volume_slice_checksum(s->volume, fetch->object, slice)) {
         ps_slice_retry(s, fetch, slice);
         return;

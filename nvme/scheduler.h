@@ -113,7 +113,7 @@ struct ps_scheduler {
     uint32_t free_count;
     uint8_t *test_buf; /* [PS_TEST_READ_BYTES] */
     bool test_in_flight;
-    uint64_t read_bytes, read_count, streamed_bytes;
+    uint64_t read_bytes, read_count, streamed_bytes, check_ns;
 };
 
 /* Memory for the tables of a scheduler, which the caller provides, aligned to 4096. depth: 0 = as

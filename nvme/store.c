@@ -415,6 +415,7 @@ void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats)
         .prefetches = store->prefetches,
         .prefetches_used = store->prefetches_used,
         .wait_ns = store->wait_ns,
+        .check_ns = store->scheduler.check_ns,
         .slot_count = plan->slot_count,
         .cache_bytes = plan->mapped_bytes,
         .cache_waste_bytes = plan->waste_bytes,

@@ -54,13 +54,13 @@ json_t *tool_stats_json(const struct ps_engine_stats *stats)
     const struct ps_store_stats *store = &stats->store;
     uint64_t run_ns = stats->prefill_ns + stats->decode_ns;
     json_t *io = json_pack(
-        "{s:s, s:b, s:b, s:I, s:I, s:I, s:f, s:f, s:I, s:I, s:o}", "engine", store->engine,
+        "{s:s, s:b, s:b, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o}", "engine", store->engine,
         "direct", (int)store->direct, "registered_buffers", (int)store->registered_buffers,
         "read_bytes", (json_int_t)store->read_bytes, "read_count", (json_int_t)store->read_count,
         "streamed_bytes", (json_int_t)store->streamed_bytes, "streamed_bytes_per_s",
         tool_rate(store->streamed_bytes, run_ns), "wait_seconds", (double)store->wait_ns / 1e9,
-        "retries", (json_int_t)store->retries, "errors", (json_int_t)store->errors, "members",
-        members_json(stats));
+        "check_seconds", (double)store->check_ns / 1e9, "retries", (json_int_t)store->retries,
+        "errors", (json_int_t)store->errors, "members", members_json(stats));
     json_t *cache = json_pack(
         "{s:I, s:I, s:f, s:I, s:I, s:I, s:I}", "hits", (json_int_t)store->hits, "misses",
         (json_int_t)store->misses, "hit_rate", hit_rate(store), "evictions",
