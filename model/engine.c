@@ -133,10 +133,12 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     engine->thread_count = engine->options.threads;
     struct ps_store_options so = {.engine = engine->options.io,
                                   .cache_bytes = cache_bytes,
-                                  .lease_count = engine->options.experts_used};
-    rc = ps_store_open(&engine->store, model->volume, &so, err);
+                                  .lease_count = engine->options.experts_used,
+                                  .run = ps_store_tasks_run,
+                                  .run_ctx = engine};
+    rc = ps_pool_open(&engine->pool, engine->thread_count, err);
     if (rc >= 0)
-        rc = ps_pool_open(&engine->pool, engine->thread_count, err);
+        rc = ps_store_open(&engine->store, model->volume, &so, err);
     if (rc >= 0)
         rc = number_layers(engine, err);
     if (rc >= 0)

@@ -189,6 +189,10 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
 void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,
                        const uint64_t *task_end);
 
+/* A ps_run_fn for the store, which is called between runs of the threads; ctx: the engine. */
+void ps_store_tasks_run(void *ctx, void (*task)(void *task_ctx, uint32_t i), void *task_ctx,
+                        uint32_t count);
+
 /* Scratch of a thread, [work.thread_floats]. */
 float *ps_thread_scratch(struct ps_engine *engine, int thread_idx);
 

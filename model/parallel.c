@@ -41,6 +41,28 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
     ps_pool_run(engine->pool, tasks_thread, &t);
 }
 
+struct store_tasks {
+    void (*task)(void *ctx, uint32_t i);
+    void *ctx;
+};
+
+static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
+{
+    const struct store_tasks *tasks = ctx;
+
+    (void)engine;
+    (void)thread_idx;
+    tasks->task(tasks->ctx, (uint32_t)task_idx);
+}
+
+void ps_store_tasks_run(void *ctx, void (*task)(void *task_ctx, uint32_t i), void *task_ctx,
+                        uint32_t count)
+{
+    struct store_tasks tasks = {task, task_ctx};
+
+    ps_tasks_run(ctx, store_task, &tasks, count);
+}
+
 struct near_tasks {
     struct ps_engine *engine;
     ps_task_fn *fn;

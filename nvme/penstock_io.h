@@ -164,6 +164,11 @@ int ps_member_wipe(const char *path, struct ps_error *err);
 
 struct ps_store;
 
+/* Calls task(ctx, i) for every i below count, on several threads or not, and returns when all have
+ * returned. */
+typedef void ps_run_fn(void *run_ctx, void (*task)(void *ctx, uint32_t i), void *ctx,
+                       uint32_t count);
+
 struct ps_store_options {
     const char *engine;      /* a name that ps_store_engine_known() knows; NULL: "uring" */
     uint64_t cache_bytes;    /* all that the store may take; at least ps_store_floor_bytes() */
@@ -171,6 +176,10 @@ struct ps_store_options {
     uint32_t queue_depth;    /* reads in flight per drive; 0 = as its profile says, or 8 */
     uint32_t prefetch_count; /* most objects that may be held on a guess; 0 = none */
     uint32_t timeout_ms;     /* a drive that answers nothing for so long hangs; 0 = 2000 */
+    /* Where the caller has threads that wait while it does, they can help with checksums. Called
+     * inside ps_store_get, _wait, _read and _prefetch only. NULL: the caller's thread alone. */
+    ps_run_fn *run;
+    void *run_ctx;
 };
 
 /*

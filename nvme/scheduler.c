@@ -13,6 +13,8 @@
 /* A drive takes a part that another one has too unless that would have it so many times sooner:
  * without some slack the two would trade parts for nothing. */
 #define SOONER 1.25
+/* Less than this is checked sooner than other threads are woken. */
+#define RUN_BYTES_MIN (1u << 20)
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -38,6 +40,7 @@ static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t engine_
     s->free_reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->free_reads));
     s->batch = ps_arena_take(&a, capacity, sizeof(*s->batch));
     s->reaped = ps_arena_take(&a, capacity, sizeof(*s->reaped));
+    s->checks = ps_arena_take(&a, capacity, sizeof(*s->checks));
     return a.used;
 }
 
@@ -438,22 +441,53 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
         ps_read_retry(s, read, completion->result < 0 ? completion->result : -PS_ERR_SHORT_READ);
 }
 
-static void check_slice(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice)
+static void check_task(void *ctx, uint32_t i)
 {
-    struct ps_slice_info info;
+    struct ps_check *check = &((struct ps_check *)ctx)[i];
+    check->sum = ps_checksum(check->fetch->slices[check->slice], check->bytes);
+}
 
-    if (fetch->error || fetch->is_left)
-        return;
-    ps_volume_slice(s->volume, fetch->object, slice, &info);
-    uint64_t begin_ns = ps_now_ns();
-    uint64_t got = ps_checksum(fetch->slices[slice], info.bytes);
-    s->check_ns += ps_now_ns() - begin_ns;
-    if (got != ps_volume_slice_checksum(s->volume, fetch->object, slice)) {
-        ps_slice_retry(s, fetch, slice);
+static void land(struct ps_scheduler *s, const struct ps_check *check)
+{
+    struct ps_fetch *fetch = check->fetch;
+
+    if (check->sum != ps_volume_slice_checksum(s->volume, fetch->object, check->slice)) {
+        ps_slice_retry(s, fetch, check->slice);
         return;
     }
-    fetch->landed[slice] = 1;
+    fetch->landed[check->slice] = 1;
     fetch->landed_count++;
+}
+
+/* Checks the slices that are complete after `count` reads have come back. */
+static void check_slices(struct ps_scheduler *s, int count)
+{
+    uint64_t begin_ns = ps_now_ns(), bytes = 0;
+    uint32_t checks = 0;
+
+    for (int i = 0; i < count; i++) {
+        const struct ps_read *read = &s->reads[s->reaped[i].tag];
+        struct ps_slice_info info;
+        if (!read->ends_slice || read->fetch->error || read->fetch->is_left)
+            continue;
+        ps_volume_slice(s->volume, read->fetch->object, read->slice, &info);
+        s->checks[checks++] =
+            (struct ps_check){.fetch = read->fetch, .slice = read->slice, .bytes = info.bytes};
+        bytes += info.bytes;
+    }
+    if (checks == 0)
+        return;
+    if (s->run && checks > 1 && bytes >= RUN_BYTES_MIN) {
+        s->run(s->run_ctx, check_task, s->checks, checks);
+    } else {
+        for (uint32_t i = 0; i < checks; i++)
+            check_task(s->checks, i);
+    }
+    s->check_ns += ps_now_ns() - begin_ns;
+    for (uint32_t i = 0; i < checks; i++) {
+        if (!s->checks[i].fetch->error)
+            land(s, &s->checks[i]);
+    }
 }
 
 /* Waits until something comes back, a drive begins to hang, or the time is over. */
@@ -485,10 +519,9 @@ int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns)
         ps_hangs_check(s, now_ns);
     /* The drives are given new work before the checksums, which take longer than all else here. */
     issue(s);
+    check_slices(s, count);
     for (int i = 0; i < count; i++) {
         struct ps_read *read = &s->reads[s->reaped[i].tag];
-        if (read->fetch && read->ends_slice)
-            check_slice(s, read->fetch, read->slice);
         if (read->fetch)
             ps_fetch_end(s, read->fetch);
         s->free_reads[s->free_count++] = (uint32_t)s->reaped[i].tag;

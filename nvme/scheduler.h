@@ -74,6 +74,13 @@ struct ps_read {
     bool ends_slice; /* came back as the last of its slice */
 };
 
+/* A slice whose bytes are all there. */
+struct ps_check {
+    struct ps_fetch *fetch;
+    uint32_t slice, bytes;
+    uint64_t sum; /* of what is there */
+};
+
 /* What a member has done so far. */
 struct ps_tally {
     uint64_t bytes, reads, retries, errors;
@@ -110,6 +117,9 @@ struct ps_scheduler {
     uint32_t *free_reads;            /* [2 * capacity] stack */
     struct ps_io_request *batch;     /* [capacity] */
     struct ps_io_completion *reaped; /* [capacity] */
+    struct ps_check *checks;         /* [capacity] */
+    ps_run_fn *run;                  /* NULL: checks are made one after the other */
+    void *run_ctx;
     uint32_t free_count;
     uint8_t *test_buf; /* [PS_TEST_READ_BYTES] */
     bool test_in_flight;
@@ -123,7 +133,7 @@ uint64_t ps_scheduler_table_bytes(const struct ps_volume *volume, uint32_t depth
 /* Reads that an engine must be able to hold per member: the queue, and as many that hang. */
 uint32_t ps_scheduler_engine_depth(const struct ps_volume *volume, uint32_t depth);
 
-/* The caller sets done, move and ctx afterwards. */
+/* The caller sets done, move and ctx afterwards, and run where there are threads. */
 void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, struct ps_io *io,
                        uint32_t depth, void *table);
 

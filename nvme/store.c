@@ -133,6 +133,8 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     store->scheduler.done = fetch_done;
     store->scheduler.move = fetch_move;
     store->scheduler.ctx = store;
+    store->scheduler.run = plan.options.run;
+    store->scheduler.run_ctx = plan.options.run_ctx;
     store->scheduler.timeout_ns = plan.options.timeout_ms * UINT64_C(1000000);
     /* What the engine was planned to take at most, less what it does not. */
     store->memory_bytes =
