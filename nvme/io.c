@@ -16,8 +16,8 @@
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-static const struct ps_io_ops *const engines[] = {&ps_io_uring, &ps_io_pread, &ps_io_pagecache,
-                                                  &ps_io_mmap};
+static const struct ps_io_ops *const engines[] = {&ps_io_uring, &ps_io_passthru, &ps_io_pread,
+                                                  &ps_io_pagecache, &ps_io_mmap};
 
 /* Moves *text behind `word` if it begins with that. */
 static bool take(const char **text, const char *word)
@@ -37,7 +37,7 @@ bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine)
         if (take(&name, engines[i]->id))
             e.ops = engines[i];
     }
-    if (e.ops == &ps_io_uring) {
+    if (e.ops == &ps_io_uring || e.ops == &ps_io_passthru) {
         e.iopoll = take(&name, "+iopoll");
         e.sqpoll = take(&name, "+sqpoll");
     }
@@ -55,7 +55,7 @@ bool ps_io_engine_known(const char *name)
 
 const char *ps_io_engine_names(void)
 {
-    return "uring, pread, pagecache and mmap (+iopoll and +sqpoll with the first)";
+    return "uring, passthru, pread, pagecache and mmap (+iopoll and +sqpoll with the first two)";
 }
 
 bool ps_store_engine_known(const char *name)
@@ -71,6 +71,8 @@ const char *ps_store_engine_names(void)
 /* What is tried in place of an engine that is refused; NULL: nothing. */
 static const struct ps_io_ops *next_best(const struct ps_io_ops *ops)
 {
+    if (ops == &ps_io_passthru)
+        return &ps_io_uring;
     return ops == &ps_io_uring ? &ps_io_pread : NULL;
 }
 
@@ -103,7 +105,8 @@ static int check_config(const struct ps_io_config *config, struct ps_io_engine *
 
 /*
  * Takes out of *engine what could not be had. Old kernels, containers and the sysctl
- * kernel.io_uring_disabled refuse io_uring. All of them leave threads, which read the same bytes.
+ * kernel.io_uring_disabled refuse io_uring; drives, partitions of other buses and missing
+ * privileges refuse passthrough. All of them leave a way to read the same bytes.
  */
 static bool fall_back(struct ps_io_engine *engine, const struct ps_error *reason)
 {
@@ -116,11 +119,15 @@ static bool fall_back(struct ps_io_engine *engine, const struct ps_error *reason
         engine->iopoll = false;
         return true;
     }
-    if (!next || !no_uring)
+    if (!next || (!no_uring && strcmp(reason->where, PS_IO_PASSTHRU_WHERE) != 0))
         return false;
-    ps_log(PS_LOG_WARN,
-           "io_uring cannot be used (%s): reading with threads instead, as --io pread does",
-           reason->text);
+    if (next == &ps_io_uring)
+        ps_log(PS_LOG_WARN, "NVMe passthrough cannot be used (%s): reading with --io uring instead",
+               reason->text);
+    else
+        ps_log(PS_LOG_WARN,
+               "io_uring cannot be used (%s): reading with threads instead, as --io pread does",
+               reason->text);
     engine->ops = next;
     return true;
 }

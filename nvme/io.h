@@ -100,8 +100,8 @@ struct ps_io {
 };
 
 /*
- * Reads a name: NAME[+iopoll][+sqpoll], NAME one of "uring", "pread", "pagecache", "mmap"; +iopoll
- * and +sqpoll with the first only. Returns false when it is no such name.
+ * Reads a name: NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread", "pagecache",
+ * "mmap"; +iopoll and +sqpoll with the first two only. Returns false when it is no such name.
  */
 bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine);
 bool ps_io_engine_known(const char *name);
@@ -114,7 +114,7 @@ uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth
 
 /*
  * Opens the engine named, or the next best in place of what the kernel refuses, with one log line
- * each: "uring" becomes "pread", +iopoll is left out.
+ * each: "passthru" becomes "uring" and "uring" becomes "pread", +iopoll is left out.
  * Errors: -PS_ERR_ARGUMENT, -ENOMEM, -EAGAIN (thread limit), -errno of open().
  */
 int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_error *err);
@@ -131,13 +131,15 @@ uint32_t ps_io_close(struct ps_io **io);
 /* ---- shared by the engines ------------------------------------------------------------------- */
 
 extern const struct ps_io_ops ps_io_uring;
+extern const struct ps_io_ops ps_io_passthru;
 extern const struct ps_io_ops ps_io_pread;
 extern const struct ps_io_ops ps_io_pagecache;
 extern const struct ps_io_ops ps_io_mmap;
 
-/* error.where of refusals for which there is a way round: of io_uring itself, and of polling.
- */
+/* error.where of refusals for which there is a way round: of io_uring itself, of NVMe passthrough,
+ * and of polling. */
 #define PS_IO_URING_WHERE "io_uring"
+#define PS_IO_PASSTHRU_WHERE "passthrough"
 #define PS_IO_POLL_WHERE "polling"
 
 /* Opens engine->ops, or what it falls back to. */

@@ -131,7 +131,7 @@ static uint32_t list_buffers(struct ps_ring *ring, const struct ps_io_config *co
             .is_huge = region->kind == PS_PAGE_1G || region->kind == PS_PAGE_2M,
         };
         /* An object over 1 GiB has a longer region to itself, which cannot be registered. */
-        if (region->bytes > PS_IO_BUFFER_BYTES_MAX || n + 1 == PS_IO_BUFFER_COUNT_MAX)
+        if (region->bytes > PS_IO_BUFFER_BYTES_MAX || n == PS_IO_BUFFER_COUNT_MAX)
             continue;
         ring->buffers[i].index = (int)n;
         vectors[n++] = (struct iovec){region->base, region->bytes};
@@ -146,7 +146,6 @@ static int register_buffers(struct ps_ring *ring, const struct ps_io_config *con
 {
     uint64_t bytes = 0;
 
-    ring->scratch_index = -1;
     ring->scratch = mmap(NULL, PS_RING_SCRATCH_BYTES, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ring->scratch == MAP_FAILED)
@@ -160,18 +159,14 @@ static int register_buffers(struct ps_ring *ring, const struct ps_io_config *con
     uint32_t n = list_buffers(ring, config, vectors);
     for (uint32_t i = 0; i < n; i++)
         bytes += vectors[i].iov_len;
-    vectors[n] = (struct iovec){ring->scratch, PS_RING_SCRATCH_BYTES};
-    int rc = n > 0 ? io_uring_register_buffers(&ring->uring, vectors, n + 1) : 0;
+    int rc = n > 0 ? io_uring_register_buffers(&ring->uring, vectors, n) : 0;
     free(vectors);
     if (rc < 0) {
         log_unregistered(rc, bytes);
         for (uint32_t i = 0; i < ring->buffer_count; i++)
             ring->buffers[i].index = -1;
     }
-    if (rc == 0 && n > 0) {
-        ring->scratch_index = (int)n;
-        ring->registered = n == config->buffer_count;
-    }
+    ring->registered = rc == 0 && n > 0 && n == config->buffer_count;
     return 0;
 }
 

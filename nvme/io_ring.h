@@ -28,8 +28,7 @@ struct ps_ring {
     int error;                      /* of io_uring_enter; the ring is of no more use */
     struct ps_ring_buffer *buffers; /* [buffer_count], by address */
     uint32_t buffer_count;
-    void *scratch;     /* [PS_RING_SCRATCH_BYTES] */
-    int scratch_index; /* as registered; -1: it is not */
+    void *scratch; /* [PS_RING_SCRATCH_BYTES], not registered */
 };
 
 /*

@@ -5,8 +5,9 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "core/util.h"
@@ -193,6 +194,24 @@ static int start_ring(struct uring *u, const struct ps_io_config *config, struct
     return rc;
 }
 
+/*
+ * Reads over the longest transfer of the drive are split by the block layer, which before kernel
+ * 6.3 refused to split polled ones for ever ("block: don't make REQ_POLLED imply REQ_NOWAIT"): they
+ * would never come back.
+ */
+static int check_polling(const struct ps_io_config *config, struct ps_error *err)
+{
+    struct utsname system;
+    unsigned major = 0, minor = 0;
+
+    if (uname(&system) != 0 || sscanf(system.release, "%u.%u", &major, &minor) != 2 || major < 6 ||
+        (major == 6 && minor < 3))
+        return ps_error_set(err, -EOPNOTSUPP, PS_IO_POLL_WHERE,
+                            "before kernel 6.3 long reads that are polled never end; passthru can "
+                            "poll with this one");
+    return ps_poll_check(config, err);
+}
+
 /* Only a read tells whether a file system, or a drive without queues of that kind, lets itself be
  * polled. */
 static int try_polling(struct uring *u, const struct ps_io_config *config, struct ps_error *err)
@@ -202,8 +221,7 @@ static int try_polling(struct uring *u, const struct ps_io_config *config, struc
         if (u->files[i].fd < 0)
             continue;
         struct io_uring_sqe *sqe = ps_ring_sqe(&u->ring);
-        prepare_read(sqe, (uint32_t)i, u->ring.scratch, PS_IO_ALIGN_BYTES, 0,
-                     u->ring.scratch_index);
+        prepare_read(sqe, (uint32_t)i, u->ring.scratch, PS_IO_ALIGN_BYTES, 0, -1);
         int rc = ps_ring_try(&u->ring, &result);
         rc = rc < 0 ? rc : result;
         /* What is wrong with the first block only is not the fault of polling. */
@@ -216,7 +234,7 @@ static int try_polling(struct uring *u, const struct ps_io_config *config, struc
 static int uring_open(struct ps_io **out, const struct ps_io_config *config,
                       const struct ps_io_engine *engine, struct ps_error *err)
 {
-    int rc = engine->iopoll ? ps_poll_check(config, err) : 0;
+    int rc = engine->iopoll ? check_polling(config, err) : 0;
     if (rc < 0)
         return rc;
     struct uring *u = calloc(1, sizeof(*u));

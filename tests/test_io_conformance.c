@@ -1,31 +1,54 @@
 /*
  * Every engine, the same demands: right bytes at every size and offset, short results at the end of
- * a file, errors in completions, any number of requests, any buffers. On a plain file, and with
- * "loop" as argument on loop devices (root only).
+ * a file, errors in completions, any number of requests, any buffers. On plain files, with "loop"
+ * as argument on loop devices (root only), and with the names of block devices on these, WHICH ARE
+ * OVERWRITTEN: there no engine may fall back to another, unless the first argument is
+ * --may-fall-back. --only NAME leaves out engines whose names do not begin with NAME.
  */
 #include "util.h"
 
+#include <linux/fs.h>
 #include <linux/loop.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/utsname.h>
 
 #include "core/log.h"
 #include "core/util.h"
 #include "nvme/io.h"
 
-#define MEMBER_COUNT 3
+#define MEMBER_COUNT_MAX 8
 #define DEPTH 4
-#define BUFFER_BYTES ((size_t)64 << 20)
+#define BUFFER_BYTES ((size_t)PS_IO_REQUEST_BYTES_MAX)
 #define REQUEST_COUNT_MAX 512
+/* What of a device has known content: its begin, for the longest request, and its end. */
+#define HEAD_BYTES ((uint64_t)PS_IO_REQUEST_BYTES_MAX + (4u << 20))
+#define TAIL_BYTES ((uint64_t)2 << 20)
+/* Longer than any read takes; only a completion that is lost lasts so long. */
+#define LOST_NS UINT64_C(60000000000)
 
-static const char *const engine_names[] = {"uring", "pread", "pagecache", "mmap"};
+static const char *const file_engines[] = {"uring", "uring+sqpoll", "pread", "pagecache", "mmap"};
+static const char *const device_engines[] = {
+    "uring",
+    "uring+iopoll",
+    "uring+sqpoll",
+    "uring+iopoll+sqpoll",
+    "passthru",
+    "passthru+iopoll",
+    "passthru+sqpoll",
+    "passthru+iopoll+sqpoll",
+    "pread",
+    "pagecache",
+    "mmap",
+};
 
 static struct {
     char dir[256];
-    char names[MEMBER_COUNT][320];
-    int fds[MEMBER_COUNT];
-    uint64_t bytes[MEMBER_COUNT];
-    bool on_loop;
+    int member_count;
+    char names[MEMBER_COUNT_MAX][320];
+    int fds[MEMBER_COUNT_MAX];
+    uint64_t bytes[MEMBER_COUNT_MAX];
+    bool on_loop, on_devices, may_fall_back;
     struct ps_region region;
     int direct_log_count;
 } bed;
@@ -55,15 +78,24 @@ static void check_bytes(uint32_t member, uint64_t offset, const uint8_t *data, s
     }
 }
 
-static void write_member(int fd, uint32_t member, uint64_t bytes)
+static void write_range(int fd, uint32_t member, uint64_t begin, uint64_t end)
 {
     static uint64_t block[8192];
-    for (uint64_t at = 0; at < bytes; at += sizeof(block)) {
+    for (uint64_t at = begin; at < end; at += sizeof(block)) {
         for (size_t i = 0; i < PS_ARRAY_LEN(block); i++)
             block[i] = word_at(member, at + i * 8);
-        size_t n = ps_min_u64(sizeof(block), bytes - at);
+        size_t n = ps_min_u64(sizeof(block), end - at);
         assert_int_equal(pwrite(fd, block, n, (off_t)at), n);
     }
+}
+
+static void write_member(int fd, uint32_t member, uint64_t bytes)
+{
+    uint64_t head = ps_min_u64(bytes, HEAD_BYTES);
+    uint64_t tail = ps_max_u64(head, bytes - ps_min_u64(bytes, TAIL_BYTES)) & ~UINT64_C(4095);
+
+    write_range(fd, member, 0, head);
+    write_range(fd, member, ps_max_u64(tail, head), bytes);
     assert_int_equal(fsync(fd), 0);
 }
 
@@ -106,24 +138,39 @@ static void attach_loop(int member)
     snprintf(bed.names[member], sizeof(bed.names[member]), "%s", device);
 }
 
-static void set_up(void)
+static void set_up_files(void)
 {
-    ps_test_dir_make(bed.dir, sizeof(bed.dir));
-    for (int i = 0; i < MEMBER_COUNT; i++) {
+    bed.member_count = 3;
+    for (int i = 0; i < bed.member_count; i++) {
         snprintf(bed.names[i], sizeof(bed.names[i]), "%s/member.%d", bed.dir, i);
         bed.fds[i] = open(bed.names[i], O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-        /* Files end in the middle of a block, devices in multiples of 512. */
-        bed.bytes[i] = (UINT64_C(24) << 20) + (uint64_t)i * 8192 + (bed.on_loop ? 512 : 1000);
+        /* Files end in the middle of a block, devices in multiples of 512; the first is long enough
+         * for the longest request. */
+        bed.bytes[i] = (i == 0 ? HEAD_BYTES : UINT64_C(24) << 20) + (uint64_t)i * 8192 +
+                       (bed.on_loop ? 512 : 1000);
         write_member(bed.fds[i], (uint32_t)i, bed.bytes[i]);
         if (bed.on_loop)
             attach_loop(i);
     }
-    assert_int_equal(ps_region_map(&bed.region, BUFFER_BYTES, -1, NULL), 0);
+}
+
+static void set_up_devices(char **paths, int count)
+{
+    bed.member_count = count;
+    for (int i = 0; i < count; i++) {
+        snprintf(bed.names[i], sizeof(bed.names[i]), "%s", paths[i]);
+        bed.fds[i] = open(paths[i], O_RDWR | O_EXCL | O_CLOEXEC);
+        if (bed.fds[i] < 0 || ioctl(bed.fds[i], BLKGETSIZE64, &bed.bytes[i]) != 0 ||
+            bed.bytes[i] < HEAD_BYTES + TAIL_BYTES)
+            fail_msg("%s: not a free block device of %llu bytes or more", paths[i],
+                     (unsigned long long)(HEAD_BYTES + TAIL_BYTES));
+        write_member(bed.fds[i], (uint32_t)i, bed.bytes[i]);
+    }
 }
 
 static void tear_down(void)
 {
-    for (int i = 0; i < MEMBER_COUNT; i++)
+    for (int i = 0; i < bed.member_count; i++)
         close(bed.fds[i]);
     ps_region_unmap(&bed.region);
     ps_test_dir_remove(bed.dir);
@@ -131,14 +178,14 @@ static void tear_down(void)
 
 static struct ps_io_config make_config(const char *engine, bool registered)
 {
-    static const char *names[MEMBER_COUNT];
-    for (int i = 0; i < MEMBER_COUNT; i++)
+    static const char *names[MEMBER_COUNT_MAX];
+    for (int i = 0; i < bed.member_count; i++)
         names[i] = bed.names[i];
     return (struct ps_io_config){
         .engine = engine,
         .fds = bed.fds,
         .names = names,
-        .member_count = MEMBER_COUNT,
+        .member_count = bed.member_count,
         .depth = DEPTH,
         .buffers = &bed.region,
         .buffer_count = registered ? 1 : 0,
@@ -176,7 +223,7 @@ static void sizes_and_offsets(const char *engine, bool registered)
 
     for (size_t s = 0; s < PS_ARRAY_LEN(sizes); s++) {
         for (uint32_t k = 0; k < 4; k++) {
-            uint32_t member = k % MEMBER_COUNT;
+            uint32_t member = k % (uint32_t)bed.member_count;
             uint64_t offset = (UINT64_C(4096) << k * 3) + k * 4096;
             memset(buf, 0xEE, sizes[s] + 4096);
             assert_int_equal(read_one(io, member, offset, sizes[s], buf), sizes[s]);
@@ -193,7 +240,7 @@ static void end_of_file(const char *engine)
     struct ps_io *io = open_engine(engine, true);
     uint8_t *buf = bed.region.base;
 
-    for (uint32_t m = 0; m < MEMBER_COUNT; m++) {
+    for (uint32_t m = 0; m < (uint32_t)bed.member_count; m++) {
         uint64_t last = bed.bytes[m] & ~UINT64_C(4095);
         uint32_t tail = (uint32_t)(bed.bytes[m] - last);
         assert_int_equal(read_one(io, m, last, 4096, buf), tail);
@@ -225,13 +272,13 @@ static void many_requests(const char *engine, bool registered)
             .offset = (seed >> 40) % 4000 * 4096,
             .buf = (uint8_t *)bed.region.base + i * slot_bytes,
             .bytes = bytes,
-            .member = i % MEMBER_COUNT,
+            .member = i % (uint32_t)bed.member_count,
         };
     }
     while (reaped < REQUEST_COUNT_MAX) {
         uint32_t want = (uint32_t)ps_min_u64(REQUEST_COUNT_MAX - submitted, 40);
         uint32_t n = io->ops->submit(io, requests + submitted, want);
-        assert_true(submitted + n - reaped <= MEMBER_COUNT * DEPTH);
+        assert_true(submitted + n - reaped <= io->capacity);
         refused += n < want;
         submitted += n;
         int k =
@@ -249,16 +296,94 @@ static void many_requests(const char *engine, bool registered)
     ps_io_close(&io);
 }
 
+/* The longest request. */
+static void long_requests(const char *engine, bool registered)
+{
+    struct ps_io *io = open_engine(engine, registered);
+    uint8_t *buf = bed.region.base;
+
+    memset(buf, 0xEE, BUFFER_BYTES);
+    assert_int_equal(read_one(io, 0, 8192, PS_IO_REQUEST_BYTES_MAX, buf), PS_IO_REQUEST_BYTES_MAX);
+    check_bytes(0, 8192, buf, PS_IO_REQUEST_BYTES_MAX);
+    ps_io_close(&io);
+}
+
+static void submit_all(struct ps_io *io, struct ps_io_request *requests, uint32_t bytes)
+{
+    for (uint32_t i = 0; i < io->capacity; i++)
+        requests[i] = (struct ps_io_request){
+            .tag = i,
+            .offset = UINT64_C(65536) * i,
+            .buf = (uint8_t *)bed.region.base + (size_t)i * bytes,
+            .bytes = bytes,
+            .member = i % (uint32_t)bed.member_count,
+        };
+    assert_int_equal(io->ops->submit(io, requests, io->capacity), io->capacity);
+}
+
+/* Looking without waiting, or waiting for next to no time, finds every completion in the end. */
+static void short_waits(const char *engine, uint64_t wait_ns)
+{
+    struct ps_io_request requests[MEMBER_COUNT_MAX * DEPTH];
+    struct ps_io_completion got[3];
+    struct ps_io *io = open_engine(engine, true);
+    uint64_t end_ns = ps_deadline_ns(LOST_NS);
+    uint32_t reaped = 0;
+
+    assert_int_equal(io->ops->reap(io, got, PS_ARRAY_LEN(got), wait_ns), 0);
+    submit_all(io, requests, 1 << 20);
+    while (reaped < io->capacity) {
+        int k = io->ops->reap(io, got, PS_ARRAY_LEN(got), wait_ns);
+        assert_true(k >= 0);
+        for (int i = 0; i < k; i++, reaped++) {
+            const struct ps_io_request *rq = &requests[got[i].tag];
+            assert_int_equal(got[i].result, rq->bytes);
+            check_bytes(rq->member, rq->offset, rq->buf, rq->bytes);
+        }
+        if (ps_left_ns(end_ns) == 0)
+            fail_msg("%u of %u completions have come", reaped, io->capacity);
+    }
+    assert_int_equal(io->ops->reap(io, got, PS_ARRAY_LEN(got), wait_ns), 0);
+    ps_io_close(&io);
+}
+
+/* A member that is not there fails its own requests and nothing else. */
+static void absent_member(const char *engine)
+{
+    struct ps_io_config config = make_config(engine, true);
+    struct ps_io_request requests[MEMBER_COUNT_MAX * DEPTH];
+    struct ps_io_completion got;
+    struct ps_io *io = NULL;
+    int fds[MEMBER_COUNT_MAX];
+
+    memcpy(fds, bed.fds, sizeof(fds));
+    fds[1] = -1;
+    config.fds = fds;
+    assert_int_equal(ps_io_open(&io, &config, NULL), 0);
+    if (strcmp(engine, "pread") == 0)
+        assert_true(io->direct);
+    submit_all(io, requests, 65536);
+    for (uint32_t i = 0; i < io->capacity; i++) {
+        assert_int_equal(io->ops->reap(io, &got, 1, PS_IO_WAIT_FOREVER), 1);
+        const struct ps_io_request *rq = &requests[got.tag];
+        assert_int_equal(got.result, rq->member == 1 ? -ENODEV : (int32_t)rq->bytes);
+        if (rq->member != 1)
+            check_bytes(rq->member, rq->offset, rq->buf, rq->bytes);
+    }
+    ps_io_close(&io);
+}
+
 /* A buffer that belongs to nobody fails its request and nothing else. */
 static void bad_buffer(const char *engine)
 {
     struct ps_io *io = open_engine(engine, true);
+    uint32_t last = (uint32_t)bed.member_count - 1;
     void *hole = mmap(NULL, 8192, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     assert_true(hole != MAP_FAILED);
-    assert_int_equal(read_one(io, 1, 4096, 8192, hole), -EFAULT);
-    assert_int_equal(read_one(io, 1, 4096, 8192, bed.region.base), 8192);
-    check_bytes(1, 4096, bed.region.base, 8192);
+    assert_int_equal(read_one(io, last, 4096, 8192, hole), -EFAULT);
+    assert_int_equal(read_one(io, last, 4096, 8192, bed.region.base), 8192);
+    check_bytes(last, 4096, bed.region.base, 8192);
     munmap(hole, 8192);
     ps_io_close(&io);
 }
@@ -267,14 +392,15 @@ static void bad_buffer(const char *engine)
 static void failing_member(const char *engine)
 {
     struct ps_io_config config = make_config(engine, true);
-    int fds[MEMBER_COUNT] = {bed.fds[0], open("/proc/self/mem", O_RDONLY | O_CLOEXEC), bed.fds[2]};
+    int fds[MEMBER_COUNT_MAX] = {bed.fds[0], open("/proc/self/mem", O_RDONLY | O_CLOEXEC),
+                                 bed.fds[2]};
     struct ps_io *io = NULL;
     int before = bed.direct_log_count;
 
     assert_true(fds[1] >= 0);
     config.fds = fds;
     assert_int_equal(ps_io_open(&io, &config, NULL), 0);
-    if (strcmp(io->ops->id, "pread") == 0 || strcmp(io->ops->id, "uring") == 0) {
+    if (strcmp(engine, "pagecache") != 0) {
         assert_false(io->direct);
         assert_int_equal(bed.direct_log_count, before + 1);
     }
@@ -288,10 +414,12 @@ static void failing_member(const char *engine)
 static void bad_descriptor(const char *engine)
 {
     struct ps_io_config config = make_config(engine, true);
-    int fds[MEMBER_COUNT] = {bed.fds[0], 987654, bed.fds[2]};
+    int fds[MEMBER_COUNT_MAX];
     struct ps_io *io = NULL;
     struct ps_error err = {0};
 
+    memcpy(fds, bed.fds, sizeof(fds));
+    fds[1] = 987654;
     config.fds = fds;
     assert_int_equal(ps_io_open(&io, &config, &err), -EBADF);
     assert_null(io);
@@ -326,13 +454,10 @@ static void shrinking_member(const char *engine)
 static void close_in_flight(const char *engine)
 {
     struct ps_io *io = open_engine(engine, true);
-    struct ps_io_request requests[MEMBER_COUNT * DEPTH];
+    struct ps_io_request requests[MEMBER_COUNT_MAX * DEPTH];
 
-    for (uint32_t i = 0; i < PS_ARRAY_LEN(requests); i++)
-        requests[i] = (struct ps_io_request){i, 0, (uint8_t *)bed.region.base + i * (4 << 20),
-                                             4 << 20, i % MEMBER_COUNT};
-    assert_int_equal(io->ops->submit(io, requests, PS_ARRAY_LEN(requests)), PS_ARRAY_LEN(requests));
-    ps_io_close(&io);
+    submit_all(io, requests, 2 << 20);
+    assert_int_equal(ps_io_close(&io), 0);
 }
 
 /* How many pages of a file the page cache holds. */
@@ -371,15 +496,34 @@ static void page_cache_use(const char *engine)
     ps_io_close(&io);
 }
 
+static bool kernel_is_before(unsigned major, unsigned minor)
+{
+    struct utsname system;
+    unsigned a = 0, b = 0;
+
+    assert_int_equal(uname(&system), 0);
+    assert_int_equal(sscanf(system.release, "%u.%u", &a, &b), 2);
+    return a < major || (a == major && b < minor);
+}
+
 static void facts(const char *engine)
 {
     struct ps_io *io = open_engine(engine, true);
+    struct ps_io_engine wanted;
 
-    assert_string_equal(io->ops->id, engine);
-    assert_int_equal(io->capacity, MEMBER_COUNT * DEPTH);
+    assert_true(ps_io_engine_parse(engine, &wanted));
+    if (wanted.ops == &ps_io_uring && kernel_is_before(6, 3))
+        wanted.iopoll = false; /* see check_polling in io_uring.c */
+    if (!bed.may_fall_back) {
+        assert_string_equal(io->ops->id, wanted.ops->id);
+        assert_int_equal(io->iopoll, wanted.iopoll);
+        assert_int_equal(io->sqpoll, wanted.sqpoll);
+    }
+    assert_int_equal(io->capacity, bed.member_count * DEPTH);
     assert_true(io->memory_bytes > 0);
-    assert_true(io->memory_bytes <= ps_io_memory_bytes(engine, MEMBER_COUNT, DEPTH));
-    printf("%s: direct %d, registered %d\n", engine, io->direct, io->registered);
+    assert_true(io->memory_bytes <= ps_io_memory_bytes(engine, bed.member_count, DEPTH));
+    printf("%s: %s, direct %d, registered %d, iopoll %d, sqpoll %d\n", engine, io->ops->id,
+           io->direct, io->registered, io->iopoll, io->sqpoll);
     ps_io_close(&io);
 }
 
@@ -388,20 +532,55 @@ static void test_engine(void **state)
     const char *engine = *state;
 
     facts(engine);
-    sizes_and_offsets(engine, true);
-    sizes_and_offsets(engine, false);
+    for (int registered = 0; registered < 2; registered++) {
+        sizes_and_offsets(engine, registered);
+        many_requests(engine, registered);
+        long_requests(engine, registered);
+    }
     end_of_file(engine);
-    many_requests(engine, true);
-    many_requests(engine, false);
-    bad_descriptor(engine);
+    short_waits(engine, 0);
+    short_waits(engine, 1000);
+    if (bed.member_count > 1) {
+        absent_member(engine);
+        bad_descriptor(engine);
+    }
     close_in_flight(engine);
     bad_buffer(engine);
-    if (bed.on_loop)
+    if (bed.on_loop || bed.on_devices)
         return;
     if (strcmp(engine, "mmap") != 0)
         failing_member(engine);
     shrinking_member(engine);
     page_cache_use(engine);
+}
+
+static void test_names(void **state)
+{
+    static const char *const good[] = {
+        "uring",     "uring+iopoll", "uring+iopoll+sqpoll", "passthru+sqpoll", "pread",
+        "pagecache", "mmap"};
+    static const char *const bad[] = {
+        "",
+        "u",
+        "uringx",
+        "uring+",
+        "uring+sqpoll+iopoll",
+        "uring+iopoll+iopoll",
+        "pread+iopoll",
+        "mmap+sqpoll",
+        "floppy",
+
+    };
+    (void)state;
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(good); i++) {
+        if (!ps_io_engine_known(good[i]) || ps_io_memory_bytes(good[i], 2, 8) == 0)
+            fail_msg("'%s' should be known", good[i]);
+    }
+    for (size_t i = 0; i < PS_ARRAY_LEN(bad); i++) {
+        if (ps_io_engine_known(bad[i]))
+            fail_msg("'%s' should not be known", bad[i]);
+    }
 }
 
 static void test_refusals(void **state)
@@ -413,6 +592,7 @@ static void test_refusals(void **state)
 
     assert_int_equal(ps_io_open(&io, &config, &err), -PS_ERR_ARGUMENT);
     assert_non_null(strstr(err.text, "floppy"));
+    assert_non_null(strstr(err.text, ps_io_engine_names()));
     config = make_config("pread", true);
     config.depth = 0;
     assert_int_equal(ps_io_open(&io, &config, &err), -PS_ERR_ARGUMENT);
@@ -425,19 +605,43 @@ static void test_refusals(void **state)
 
 int main(int argc, char **argv)
 {
-    struct CMUnitTest tests[PS_ARRAY_LEN(engine_names) + 1];
-    size_t n = PS_ARRAY_LEN(engine_names);
+    struct CMUnitTest tests[PS_ARRAY_LEN(device_engines) + 2];
+    const char *const *engines = file_engines;
+    const char *only = "";
+    size_t engine_count = PS_ARRAY_LEN(file_engines), n = 0;
+    int at = 1;
 
-    for (size_t i = 0; i < n; i++)
-        tests[i] = (struct CMUnitTest){engine_names[i], test_engine, NULL, NULL,
-                                       (void *)(uintptr_t)engine_names[i]};
-    tests[n] = (struct CMUnitTest)cmocka_unit_test(test_refusals);
-    bed.on_loop = argc > 1 && strcmp(argv[1], "loop") == 0;
+    if (argc > at && strcmp(argv[at], "--may-fall-back") == 0)
+        bed.may_fall_back = at++;
+    if (argc > at + 1 && strcmp(argv[at], "--only") == 0) {
+        only = argv[at + 1];
+        at += 2;
+    }
+    bed.on_loop = argc > at && strcmp(argv[at], "loop") == 0;
+    bed.on_devices = argc > at && !bed.on_loop;
+    if (argc - at > MEMBER_COUNT_MAX)
+        fail_msg("at most %d devices", MEMBER_COUNT_MAX);
     if (bed.on_loop && geteuid() != 0)
         PS_SKIP("loop devices need root");
+    if (bed.on_devices) {
+        engines = device_engines;
+        engine_count = PS_ARRAY_LEN(device_engines);
+    }
+    for (size_t i = 0; i < engine_count; i++) {
+        if (strncmp(engines[i], only, strlen(only)) == 0)
+            tests[n++] = (struct CMUnitTest){engines[i], test_engine, NULL, NULL,
+                                             (void *)(uintptr_t)engines[i]};
+    }
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_names);
+    tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_refusals);
     ps_log_set(count_log, NULL);
-    set_up();
-    int rc = cmocka_run_group_tests(tests, NULL, NULL);
+    ps_test_dir_make(bed.dir, sizeof(bed.dir));
+    if (bed.on_devices)
+        set_up_devices(argv + at, argc - at);
+    else
+        set_up_files();
+    assert_int_equal(ps_region_map(&bed.region, BUFFER_BYTES, -1, NULL), 0);
+    int rc = _cmocka_run_group_tests("engines", tests, n, NULL, NULL);
     tear_down();
     return rc;
 }

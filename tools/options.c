@@ -152,7 +152,7 @@ static const struct argp_option engine_options[] = {
     {"ctx", KEY_CTX, "N", 0,
      "tokens that the context holds (default: 4096, or the model's if that is fewer)", 0},
     {"io", KEY_IO, "ENGINE", 0,
-     "uring (default), also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
+     "uring (default) or passthru, each also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0, "f32, the only value", 0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},

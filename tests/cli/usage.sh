@@ -29,7 +29,7 @@ fails 2 'one MEMBER' "$penstock" wipe a b
 fails 2 'prompt' "$penstock" run v
 fails 2 'prompt' "$penstock" run v -p x --ids 1
 fails 2 'chat' "$penstock" run v -p x --no-think
-fails 2 'uring, pread' "$penstock" run v -p x --io dma
+fails 2 'uring, passthru, pread' "$penstock" run v -p x --io dma
 fails 2 'not an I/O engine' "$penstock" run v -p x --io uring+iopol
 fails 2 'not an I/O engine' "$penstock" run v -p x --io pread+sqpoll
 fails 2 'f32' "$penstock" logits v --ids 1 --out f --activations q8

@@ -1,0 +1,52 @@
+#!/bin/bash
+# Every engine on real NVMe drives: whole drives, a partition that begins and ends in the middle of
+# a 4 KiB block, drives with 4 KiB blocks, and what passthrough must refuse. Runs in the guest of
+# tests/rig with three drives and polled queues; PENSTOCK_BUILD names the build folder. Overwrites
+# the drives. Status 0 if every engine passed on all of them.
+set -euo pipefail
+: "${PENSTOCK_BUILD:?names the build folder}"
+conformance=$PENSTOCK_BUILD/tests/test_io_conformance
+drives=(/dev/rig/drive0 /dev/rig/drive1 /dev/rig/drive2)
+
+step()
+{
+    printf '== %s\n' "$*"
+}
+
+# format DRIVE LBAF: the drive's blocks from now on; everything on it is lost.
+format()
+{
+    nvme format "$(realpath "$1")" --lbaf="$2" --force >/dev/null
+    blockdev --rereadpt "$(realpath "$1")" 2>/dev/null || true
+}
+
+# lbaf DRIVE DATA_BYTES METADATA_BYTES: the number of that format.
+lbaf()
+{
+    nvme id-ns "$(realpath "$1")" --output-format=json |
+        jq -r --argjson bits "$(awk -v n="$2" 'BEGIN { print log(n) / log(2) }')" \
+            --argjson ms "$3" '.lbafs | to_entries[] | select(.value.ds == $bits and .value.ms == $ms) | .key' |
+        head -n 1
+}
+
+step "Whole drives: $(uname -r)"
+"$conformance" "${drives[@]}"
+
+step "A partition from sector 2049 on, of 204801 sectors"
+sgdisk --clear --set-alignment=1 --new=1:2049:206849 "$(realpath "${drives[0]}")" >/dev/null
+partition=$(realpath "${drives[0]}")p1
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    [ ! -b "$partition" ] || break
+    sleep 0.2
+done
+"$conformance" --only passthru "$partition" "${drives[1]}"
+
+step "Blocks of 4096 bytes"
+format "${drives[2]}" "$(lbaf "${drives[2]}" 4096 0)"
+[ "$(cat "/sys/class/block/$(basename "$(realpath "${drives[2]}")")/queue/logical_block_size")" = 4096 ]
+"$conformance" --only passthru "${drives[2]}" "${drives[1]}"
+
+step "Blocks with metadata: passthrough gives way to uring"
+format "${drives[2]}" "$(lbaf "${drives[2]}" 512 8)"
+"$conformance" --may-fall-back --only passthru "${drives[2]}" | tee /tmp/metadata.log
+grep -q 'NVMe passthrough cannot be used (.*metadata' /tmp/metadata.log
