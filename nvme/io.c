@@ -33,6 +33,13 @@ bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine)
 {
     struct ps_io_engine e = {.ops = NULL};
 
+    if (take(&name, "fault:")) {
+        e.faults = name;
+        e.faults_bytes = strcspn(name, ":");
+        name += e.faults_bytes;
+        if (!take(&name, ":") || !ps_io_faults_known(e.faults, e.faults_bytes))
+            return false;
+    }
     for (size_t i = 0; i < PS_ARRAY_LEN(engines) && !e.ops; i++) {
         if (take(&name, engines[i]->id))
             e.ops = engines[i];
@@ -85,7 +92,7 @@ uint64_t ps_io_memory_bytes(const char *engine, int member_count, uint32_t depth
         return 0;
     for (const struct ps_io_ops *ops = e.ops; ops; ops = next_best(ops))
         bytes = ps_max_u64(bytes, ops->memory_bytes(member_count, depth));
-    return bytes;
+    return bytes + (e.faults ? ps_io_fault.memory_bytes(member_count, depth) : 0);
 }
 
 /* ---- opening and closing --------------------------------------------------------------------- */
@@ -155,7 +162,8 @@ int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_
 
     if (rc < 0)
         return rc;
-    return ps_io_engine_open(out, config, &engine, err);
+    return engine.faults ? ps_io_fault.open(out, config, &engine, err)
+                         : ps_io_engine_open(out, config, &engine, err);
 }
 
 uint32_t ps_io_close(struct ps_io **io)

@@ -65,6 +65,8 @@ struct ps_io_ops;
 struct ps_io_engine {
     const struct ps_io_ops *ops;
     bool iopoll, sqpoll;
+    const char *faults; /* what "fault" does to the others, in the name given; NULL: nothing */
+    size_t faults_bytes;
 };
 
 struct ps_io_ops {
@@ -100,8 +102,19 @@ struct ps_io {
 };
 
 /*
- * Reads a name: NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread", "pagecache",
- * "mmap"; +iopoll and +sqpoll with the first two only. Returns false when it is no such name.
+ * Reads a name: [fault:SPEC:]NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread",
+ * "pagecache", "mmap"; +iopoll and +sqpoll with the first two only. SPEC is a list of faults
+ * between commas, each KIND[=MS]@N[+][/M]: it strikes at the Nth request (from 1; over all members,
+ * or of member M), once, or from then on with "+". KIND is
+ *   error    the request fails with -EIO
+ *   short    half of it is read, rounded down to PS_IO_ALIGN_BYTES
+ *   empty    0 bytes are read
+ *   gone     -ENODEV for this and every later request of its member
+ *   hang     it stays in flight until close; with =MS it completes after MS milliseconds as if it
+ *            were good, having filled its buffer with other bytes at that very moment
+ *   corrupt  one bit of what was read is wrong
+ *   slow=MS  it completes MS milliseconds later than it would
+ * Returns false when it is no such name. engine->faults points into `name`.
  */
 bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine);
 bool ps_io_engine_known(const char *name);
@@ -128,8 +141,12 @@ int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_
  */
 uint32_t ps_io_close(struct ps_io **io);
 
+/* How many requests a fault has struck so far; 0 for engines without faults. */
+uint64_t ps_io_fault_count(const struct ps_io *io);
+
 /* ---- shared by the engines ------------------------------------------------------------------- */
 
+extern const struct ps_io_ops ps_io_fault; /* not a NAME: wraps one */
 extern const struct ps_io_ops ps_io_uring;
 extern const struct ps_io_ops ps_io_passthru;
 extern const struct ps_io_ops ps_io_pread;
@@ -142,9 +159,12 @@ extern const struct ps_io_ops ps_io_mmap;
 #define PS_IO_PASSTHRU_WHERE "passthrough"
 #define PS_IO_POLL_WHERE "polling"
 
-/* Opens engine->ops, or what it falls back to. */
+/* Opens engine->ops, or what it falls back to; engine->faults is passed over. */
 int ps_io_engine_open(struct ps_io **out, const struct ps_io_config *config,
                       const struct ps_io_engine *engine, struct ps_error *err);
+
+/* Whether these bytes are a SPEC of ps_io_engine_parse. */
+bool ps_io_faults_known(const char *faults, size_t bytes);
 
 /* Says that reads were left to the kernel at close. */
 void ps_io_log_left(uint32_t count);

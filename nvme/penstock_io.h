@@ -183,7 +183,7 @@ struct ps_store_options {
 };
 
 /*
- * Whether ps_store_options.engine may be this: NAME[+iopoll][+sqpoll] (docs/io.md).
+ * Whether ps_store_options.engine may be this: [fault:SPEC:]NAME[+iopoll][+sqpoll] (docs/io.md).
  * ps_store_engine_names() lists the NAMEs for a sentence.
  */
 bool ps_store_engine_known(const char *name);

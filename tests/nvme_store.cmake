@@ -5,6 +5,9 @@ set_tests_properties(io_conformance_loop PROPERTIES LABELS loop SKIP_RETURN_CODE
 ps_test(cache unit SOURCES test_cache.c LINK penstock_nvme)
 ps_test(queue unit SOURCES test_queue.c LINK penstock_nvme)
 ps_test(store_read "unit;threaded" SOURCES test_store_read.c store_fixture.c LINK penstock_nvme)
+ps_test(io_fault unit SOURCES test_io_fault.c LINK penstock_nvme)
+ps_test(io_close "unit;threaded" SOURCES test_io_close.c LINK penstock_nvme)
+target_link_options(test_io_close PRIVATE -Wl,--wrap=pread)
 ps_test(io_fallback unit SOURCES test_io_fallback.c LINK penstock_nvme)
 
 # The example of docs/io.md, built as a user would: with the one header alone.

@@ -557,8 +557,16 @@ static void test_engine(void **state)
 static void test_names(void **state)
 {
     static const char *const good[] = {
-        "uring",     "uring+iopoll", "uring+iopoll+sqpoll", "passthru+sqpoll", "pread",
-        "pagecache", "mmap"};
+        "uring",
+        "uring+iopoll",
+        "uring+iopoll+sqpoll",
+        "passthru+sqpoll",
+        "pread",
+        "pagecache",
+        "mmap",
+        "fault:error@1:pread",
+        "fault:hang=20@3+/1,slow=5@2,gone@18:passthru+iopoll",
+    };
     static const char *const bad[] = {
         "",
         "u",
@@ -569,7 +577,22 @@ static void test_names(void **state)
         "pread+iopoll",
         "mmap+sqpoll",
         "floppy",
-
+        "fault",
+        "fault:",
+        "fault::uring",
+        "fault:error@1",
+        "fault:error@1:",
+        "fault:error@0:uring",
+        "fault:error:uring",
+        "fault:error@1,:uring",
+        "fault:error=5@1:uring",
+        "fault:slow@1:uring",
+        "fault:slow=0@1:uring",
+        "fault:error@1/:uring",
+        "fault:error@x:uring",
+        "fault:melt@1:uring",
+        "fault:error@1:fault:error@1:uring",
+        "fault:error@9999999999999999999:uring",
     };
     (void)state;
 
