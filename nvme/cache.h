@@ -109,6 +109,7 @@ struct ps_cache {
     uint8_t *class_of;         /* [object_count] */
     uint8_t **slices;          /* [slice_count] */
     uint8_t *landed, *nodes;   /* [slice_count] */
+    uint8_t *tries;            /* [slice_count] */
     uint32_t *pending;         /* [slice_count] */
     uint8_t *parts;            /* [part_count] */
     struct ps_cache_lists lists[PS_CACHE_CLASS_COUNT_MAX];

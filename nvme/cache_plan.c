@@ -157,6 +157,7 @@ uint64_t ps_cache_tables_place(struct ps_cache *cache, const struct ps_cache_pla
     cache->slices = ps_arena_take(&a, plan->slice_count, sizeof(*cache->slices));
     cache->landed = ps_arena_take(&a, plan->slice_count, sizeof(*cache->landed));
     cache->nodes = ps_arena_take(&a, plan->slice_count, sizeof(*cache->nodes));
+    cache->tries = ps_arena_take(&a, plan->slice_count, sizeof(*cache->tries));
     cache->pending = ps_arena_take(&a, plan->slice_count, sizeof(*cache->pending));
     cache->parts = ps_arena_take(&a, plan->part_count, sizeof(*cache->parts));
     return a.used;

@@ -90,8 +90,6 @@ uint64_t ps_queue_usual_ns(const struct ps_queue *queue, uint32_t bytes)
 
 uint64_t ps_queue_eta_ns(const struct ps_queue *queue, uint32_t bytes)
 {
-    if (queue->is_down || queue->is_stuck)
-        return UINT64_MAX;
     return queue->latency_ns +
            (uint64_t)((double)(queue->in_flight_bytes + bytes) * 1e9 / rate_now(queue));
 }
@@ -210,34 +208,11 @@ void ps_queue_pace(struct ps_queue *queue, uint64_t took_ns, uint64_t usual_ns,
     judge(queue, took_ns >= usual_ns + PS_QUEUE_SLOW_MORE_NS, now_ns);
 }
 
-/* ---- health ---------------------------------------------------------------------------------- */
+/* ---- silence --------------------------------------------------------------------------------- */
 
-static void go_down(struct ps_queue *queue, int error)
+void ps_queue_answer(struct ps_queue *queue, uint64_t now_ns)
 {
-    queue->is_down = true;
-    /* Without copies the reader hears of it by the read that fails. */
-    if (queue->has_copies)
-        ps_log(PS_LOG_WARN,
-               "%s: this drive fails (%s); the other copies are read in its place until it answers "
-               "again",
-               queue->name, ps_strerror(error));
-}
-
-void ps_queue_answer(struct ps_queue *queue, int error, uint64_t now_ns)
-{
-    bool was_off = queue->is_down || queue->is_stuck;
-
     queue->progress_ns = now_ns;
-    if (error == 0) {
-        queue->failures = 0;
-        queue->is_down = queue->is_stuck = false;
-        if (was_off)
-            ps_log(PS_LOG_WARN, "%s: this drive answers again", queue->name);
-        return;
-    }
-    queue->failures++;
-    if (!queue->is_down && (queue->failures >= PS_QUEUE_FAILURES_MAX || error == -ENODEV))
-        go_down(queue, error);
 }
 
 bool ps_queue_hangs(const struct ps_queue *queue, uint64_t now_ns, uint64_t timeout_ns)
@@ -247,12 +222,6 @@ bool ps_queue_hangs(const struct ps_queue *queue, uint64_t now_ns, uint64_t time
 
 void ps_queue_hang(struct ps_queue *queue, uint64_t now_ns)
 {
-    if (!queue->is_stuck)
-        ps_log(PS_LOG_WARN,
-               "%s: this drive has not answered for %.1f s; the memory that its reads may still "
-               "write to is set aside until it does",
-               queue->name, (double)(now_ns - queue->progress_ns) / 1e9);
-    queue->is_stuck = true;
     queue->stuck_count += queue->in_flight;
     queue->in_flight = 0;
     queue->in_flight_bytes = 0;
@@ -261,6 +230,53 @@ void ps_queue_hang(struct ps_queue *queue, uint64_t now_ns)
 
 bool ps_queue_wants_test(const struct ps_queue *queue, uint64_t now_ns)
 {
-    return queue->has_copies && (queue->is_down || queue->is_stuck || queue->is_slow) &&
+    return queue->has_copies && queue->is_slow &&
            now_ns - ps_max_u64(queue->test_ns, queue->progress_ns) >= TEST_INTERVAL_NS;
+}
+
+/* ---- members --------------------------------------------------------------------------------- */
+
+void ps_health_init(struct ps_health *health, const char *name, bool is_missing, bool has_copies)
+{
+    *health = (struct ps_health){
+        .name = name, .has_copies = has_copies, .is_missing = is_missing, .is_down = is_missing};
+}
+
+void ps_health_answer(struct ps_health *health, int error, uint64_t now_ns)
+{
+    bool was_down = health->is_down, was_stuck = health->is_stuck;
+
+    health->answer_ns = now_ns;
+    if (error == 0) {
+        health->failures = 0;
+        health->is_down = health->is_stuck = false;
+        if (was_stuck || (was_down && health->has_copies))
+            ps_log(PS_LOG_WARN, "%s: this member can be read again", health->name);
+        return;
+    }
+    if (++health->failures < PS_HEALTH_FAILURES_MAX && error != -ENODEV)
+        return;
+    health->is_down = true;
+    /* Without copies the reader hears of it by the read that fails. */
+    if (!was_down && health->has_copies)
+        ps_log(PS_LOG_WARN,
+               "%s: this member cannot be read (%s); the other copies are read in its place until "
+               "it can",
+               health->name, ps_strerror(error));
+}
+
+void ps_health_hang(struct ps_health *health, uint64_t silent_ns)
+{
+    if (!health->is_stuck)
+        ps_log(PS_LOG_WARN,
+               "%s: the drive of this member has not answered for %.1f s; the memory that its "
+               "reads may still write to is set aside until it does",
+               health->name, (double)silent_ns / 1e9);
+    health->is_stuck = true;
+}
+
+bool ps_health_wants_test(const struct ps_health *health, uint64_t now_ns)
+{
+    return health->has_copies && (health->is_down || health->is_stuck) && !health->is_missing &&
+           now_ns - ps_max_u64(health->test_ns, health->answer_ns) >= TEST_INTERVAL_NS;
 }

@@ -10,8 +10,6 @@
 
 #include "nvme/penstock_io.h"
 
-/* So many reads in a row that fail mean that the drive is down, not the place that was read. */
-#define PS_QUEUE_FAILURES_MAX 4u
 /* A drive that takes so many times as long as usual is called slow, and is no longer below the
  * second figure. */
 #define PS_QUEUE_SLOW_PACE 3.0
@@ -55,8 +53,7 @@ struct ps_queue {
     uint64_t slow_ns;    /* since when the pace has been slow; 0: it is not */
     uint64_t fast_ns;    /* the same for one that is faster than was thought usual */
 
-    bool is_slow, is_down, is_stuck;
-    uint32_t failures; /* in a row */
+    bool is_slow;
 };
 
 /* profile: NULL if nothing is known. name is kept. depth 0: as the profile says, or the default. */
@@ -73,7 +70,7 @@ bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes);
  */
 uint64_t ps_queue_usual_ns(const struct ps_queue *queue, uint32_t bytes);
 
-/* The same as the drive does now. UINT64_MAX for one that is down or hangs. */
+/* The same as the drive does now. */
 uint64_t ps_queue_eta_ns(const struct ps_queue *queue, uint32_t bytes);
 
 /* A read was put into the queue; one has left it. */
@@ -85,16 +82,50 @@ void ps_queue_end(struct ps_queue *queue, uint32_t bytes);
 void ps_queue_pace(struct ps_queue *queue, uint64_t took_ns, uint64_t usual_ns,
                    uint64_t ahead_bytes, uint64_t now_ns);
 
-/* The drive has answered: with data, or with an error. Logs what changes by it. */
-void ps_queue_answer(struct ps_queue *queue, int error, uint64_t now_ns);
+/* The drive has answered, with data or an error. */
+void ps_queue_answer(struct ps_queue *queue, uint64_t now_ns);
 
 /* True when the queue has had no answer for timeout_ns. */
 bool ps_queue_hangs(const struct ps_queue *queue, uint64_t now_ns, uint64_t timeout_ns);
 
-/* Its reads in flight hang, and count as stuck from now on. Logs it. */
+/* Its reads in flight hang, and count as stuck from now on. */
 void ps_queue_hang(struct ps_queue *queue, uint64_t now_ns);
 
-/* True when nothing will be learned of the drive's recovery unless it is tried. */
+/* True when the drive is slow and nothing has been heard of it for a while: whether it still is
+ * shows only when it is tried. */
 bool ps_queue_wants_test(const struct ps_queue *queue, uint64_t now_ns);
+
+/* ---- members --------------------------------------------------------------------------------- */
+
+/* So many reads in a row that fail mean that the member is down, not the place that was read. */
+#define PS_HEALTH_FAILURES_MAX 4u
+
+/* Whether a member can be read at all; several may lie on one drive. */
+struct ps_health {
+    const char *name; /* its path */
+    bool has_copies;
+    bool is_missing;   /* from the start */
+    bool is_down;      /* its reads fail */
+    bool is_stuck;     /* its reads hang */
+    uint32_t failures; /* in a row */
+    uint64_t answer_ns, test_ns;
+};
+
+/* Not to be asked where there is a copy. */
+static inline bool ps_health_is_off(const struct ps_health *health)
+{
+    return health->is_down || health->is_stuck;
+}
+
+void ps_health_init(struct ps_health *health, const char *name, bool is_missing, bool has_copies);
+
+/* A read has ended: 0, or -errno. Logs what changes by it. */
+void ps_health_answer(struct ps_health *health, int error, uint64_t now_ns);
+
+/* Some of its reads hang: nothing has been heard for silent_ns. Logs it once. */
+void ps_health_hang(struct ps_health *health, uint64_t silent_ns);
+
+/* As ps_queue_wants_test, for a member that is down or hangs. */
+bool ps_health_wants_test(const struct ps_health *health, uint64_t now_ns);
 
 #endif

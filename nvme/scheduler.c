@@ -36,6 +36,7 @@ static uint64_t place(struct ps_scheduler *s, int member_count, uint32_t engine_
     s->queues = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->queues));
     s->queue_of = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->queue_of));
     s->tallies = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->tallies));
+    s->health = ps_arena_take(&a, (uint64_t)member_count, sizeof(*s->health));
     s->reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->reads));
     s->free_reads = ps_arena_take(&a, 2 * capacity, sizeof(*s->free_reads));
     s->batch = ps_arena_take(&a, capacity, sizeof(*s->batch));
@@ -60,16 +61,16 @@ static void find_queues(struct ps_scheduler *s, uint32_t depth)
         uint64_t id = ps_volume_member_drive(s->volume, m);
         struct ps_member_info info;
         int d = 0;
+        ps_volume_member(s->volume, m, &info);
+        ps_health_init(&s->health[m], info.path, info.is_missing, s->copy_count > 1);
         while (d < s->queue_count && (id == 0 || ids[d] != id))
             d++;
         s->queue_of[m] = (uint8_t)d;
         if (d < s->queue_count)
             continue;
         ids[s->queue_count++] = id;
-        ps_volume_member(s->volume, m, &info);
         ps_queue_init(&s->queues[d], info.path, (uint32_t)m, ps_volume_profile(s->volume, m), depth,
                       s->copy_count > 1);
-        s->queues[d].is_down = info.is_missing;
     }
 }
 
@@ -203,6 +204,7 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
     fetch->is_left = fetch->is_queued = false;
     fetch->error = 0;
     memset(fetch->landed, 0, object.slice_count);
+    memset(fetch->tries, 0, object.slice_count);
     memset(fetch->pending, 0, object.slice_count * sizeof(*fetch->pending));
     for (bool more = ps_part_walk_begin(&w, s->volume, fetch->object, fetch->first); more;
          more = ps_part_walk_next(&w)) {
@@ -214,16 +216,20 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
 
 /* ---- what a drive reads next ----------------------------------------------------------------- */
 
-/* Whether a drive should take a part from this copy rather than leave it to the other one. */
-static bool is_better_here(const struct ps_queue *here, const struct ps_queue *there, uint32_t copy,
-                           uint32_t bytes)
+static double eta_ns(const struct ps_scheduler *s, uint32_t member, uint32_t bytes)
 {
-    double mine = (double)ps_queue_eta_ns(here, bytes),
-           theirs = (double)ps_queue_eta_ns(there, bytes);
+    uint64_t eta_ns = ps_queue_eta_ns(&s->queues[s->queue_of[member]], bytes);
+    return ps_health_is_off(&s->health[member]) ? (double)UINT64_MAX : (double)eta_ns;
+}
 
-    if (here == there)
-        return copy == 0;
-    return copy == 0 ? mine <= theirs * SOONER : theirs > mine * SOONER;
+/* Whether a part should be read from this copy rather than be left to the other one. */
+static bool is_better_here(const struct ps_scheduler *s, const struct ps_part_walk *w,
+                           uint32_t copy)
+{
+    double here = eta_ns(s, w->pieces[copy][w->at.piece].member, w->bytes);
+    double there = eta_ns(s, w->pieces[1 - copy][w->at.piece].member, w->bytes);
+
+    return copy == 0 ? here <= there * SOONER : there > here * SOONER;
 }
 
 /* Whether the drive may take the part the walk stands at; sets the copy. */
@@ -237,9 +243,7 @@ static bool may_take(struct ps_scheduler *s, uint32_t queue_idx, const struct ps
             ((state & PART_HELD) && c != (state & PART_COPY ? 1u : 0u)) ||
             !ps_queue_has_room(d, w->bytes))
             continue;
-        if (s->copy_count > 1 && !(state & PART_HELD) &&
-            !is_better_here(d, &s->queues[s->queue_of[w->pieces[1 - c][w->at.piece].member]], c,
-                            w->bytes))
+        if (s->copy_count > 1 && !(state & PART_HELD) && !is_better_here(s, w, c))
             continue;
         *copy = c;
         return true;
@@ -405,7 +409,12 @@ static void note_answer(struct ps_scheduler *s, const struct ps_read *read, int3
         queue->stuck_count--;
     else
         ps_queue_end(queue, read->bytes);
-    ps_queue_answer(queue, is_whole ? 0 : result < 0 ? result : -PS_ERR_SHORT_READ, now_ns);
+    ps_queue_answer(queue, now_ns);
+    ps_health_answer(&s->health[read->member],
+                     is_whole     ? 0
+                     : result < 0 ? result
+                                  : -PS_ERR_SHORT_READ,
+                     now_ns);
     if (is_whole && is_prompt && !read->is_stuck)
         ps_queue_pace(queue, now_ns - read->begin_ns, read->usual_ns, read->ahead_bytes, now_ns);
     if (result > 0)

@@ -46,7 +46,8 @@ struct ps_fetch {
     uint8_t **slices;  /* [slice_count]: where each goes, aligned to PS_IO_ALIGN_BYTES */
     uint8_t *landed;   /* [slice_count]: set to 1 as slices land */
     uint32_t *pending; /* [slice_count]: parts of a slice that have not come back whole */
-    uint8_t *parts;    /* [part_count]: enum part_state of scheduler.c */
+    uint8_t *tries;    /* [slice_count]: how often each has had a wrong checksum */
+    uint8_t *parts;    /* [part_count]: enum part_state of scheduler_internal.h */
     uint32_t object;
 
     uint32_t slice_count, landed_count, part_count;
@@ -111,6 +112,7 @@ struct ps_scheduler {
     struct ps_queue *queues;  /* [queue_count] */
     uint8_t *queue_of;        /* [member_count] */
     struct ps_tally *tallies; /* [member_count] */
+    struct ps_health *health; /* [member_count] */
     struct ps_fetch *heads[PS_FETCH_CLASS_COUNT], *tails[PS_FETCH_CLASS_COUNT];
     /* With the engine, and as many again that have come back and are still looked at. */
     struct ps_read *reads;           /* [2 * capacity] */

@@ -35,17 +35,12 @@ static void untake(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t coun
         ps_fetch_queue(s, fetch, true);
 }
 
-static bool is_off(const struct ps_scheduler *s, uint32_t member)
-{
-    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
-    return queue->is_down || queue->is_stuck;
-}
-
 void ps_read_retry(struct ps_scheduler *s, const struct ps_read *read, int error)
 {
     struct ps_fetch *fetch = read->fetch;
 
-    if (!part_retry(&fetch->parts[read->part], s->copy_count > 1, is_off(s, read->member))) {
+    if (!part_retry(&fetch->parts[read->part], s->copy_count > 1,
+                    ps_health_is_off(&s->health[read->member]))) {
         ps_fetch_fail(s, fetch, read->slice, (int32_t)read->member, error);
         return;
     }
@@ -53,26 +48,63 @@ void ps_read_retry(struct ps_scheduler *s, const struct ps_read *read, int error
     untake(s, fetch, 1);
 }
 
+/* Whether any copy of the slice the walk stands in touches the member. */
+static bool slice_touches(const struct ps_part_walk *w, uint32_t member)
+{
+    for (uint32_t c = 0; c < w->copy_count; c++) {
+        for (uint32_t i = 0; i < w->piece_count; i++) {
+            if (w->pieces[c][i].member == member)
+                return true;
+        }
+    }
+    return false;
+}
+
+/*
+ * A checksum tells that a slice is wrong, not which of its pieces. So it is read once more as it
+ * was, and then, where there are copies, without one member after the other: were it only one of
+ * them that gives wrong data, one of these reads is right.
+ */
+static bool next_try(struct ps_scheduler *s, struct ps_fetch *fetch, const struct ps_part_walk *w,
+                     uint32_t *without)
+{
+    uint8_t *tries = &fetch->tries[w->at.slice];
+
+    *without = PS_MEMBER_COUNT_MAX;
+    if ((*tries)++ == 0)
+        return true;
+    for (; s->copy_count > 1 && *tries - 2 < s->member_count; (*tries)++) {
+        *without = *tries - 2u;
+        if (slice_touches(w, *without))
+            return true;
+    }
+    return false;
+}
+
 void ps_slice_retry(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice)
 {
     struct ps_part_walk w;
-    uint32_t count = 0, piece_count = 0;
+    uint32_t count = 0, without = 0;
     int32_t member = -1;
-    bool can = true;
+    bool more = ps_part_walk_begin(&w, s->volume, fetch->object, (struct ps_part_place){0});
 
-    for (bool more = ps_part_walk_begin(&w, s->volume, fetch->object, (struct ps_part_place){0});
-         more && w.at.slice <= slice; more = ps_part_walk_next(&w)) {
-        if (w.at.slice < slice)
-            continue;
+    while (more && w.at.slice < slice)
+        more = ps_part_walk_next(&w);
+    bool can = next_try(s, fetch, &w, &without);
+    bool is_whole = w.piece_count == 1;
+    for (; more && w.at.slice == slice; more = ps_part_walk_next(&w)) {
         uint8_t *state = &fetch->parts[w.at.number];
-        piece_count = w.piece_count;
         member = (int32_t)w.pieces[*state & PART_COPY ? 1 : 0][w.at.piece].member;
         s->tallies[member].errors++;
-        can = part_retry(state, s->copy_count > 1, false) && can;
+        s->tallies[member].retries += can;
+        if (without < PS_MEMBER_COUNT_MAX)
+            *state = w.pieces[0][w.at.piece].member == without ? PART_HELD | PART_COPY : PART_HELD;
+        else
+            *state = (uint8_t)((*state & PART_COPY) | PART_HELD);
         count++;
     }
     if (!can) {
-        ps_fetch_fail(s, fetch, slice, piece_count == 1 ? member : -1, -PS_ERR_CHECKSUM);
+        ps_fetch_fail(s, fetch, slice, is_whole ? member : -1, -PS_ERR_CHECKSUM);
         return;
     }
     fetch->pending[slice] = count;
@@ -131,12 +163,15 @@ static void move_fetch(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t 
  * for it once more, is moved. */
 static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
 {
+    uint64_t silent_ns = now_ns - s->queues[queue_idx].progress_ns;
+
     ps_queue_hang(&s->queues[queue_idx], now_ns);
     for (uint32_t i = 0; i < 2 * s->capacity; i++) {
         struct ps_read *read = &s->reads[i];
         if (!read->is_busy || read->is_stuck || s->queue_of[read->member] != queue_idx)
             continue;
         read->is_stuck = read->is_moving = true;
+        ps_health_hang(&s->health[read->member], silent_ns);
         if (!read->fetch || read->fetch->error || read->fetch->is_left)
             continue;
         s->tallies[read->member].errors++;
@@ -204,6 +239,16 @@ uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
 
 /* ---- drives that come back ------------------------------------------------------------------- */
 
+static bool wants_test(const struct ps_scheduler *s, uint32_t member, uint64_t now_ns)
+{
+    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
+
+    if (s->health[member].is_missing || is_full_of_stuck(queue))
+        return false;
+    return ps_health_wants_test(&s->health[member], now_ns) ||
+           (queue->member == member && ps_queue_wants_test(queue, now_ns));
+}
+
 /*
  * A drive that others stand in for is asked for a little now and then, into memory that nobody
  * uses: its recovery is noticed without a demanded read having to wait for it.
@@ -212,19 +257,18 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
 {
     if (s->test_in_flight || s->in_flight == s->capacity)
         return false;
-    for (int d = 0; d < s->queue_count; d++) {
-        struct ps_queue *queue = &s->queues[d];
+    for (uint32_t m = 0; m < (uint32_t)s->member_count; m++) {
+        struct ps_queue *queue = &s->queues[s->queue_of[m]];
         struct ps_member_info info;
-        ps_volume_member(s->volume, (int)queue->member, &info);
+        ps_volume_member(s->volume, (int)m, &info);
         uint32_t bytes =
             (uint32_t)ps_min_u64(PS_TEST_READ_BYTES, info.data_end_bytes - info.data_begin_bytes);
-        if (!ps_queue_wants_test(queue, now_ns) || info.is_missing || bytes == 0 ||
-            is_full_of_stuck(queue))
+        if (bytes == 0 || !wants_test(s, m, now_ns))
             continue;
         uint32_t tag = s->free_reads[--s->free_count];
         s->reads[tag] = (struct ps_read){
             .bytes = bytes,
-            .member = queue->member,
+            .member = m,
             .begin_ns = now_ns,
             .usual_ns = ps_queue_usual_ns(queue, bytes),
             .ahead_bytes = queue->in_flight_bytes + bytes,
@@ -235,9 +279,9 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
             .offset = info.data_begin_bytes,
             .buf = s->test_buf,
             .bytes = bytes,
-            .member = queue->member,
+            .member = m,
         };
-        queue->test_ns = now_ns;
+        queue->test_ns = s->health[m].test_ns = now_ns;
         ps_queue_begin(queue, bytes, now_ns);
         return s->test_in_flight = true;
     }

@@ -26,6 +26,11 @@ struct ps_store {
     uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
 };
 
+struct ps_io *ps_store_io(struct ps_store *store)
+{
+    return store->io;
+}
+
 uint64_t ps_store_struct_bytes(void)
 {
     return sizeof(struct ps_store);
@@ -441,6 +446,6 @@ void ps_store_member_stats(const struct ps_store *store, int member,
         .retries = s->tallies[member].retries,
         .errors = s->tallies[member].errors,
         .is_slow = queue->is_slow,
-        .is_off = queue->is_down || queue->is_stuck,
+        .is_off = ps_health_is_off(&s->health[member]),
     };
 }

@@ -40,6 +40,9 @@ uint64_t ps_store_whole_place(const struct ps_store_plan *plan, void *table,
 /* -PS_ERR_ARGUMENT or -PS_ERR_MEMORY_FLOOR with a sentence, or 0. fits: what plan_make said. */
 int ps_store_plan_check(const struct ps_store_plan *plan, bool fits, struct ps_error *err);
 
+/* The engine that a store reads with, for tests. */
+struct ps_io *ps_store_io(struct ps_store *store);
+
 /* What a store object takes beside its tables. */
 uint64_t ps_store_struct_bytes(void);
 

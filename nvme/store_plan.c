@@ -88,6 +88,7 @@ uint64_t ps_store_whole_place(const struct ps_store_plan *plan, void *table, str
     whole->slices = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->slices));
     whole->pending = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->pending));
     whole->landed = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->landed));
+    whole->tries = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->tries));
     whole->parts = ps_arena_take(&a, plan->part_count_max, sizeof(*whole->parts));
     return a.used;
 }

@@ -2,6 +2,7 @@
 
 #include "core/util.h"
 #include "nvme/layout.h"
+#include "nvme/volume_internal.h"
 
 #define STREAMED (STORE_GROUPS * STORE_INDEXES)
 #define OBJECTS (STREAMED + 2)
@@ -71,6 +72,11 @@ static void describe(void)
 
 void store_volume_make(struct store_volume *v, int member_count)
 {
+    store_volume_make_copies(v, member_count, 1);
+}
+
+void store_volume_make_copies(struct store_volume *v, int member_count, uint32_t copies)
+{
     const char *paths[STORE_MEMBERS_MAX];
     struct ps_error err = {0};
 
@@ -89,7 +95,7 @@ void store_volume_make(struct store_volume *v, int member_count)
         .source_name = "test",
     };
     struct ps_layout_options options = {
-        .members = paths, .member_count = member_count, .threads = 1};
+        .members = paths, .member_count = member_count, .threads = 1, .copies = copies};
     if (ps_layout_write(&spec, &options, fill, NULL, &err) < 0)
         fail_msg("layout: %s: %s", err.where, err.text);
     if (ps_volume_open(&v->volume, paths, 1, &err) < 0)
@@ -134,11 +140,18 @@ void store_check_lease(const struct store_volume *v, const struct ps_lease *leas
 
 void store_corrupt(const struct store_volume *v, uint32_t object, uint32_t slice)
 {
-    struct ps_piece_info piece;
+    store_corrupt_copy(v, object, slice, 0);
+}
+
+void store_corrupt_copy(const struct store_volume *v, uint32_t object, uint32_t slice,
+                        uint32_t copy)
+{
     struct ps_member_info member;
+    struct ps_disk_piece piece;
+    uint32_t count;
     uint8_t byte;
 
-    ps_volume_piece(v->volume, object, slice, 0, &piece);
+    piece = *ps_volume_slice_pieces(v->volume, object, slice, copy, &count);
     ps_volume_member(v->volume, (int)piece.member, &member);
     int fd = open(member.path, O_RDWR | O_CLOEXEC);
     off_t at = (off_t)(piece.offset_bytes + piece.bytes / 2);

@@ -23,6 +23,7 @@ struct store_volume {
 };
 
 void store_volume_make(struct store_volume *v, int member_count);
+void store_volume_make_copies(struct store_volume *v, int member_count, uint32_t copies);
 void store_volume_remove(struct store_volume *v);
 
 /* Fails the test unless data[0 .. bytes) is what slice `slice` of the object holds. */
@@ -33,5 +34,7 @@ void store_check_lease(const struct store_volume *v, const struct ps_lease *leas
 
 /* Changes one byte in the middle of a slice on its member, past the page cache. */
 void store_corrupt(const struct store_volume *v, uint32_t object, uint32_t slice);
+void store_corrupt_copy(const struct store_volume *v, uint32_t object, uint32_t slice,
+                        uint32_t copy);
 
 #endif

@@ -85,8 +85,6 @@ static void test_estimates(void **state)
     assert_int_equal(ps_queue_usual_ns(&d, 1000000), 3200000);
     d.pace = 2;
     assert_int_equal(ps_queue_eta_ns(&d, 1000000), 6200000);
-    d.is_down = true;
-    assert_true(ps_queue_eta_ns(&d, 1000000) == UINT64_MAX);
 }
 
 /* Reads of `bytes` one after the other at a rate, each with a latency, for so long. */
@@ -100,7 +98,7 @@ static uint64_t read_for(struct ps_queue *d, uint64_t now_ns, uint64_t span_ns, 
         ps_queue_begin(d, bytes, now_ns);
         now_ns += took_ns;
         ps_queue_end(d, bytes);
-        ps_queue_answer(d, 0, now_ns);
+        ps_queue_answer(d, now_ns);
         ps_queue_pace(d, took_ns, usual_ns, bytes, now_ns);
     }
     return now_ns;
@@ -178,30 +176,34 @@ static void test_faster(void **state)
 
 static void test_failures(void **state)
 {
-    struct ps_queue d;
+    struct ps_health h;
     (void)state;
 
-    ps_queue_init(&d, "/dev/x", 0, &profile, 0, true);
-    for (uint32_t i = 1; i < PS_QUEUE_FAILURES_MAX; i++)
-        ps_queue_answer(&d, -EIO, i);
-    assert_false(d.is_down);
-    ps_queue_answer(&d, 0, 10); /* a bad sector here and there is not a bad drive */
-    for (uint32_t i = 1; i < PS_QUEUE_FAILURES_MAX; i++)
-        ps_queue_answer(&d, -EIO, 10 + i);
-    assert_false(d.is_down);
+    ps_health_init(&h, "/dev/x", false, true);
+    for (uint32_t i = 1; i < PS_HEALTH_FAILURES_MAX; i++)
+        ps_health_answer(&h, -EIO, i);
+    assert_false(h.is_down);
+    ps_health_answer(&h, 0, 10); /* a bad sector here and there is not a bad member */
+    for (uint32_t i = 1; i < PS_HEALTH_FAILURES_MAX; i++)
+        ps_health_answer(&h, -EIO, 10 + i);
+    assert_false(h.is_down);
     assert_string_equal(log_text, "");
-    ps_queue_answer(&d, -EIO, 20);
-    assert_true(d.is_down);
-    assert_non_null(strstr(log_text, "/dev/x: this drive fails"));
-    assert_false(ps_queue_wants_test(&d, 20 + SECOND / 2));
-    assert_true(ps_queue_wants_test(&d, 20 + SECOND));
-    d.test_ns = 20 + SECOND;
-    assert_false(ps_queue_wants_test(&d, 21 + SECOND));
-    ps_queue_answer(&d, 0, 3 * SECOND);
-    assert_false(d.is_down);
-    assert_non_null(strstr(log_text, "answers again"));
-    ps_queue_answer(&d, -ENODEV, 4 * SECOND);
-    assert_true(d.is_down);
+    ps_health_answer(&h, -EIO, 20);
+    assert_true(h.is_down);
+    assert_non_null(strstr(log_text, "/dev/x: this member cannot be read"));
+    assert_false(ps_health_wants_test(&h, 20 + SECOND / 2));
+    assert_true(ps_health_wants_test(&h, 20 + SECOND));
+    h.test_ns = 20 + SECOND;
+    assert_false(ps_health_wants_test(&h, 21 + SECOND));
+    ps_health_answer(&h, 0, 3 * SECOND);
+    assert_false(h.is_down);
+    assert_non_null(strstr(log_text, "can be read again"));
+    ps_health_answer(&h, -ENODEV, 4 * SECOND);
+    assert_true(h.is_down);
+    /* What is not there at all is not looked for. */
+    ps_health_init(&h, "/dev/x", true, true);
+    assert_true(h.is_down);
+    assert_false(ps_health_wants_test(&h, 100 * SECOND));
 }
 
 static void test_hang(void **state)
@@ -216,15 +218,28 @@ static void test_hang(void **state)
     assert_false(ps_queue_hangs(&d, 11 * SECOND - 1, SECOND));
     assert_true(ps_queue_hangs(&d, 11 * SECOND, SECOND));
     ps_queue_hang(&d, 11 * SECOND);
-    assert_true(d.is_stuck);
     assert_int_equal(d.stuck_count, 2);
     assert_int_equal(d.in_flight, 0);
-    assert_non_null(strstr(log_text, "/dev/x: this drive has not answered for 1.0 s"));
+    assert_int_equal(d.in_flight_bytes, 0);
     assert_false(ps_queue_has_room(&d, 4096)); /* as many hang as the queue may hold */
     d.stuck_count--;
     assert_true(ps_queue_has_room(&d, 4096));
-    ps_queue_answer(&d, 0, 12 * SECOND);
-    assert_false(d.is_stuck);
+
+    struct ps_health h;
+    ps_health_init(&h, "/dev/x", false, true);
+    h.answer_ns = 10 * SECOND;
+    ps_health_hang(&h, SECOND);
+    ps_health_hang(&h, 2 * SECOND);
+    assert_string_equal(log_text,
+                        "/dev/x: the drive of this member has not answered for 1.0 s; the memory "
+                        "that its reads may still write to is set aside until it does\n");
+    assert_true(ps_health_is_off(&h));
+    assert_true(ps_health_wants_test(&h, 12 * SECOND));
+    ps_health_answer(&h, -EIO, 12 * SECOND);
+    assert_true(ps_health_is_off(&h));
+    ps_health_answer(&h, 0, 12 * SECOND);
+    assert_false(ps_health_is_off(&h));
+    assert_non_null(strstr(log_text, "can be read again"));
 }
 
 int main(void)
