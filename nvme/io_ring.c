@@ -245,8 +245,12 @@ struct io_uring_sqe *ps_ring_sqe(struct ps_ring *ring)
 /* The kernel may be short of memory or interrupted, and a wait may end without a completion. */
 static void note_error(struct ps_ring *ring, int rc)
 {
-    if (rc < 0 && rc != -EAGAIN && rc != -EBUSY && rc != -EINTR && rc != -ETIME)
-        ring->error = rc;
+    if (rc >= 0 || rc == -EAGAIN || rc == -EBUSY || rc == -EINTR || rc == -ETIME)
+        return;
+    if (rc == -EEXIST && !ring->error)
+        ps_log(PS_LOG_ERROR, "an I/O engine was used by another thread than the one that opened "
+                             "it, which io_uring refuses");
+    ring->error = rc;
 }
 
 struct io_uring_cqe *ps_ring_peek(struct ps_ring *ring)

@@ -8,6 +8,7 @@
 #include <linux/filter.h>
 #include <linux/io_uring.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -196,6 +197,56 @@ static void test_without_threads(void **state)
     in_child(without_threads, 0);
 }
 
+/* A file is no namespace, and the drive under it has no queues for polling unless somebody has
+ * asked for them at boot. */
+static void test_without_a_drive(void **state)
+{
+    struct ps_io *io = NULL;
+    (void)state;
+
+    log_text[0] = '\0';
+    assert_int_equal(open_engine(&io, "passthru"), 0);
+    assert_non_null(strstr(log_text, "is a file and not an NVMe drive"));
+    assert_true(strcmp(io->ops->id, "uring") == 0 || strcmp(io->ops->id, "pread") == 0);
+    assert_true(reads_right(io));
+    ps_io_close(&io);
+
+    log_text[0] = '\0';
+    assert_int_equal(open_engine(&io, "uring+iopoll"), 0);
+    assert_true(io->iopoll || strstr(log_text, "cannot poll") || strstr(log_text, "io_uring"));
+    assert_true(reads_right(io));
+    ps_io_close(&io);
+}
+
+static void *use_engine(void *arg)
+{
+    struct ps_io *io = arg;
+    struct ps_io_request request = {5, 8192, region.base, 65536, 0};
+    struct ps_io_completion got;
+
+    io->ops->submit(io, &request, 1);
+    int rc = io->ops->reap(io, &got, 1, PS_IO_WAIT_FOREVER);
+    return (void *)(intptr_t)rc;
+}
+
+/* A ring that is another thread's says so in its one way; older kernels let it pass. */
+static void test_wrong_thread(void **state)
+{
+    struct ps_io *io = NULL;
+    pthread_t thread;
+    void *rc;
+    (void)state;
+
+    log_text[0] = '\0';
+    assert_int_equal(open_engine(&io, "uring"), 0);
+    bool is_owned = strcmp(io->ops->id, "uring") == 0 && !strstr(log_text, "DEFER_TASKRUN");
+    assert_int_equal(pthread_create(&thread, NULL, use_engine, io), 0);
+    assert_int_equal(pthread_join(thread, &rc), 0);
+    assert_int_equal((intptr_t)rc, is_owned ? -EEXIST : 1);
+    assert_int_equal(strstr(log_text, "another thread") != NULL, is_owned);
+    ps_io_close(&io);
+}
+
 /* The descriptor of this process's ring, or -1. */
 static int find_ring(void)
 {
@@ -237,7 +288,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_nothing_refused),       cmocka_unit_test(test_without_uring),
         cmocka_unit_test(test_without_locked_memory), cmocka_unit_test(test_without_vm_readv),
-        cmocka_unit_test(test_without_threads),
+        cmocka_unit_test(test_without_threads),       cmocka_unit_test(test_without_a_drive),
+        cmocka_unit_test(test_wrong_thread),
     };
     uint8_t *data = malloc(FILE_BYTES);
 

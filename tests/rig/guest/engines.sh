@@ -32,6 +32,17 @@ lbaf()
 step "Whole drives: $(uname -r)"
 "$conformance" "${drives[@]}"
 
+# Since kernel 6.2 whoever may open the character device may read; before, root alone.
+step "Without privileges"
+chmod a+rw /dev/nvme*n* /dev/ng*
+nobody=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+if [ "$(printf '%s\n' 6.2 "$(uname -r)" | sort -V | head -n 1)" = 6.2 ]; then
+    "${nobody[@]}" "$conformance" --only passthru "${drives[1]}"
+else
+    "${nobody[@]}" "$conformance" --may-fall-back --only passthru "${drives[1]}" | tee /tmp/nobody.log
+    grep -q 'NVMe passthrough cannot be used (.*CAP_SYS_ADMIN' /tmp/nobody.log
+fi
+
 step "A partition from sector 2049 on, of 204801 sectors"
 sgdisk --clear --set-alignment=1 --new=1:2049:206849 "$(realpath "${drives[0]}")" >/dev/null
 partition=$(realpath "${drives[0]}")p1
