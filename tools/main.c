@@ -15,6 +15,7 @@ static const struct command {
     {"layout", "lay a checkpoint out as a volume on files, partitions or drives", cmd_layout},
     {"info", "show what a volume holds", cmd_info},
     {"verify", "read everything and check every checksum", cmd_verify},
+    {"scrub", "verify slowly, beside an engine that reads the volume", cmd_scrub},
     {"wipe", "give a member back", cmd_wipe},
     {"plan", "show how a memory ceiling would be spent", cmd_plan},
     {"run", "generate text", cmd_run},

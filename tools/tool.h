@@ -23,6 +23,7 @@
 int cmd_layout(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
+int cmd_scrub(int argc, char **argv);
 int cmd_wipe(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_run(int argc, char **argv);
@@ -169,6 +170,13 @@ int tool_model_open(struct ps_model **model, const struct tool_volume *volume,
  */
 int tool_engine_open(struct ps_engine **engine, struct ps_session **session, struct ps_model *model,
                      const struct ps_engine_options *options, struct ps_error *err);
+
+/* ---- checking (check.c) ------------------------------------------------------------------------
+ */
+
+/* Opens the volume, verifies it and prints what is bad and how far it came. options: rate, threads
+ * and stop. Returns the exit status. */
+int tool_check(const struct tool_volume *paths, const struct ps_verify_options *options, bool json);
 
 /* ---- statistics (stats.c) ----------------------------------------------------------------------
  */

@@ -32,6 +32,24 @@ status=0
 jq -e '(.good | not) and .slices_bad >= 1 and (.bad | length) >= 1' bad.json >/dev/null ||
     die "verify --json: $(cat bad.json)"
 
+# A scrub finds the same; it is slower if asked to be, and beside an engine that reads.
+status=0
+"$penstock" scrub bad --json >bad.json 2>/dev/null || status=$?
+[ $status -eq 1 ] || die "scrub --json: status $status"
+jq -e '.slices_bad >= 1 and (.stopped | not)' bad.json >/dev/null || die "scrub: $(cat bad.json)"
+json '.good and .slices_checked > 0' "$penstock" scrub good --json --rate 1G
+status=0
+timeout --signal=INT --preserve-status 1 "$penstock" scrub good --rate 1M --json \
+    >part.json 2>err.txt || status=$?
+[ $status -eq 130 ] || die "a stopped scrub: status $status: $(cat err.txt)"
+jq -e '.stopped and (.good | not) and .slices_bad == 0 and .bytes_read < 10000000' part.json \
+    >/dev/null || die "a stopped scrub: $(cat part.json)"
+"$penstock" run good -p x -n 100000 --temp 0.9 --seed 1 >/dev/null 2>&1 &
+engine=$!
+json '.good' "$penstock" scrub good --json
+kill $engine 2>/dev/null || true
+wait $engine 2>/dev/null || true
+
 # Every expert that a run reads first: the perplexity run touches them all.
 head -c 8000 "$demo_text" >some.txt
 for io in uring pread pagecache mmap; do
@@ -69,6 +87,17 @@ fails 1 'm2' "$penstock" info m1
 fails 1 'm2' "$penstock" run m1 m3 -p x
 quiet "$penstock" info m1 --member away/elsewhere
 quiet "$penstock" verify -m away/elsewhere m3
+# With two copies one may be gone, and its data is read from the others.
+quiet "$penstock" layout "$demo_gguf" c1 c2 c3 --copies 2
+json '.copies == 2 and (.members | length) == 3' "$penstock" info c1 --json
+quiet "$penstock" verify c2
+rm c2
+json '.members[1].missing' "$penstock" info c1 --json
+status=0
+"$penstock" verify c1 >out.txt 2>err.txt || status=$?
+[ $status -eq 1 ] && [ "$(grep -c 'is missing' out.txt)" -eq 1 ] || die "verify of a degraded volume: $(cat out.txt)"
+rm c3
+fails 1 'c2.*c3' "$penstock" info c1
 # Neither a member of another volume nor the same one twice is taken for it.
 quiet "$penstock" layout "$demo_gguf" f1 f2 f3 --slice-bytes 16K
 fails 1 'f2|member' "$penstock" info m1 m3 f2
