@@ -46,8 +46,8 @@ static int open_error(int code, const char *path, struct ps_error *err)
     return ps_error_set(err, code, path, "cannot open it for writing: %s", ps_strerror(code));
 }
 
-/* Locks an open descriptor and learns what it is. */
-static int examine(struct ps_target *t, struct ps_error *err)
+/* Locks an open descriptor, unless the caller has done so, and learns what it is. */
+static int examine(struct ps_target *t, bool is_held, struct ps_error *err)
 {
     struct stat st;
     if (fstat(t->fd, &st) != 0)
@@ -66,7 +66,7 @@ static int examine(struct ps_target *t, struct ps_error *err)
     t->align_bytes = t->is_device ? device_align(t->fd) : PS_FORMAT_ALIGN_MIN;
     if (realpath(t->path, t->real_path) == NULL)
         return open_error(-errno, t->path, err);
-    if (ps_raw_lock(t->fd, t->is_device) < 0)
+    if (!is_held && ps_raw_lock(t->fd, t->is_device) < 0)
         return ps_error_set(err, -PS_ERR_IN_USE, t->path,
                             "another process has this volume open; stop it first");
     if (t->bytes == 0)
@@ -77,7 +77,8 @@ static int examine(struct ps_target *t, struct ps_error *err)
     return 0;
 }
 
-int ps_target_open(struct ps_target *target, const char *path, struct ps_error *err)
+static int open_existing(struct ps_target *target, const char *path, bool is_held,
+                         struct ps_error *err)
 {
     struct ps_target t = {.fd = -1, .path = path};
     struct stat st;
@@ -103,13 +104,23 @@ int ps_target_open(struct ps_target *target, const char *path, struct ps_error *
     t.fd = open(path, flags);
     if (t.fd < 0)
         return open_error(-errno, path, err);
-    rc = examine(&t, err);
+    rc = examine(&t, is_held, err);
     if (rc < 0) {
         ps_target_close(&t, false);
         return rc;
     }
     *target = t;
     return 0;
+}
+
+int ps_target_open(struct ps_target *target, const char *path, struct ps_error *err)
+{
+    return open_existing(target, path, false, err);
+}
+
+int ps_target_open_held(struct ps_target *target, const char *path, struct ps_error *err)
+{
+    return open_existing(target, path, true, err);
 }
 
 /* The folder that path lies in, links resolved, into folder[PATH_MAX]. */
@@ -166,7 +177,7 @@ int ps_target_open_or_create(struct ps_target *target, const char *path, struct 
                             rc == -EEXIST ? "it is a link to something that is not there"
                                           : ps_strerror(rc));
     }
-    rc = examine(&t, err);
+    rc = examine(&t, false, err);
     if (rc < 0) {
         ps_target_close(&t, true);
         return rc;

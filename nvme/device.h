@@ -36,7 +36,11 @@ struct ps_target {
  */
 int ps_target_open(struct ps_target *target, const char *path, struct ps_error *err);
 
-/* The same, but creates a missing plain file (never under /dev: -ENOENT with a sentence). */
+/* The same, for a file or device that the caller has locked through another descriptor. */
+int ps_target_open_held(struct ps_target *target, const char *path, struct ps_error *err);
+
+/* As ps_target_open, but creates a missing plain file (never under /dev: -ENOENT with a sentence).
+ */
 int ps_target_open_or_create(struct ps_target *target, const char *path, struct ps_error *err);
 
 /* Closes. remove_created: also removes a file that opening created. Takes an empty target. */
@@ -58,6 +62,10 @@ int ps_target_consent(const struct ps_target *target, const char *const *destroy
  * Durable on return.
  */
 int ps_target_clear(const struct ps_target *target, struct ps_error *err);
+
+/* Erases the superblocks of an open member and removes it if it is a plain file. Durable but for
+ * the name of the file. */
+int ps_target_give_back(const struct ps_target *target, struct ps_error *err);
 
 /* Sets O_DIRECT where the file system allows it. */
 void ps_target_set_direct(const struct ps_target *target);

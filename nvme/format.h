@@ -75,11 +75,19 @@ struct ps_disk_superblock {
     uint8_t nodes[64];        /*  768 NUMA node of each member's drive, plus 1; 0: of no account */
     uint32_t piece_bytes_min; /*  832 0: PS_PIECE_BYTES_MIN */
     uint32_t further_copies;  /*  836 of every slice: 0 or 1 */
-    uint8_t reserved2[3248];  /*  840 */
-    uint64_t checksum;        /* 4088 XXH3-64 of bytes 0 to 4087 */
+    uint8_t origin[16];      /*  840 of a rebalance, until it is complete: UUID of the old volume */
+    uint8_t reserved2[3232]; /*  856 */
+    uint64_t checksum;       /* 4088 XXH3-64 of bytes 0 to 4087 */
 };
 static_assert(sizeof(struct ps_disk_superblock) == PS_SUPERBLOCK_BYTES, "superblock");
 static_assert(offsetof(struct ps_disk_superblock, not_boot) == 510, "boot signature");
+
+/*
+ * A member that two volumes share while a rebalance runs: the new one's superblocks lie here,
+ * before its areas, until the old one is given up. Two copies, then the old volume's superblock.
+ */
+#define PS_STAGE_BYTES 65536u
+#define PS_STAGE_FORMER_OFFSET (2 * PS_SUPERBLOCK_BYTES)
 
 /* The member table: this header, then member_count entries, then zeroes. */
 struct ps_disk_table {

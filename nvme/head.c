@@ -85,11 +85,12 @@ static void fill_table(const struct ps_writer *w, uint32_t m, struct ps_disk_tab
     }
 }
 
-static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_state state,
-                            struct ps_disk_superblock *sb)
+void ps_writer_fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_state state,
+                               struct ps_disk_superblock *sb)
 {
     const struct ps_plan *plan = &w->plan;
     const struct ps_target *t = &w->targets[m];
+    uint64_t shift = plan->shifts[m];
     *sb = (struct ps_disk_superblock){
         .magic = PS_SUPERBLOCK_MAGIC,
         .version = PS_FORMAT_VERSION,
@@ -100,14 +101,14 @@ static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_stat
         .member_bytes = ps_writer_member_bytes(w, m),
         .align = plan->header->align,
         .is_device = t->is_device,
-        .table_offset = plan->table_offset,
+        .table_offset = plan->table_offset + shift,
         .table_bytes = plan->table_bytes,
         .table_checksum = XXH3_64bits(w->tables + m * plan->table_bytes, plan->table_bytes),
-        .map_offset = plan->map_offset,
+        .map_offset = plan->map_offset + shift,
         .map_bytes = plan->map_bytes,
-        .record_offset = plan->record_offset,
+        .record_offset = plan->record_offset + shift,
         .record_bytes = 2 * PS_RECORD_HALF_BYTES,
-        .data_begin = plan->data_begin,
+        .data_begin = plan->data_begin + shift,
         .data_end = ps_plan_data_end(plan, m),
         .slice_count = plan->header->slice_count,
         .watermark = w->watermark,
@@ -119,6 +120,8 @@ static void fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_stat
     sb->second_offset = ps_superblock_second_offset(sb->member_bytes, t->is_device);
     sb->map_checksum = state == PS_VOLUME_COMPLETE ? XXH3_64bits(plan->map_data, plan->map_bytes)
                                                    : XXH3_64bits_digest(w->digest);
+    if (state == PS_VOLUME_IN_PROGRESS)
+        memcpy(sb->origin, w->origin, sizeof(sb->origin));
     if (w->spec->source_name != NULL)
         snprintf(sb->source_name, sizeof(sb->source_name), "%s", w->spec->source_name);
     ps_superblock_seal(sb);
@@ -129,10 +132,10 @@ bool ps_writer_only_begun(struct ps_writer *w, uint32_t m)
     static const uint8_t zeroes[SECTOR_BYTES];
     const struct ps_target *t = &w->targets[m];
     struct ps_disk_superblock expected, found = {0};
-    if (t->is_device || t->bytes == 0 || t->bytes > sizeof(found) ||
+    if (w->shared[m] >= 0 || t->is_device || t->bytes == 0 || t->bytes > sizeof(found) ||
         ps_raw_read(t->fd, &found, t->bytes, 0) < 0)
         return false;
-    fill_superblock(w, m, PS_VOLUME_IN_PROGRESS, &expected);
+    ps_writer_fill_superblock(w, m, PS_VOLUME_IN_PROGRESS, &expected);
     for (size_t at = 0; at < t->bytes; at += SECTOR_BYTES) {
         size_t bytes = ps_min_u64(SECTOR_BYTES, t->bytes - at);
         const uint8_t *sector = (const uint8_t *)&found + at;
@@ -151,8 +154,14 @@ int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state, s
         rc = ps_error_set(err, -ENOMEM, "layout", "not enough memory");
     for (int copy = 0; rc == 0 && copy < 2; copy++) {
         for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
-            fill_superblock(w, m, state, sb);
-            rc = ps_raw_write(w->targets[m].fd, sb, sizeof(*sb), copy == 0 ? 0 : sb->second_offset);
+            uint64_t stage = w->stages[m];
+            ps_writer_fill_superblock(w, m, state, sb);
+            if (stage != 0) {
+                memcpy(sb->origin, w->origin, sizeof(sb->origin));
+                ps_superblock_seal(sb);
+            }
+            uint64_t second = stage != 0 ? stage + PS_SUPERBLOCK_BYTES : sb->second_offset;
+            rc = ps_raw_write(w->targets[m].fd, sb, sizeof(*sb), copy == 0 ? stage : second);
             if (rc < 0)
                 write_error(rc, &w->targets[m], "the superblock", err);
         }
@@ -173,7 +182,7 @@ int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end, s
     to = ps_align_up(to, plan->header->align);
     for (uint32_t m = 0; m < w->member_count; m++) {
         int rc = ps_raw_write(w->targets[m].fd, plan->map_data + from, to - from,
-                              plan->map_offset + from);
+                              plan->map_offset + plan->shifts[m] + from);
         if (rc < 0)
             return write_error(rc, &w->targets[m], "the map", err);
     }
@@ -186,10 +195,12 @@ static void fill_records(struct ps_writer *w)
     struct ps_disk_profile profiles[PS_MEMBER_COUNT_MAX];
     ps_record_init(w->records, w->plan.uuid, 1);
     ps_record_init(w->records + PS_RECORD_HALF_BYTES, w->plan.uuid, 0);
+    if (w->old != NULL)
+        ps_record_copy_others(w->records, w->old);
     if (w->opts->profiles == NULL)
         return;
     ps_record_profiles_pack(profiles, w->opts->profiles, w->member_count);
-    /* 64 profiles of 32 bytes always fit. */
+    /* 64 profiles of 32 bytes fit beside nothing; what is large goes before them. */
     ps_record_set(w->records, PS_RECORD_PROFILE, profiles,
                   (uint32_t)(w->member_count * sizeof(*profiles)), 1);
 }
@@ -211,7 +222,8 @@ void ps_writer_load_records(struct ps_writer *w)
     uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
     for (uint32_t m = 0; half != NULL && m < w->member_count; m++) {
         if (!ps_writer_owns(w, m) ||
-            ps_raw_read(w->targets[m].fd, half, PS_RECORD_HALF_BYTES, w->plan.record_offset) < 0 ||
+            ps_raw_read(w->targets[m].fd, half, PS_RECORD_HALF_BYTES,
+                        w->plan.record_offset + w->plan.shifts[m]) < 0 ||
             !ps_record_valid(half, w->plan.uuid))
             continue;
         memcpy(w->records, half, PS_RECORD_HALF_BYTES);
@@ -224,7 +236,7 @@ int ps_writer_put_records(struct ps_writer *w, struct ps_error *err)
 {
     for (uint32_t m = 0; m < w->member_count; m++) {
         int rc = ps_raw_write(w->targets[m].fd, w->records, (size_t)2 * PS_RECORD_HALF_BYTES,
-                              w->plan.record_offset);
+                              w->plan.record_offset + w->plan.shifts[m]);
         if (rc < 0)
             return write_error(rc, &w->targets[m], "the record area", err);
     }
@@ -237,9 +249,10 @@ int ps_writer_put_head(struct ps_writer *w, struct ps_error *err)
     for (uint32_t m = 0; m < w->member_count; m++) {
         int fd = w->targets[m].fd;
         int rc = ps_raw_write(fd, w->tables + m * plan->table_bytes, plan->table_bytes,
-                              plan->table_offset);
+                              plan->table_offset + plan->shifts[m]);
         if (rc == 0)
-            rc = ps_raw_write(fd, plan->map_data, plan->map_bytes, plan->map_offset);
+            rc = ps_raw_write(fd, plan->map_data, plan->map_bytes,
+                              plan->map_offset + plan->shifts[m]);
         if (rc < 0)
             return write_error(rc, &w->targets[m], "the map", err);
     }

@@ -34,16 +34,29 @@ uint64_t ps_layout_flush_bytes(void)
 
 /* ---- before anything is written -------------------------------------------------------------- */
 
+/* A member that the old volume holds locked is opened beside it; what counts there is the new
+ * volume's stage, and only to a resume. */
+static int open_target(struct ps_writer *w, uint32_t m, struct ps_error *err)
+{
+    struct ps_target *t = &w->targets[m];
+    w->shared[m] = w->old != NULL ? ps_volume_find_path(w->old, w->opts->members[m]) : -1;
+    if (w->shared[m] < 0)
+        return ps_target_open_or_create(t, w->opts->members[m], err);
+    int rc = ps_target_open_held(t, w->opts->members[m], err);
+    if (rc < 0)
+        return rc;
+    const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
+    t->is_member =
+        w->opts->resume && ps_superblock_find_staged(t->fd, old, &w->stages[m], &t->pair);
+    t->sb = t->is_member ? t->pair.copy[t->pair.best] : (struct ps_disk_superblock){0};
+    return 0;
+}
+
 static int open_targets(struct ps_writer *w, struct ps_error *err)
 {
-    w->targets = calloc(w->member_count, sizeof(*w->targets));
-    if (w->targets == NULL)
-        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
-    for (uint32_t m = 0; m < w->member_count; m++)
-        w->targets[m].fd = -1;
     int rc = 0;
     for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
-        rc = ps_target_open_or_create(&w->targets[m], w->opts->members[m], err);
+        rc = open_target(w, m, err);
         /* A file named twice exists the second time, and is locked by us: say what it is. */
         for (uint32_t i = 0; rc == -PS_ERR_IN_USE && i < m; i++) {
             struct stat st;
@@ -83,7 +96,9 @@ static int check_mismatch(const struct ps_writer *w, uint32_t m, struct ps_error
 static int get_consent(struct ps_writer *w, struct ps_error *err)
 {
     for (uint32_t m = 0; m < w->member_count; m++) {
-        if (w->opts->resume && (ps_writer_owns(w, m) || ps_writer_only_begun(w, m)))
+        /* What a rebalance shares with the old volume it was told to replace, in due time. */
+        if (w->shared[m] >= 0 ||
+            (w->opts->resume && (ps_writer_owns(w, m) || ps_writer_only_begun(w, m))))
             continue;
         int rc = ps_target_consent(&w->targets[m], w->opts->destroy, w->opts->destroy_count, err);
         if (rc < 0 && w->opts->resume) {
@@ -96,8 +111,7 @@ static int get_consent(struct ps_writer *w, struct ps_error *err)
     return 0;
 }
 
-/* Every copy of every member says complete and is this volume: nothing is left to do. */
-static bool all_complete(const struct ps_writer *w)
+bool ps_writer_is_complete(const struct ps_writer *w)
 {
     for (uint32_t m = 0; m < w->member_count; m++) {
         const struct ps_superblock_pair *pair = &w->targets[m].pair;
@@ -135,7 +149,9 @@ static bool recorded_options(const struct ps_writer *w, struct ps_plan_options *
 static void fresh_options(const struct ps_writer *w, struct ps_plan_options *options)
 {
     options->member_count = w->member_count;
-    options->copies = w->opts->copies > 1 ? w->opts->copies : 1;
+    options->copies = w->old != NULL ? ps_volume_copy_count(w->old) : 1;
+    if (w->opts->copies != 0)
+        options->copies = w->opts->copies;
     for (uint32_t m = 0; m < w->member_count; m++) {
         int node = w->targets[m].node;
         options->nodes[m] = node >= 0 && node < (int)PS_NODE_NONE ? (uint8_t)node : PS_NODE_NONE;
@@ -151,8 +167,8 @@ static int make_plan(struct ps_writer *w, struct ps_error *err)
         fresh_options(w, &options);
     else if (w->opts->copies != 0 && w->opts->copies != options.copies)
         return ps_error_set(err, -PS_ERR_ARGUMENT, w->targets[0].path,
-                            "this layout was begun with %u cop%s of every slice; resume it without "
-                            "asking for another number",
+                            "what was begun has %u cop%s of every slice; resume it without asking "
+                            "for another number",
                             options.copies, options.copies == 1 ? "y" : "ies");
     options.align = PS_LAYOUT_ALIGN_MIN;
     for (uint32_t m = 0; m < w->member_count; m++)
@@ -160,11 +176,13 @@ static int make_plan(struct ps_writer *w, struct ps_error *err)
     return ps_writer_plan(w, &options, is_recorded, err);
 }
 
-static int prepare(struct ps_writer *w, struct ps_error *err)
+int ps_writer_prepare(struct ps_writer *w, struct ps_error *err)
 {
     int rc = open_targets(w, err);
     if (rc == 0)
         rc = make_plan(w, err);
+    if (rc == 0)
+        rc = ps_writer_place(w, err);
     if (rc == 0)
         rc = ps_writer_make_tables(w, err);
     if (rc == 0)
@@ -176,13 +194,43 @@ static int prepare(struct ps_writer *w, struct ps_error *err)
 
 /* ---- claiming the members -------------------------------------------------------------------- */
 
-/* From here on the old content is gone; ends when the in-progress marks are durable. */
+/*
+ * Begins beside the old volume: its superblock is put down for the time when its own place is
+ * taken, and what an earlier rebalance may have left in the other stage must not be found first.
+ */
+static int begin_stage(struct ps_writer *w, uint32_t m, struct ps_error *err)
+{
+    const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
+    const struct ps_target *t = &w->targets[m];
+    const uint64_t places[2] = {PS_STAGE_BEFORE, ps_superblock_stage_after(old)};
+    struct ps_superblock_pair pair;
+    uint8_t *block = ps_raw_alloc((size_t)2 * PS_SUPERBLOCK_BYTES);
+    int rc = block != NULL ? 0 : -ENOMEM;
+    for (int i = 0; rc == 0 && i < 2; i++) {
+        if (places[i] != w->stages[m] && ps_superblock_read_staged(t->fd, places[i], &pair))
+            rc = ps_raw_write(t->fd, block, (size_t)2 * PS_SUPERBLOCK_BYTES, places[i]);
+    }
+    if (rc == 0 && fdatasync(t->fd) != 0)
+        rc = -errno;
+    if (rc == 0) {
+        memcpy(block, old, sizeof(*old));
+        rc = ps_raw_write(t->fd, block, sizeof(*old), w->stages[m] + PS_STAGE_FORMER_OFFSET);
+    }
+    free(block);
+    if (rc < 0)
+        return ps_error_set(err, rc, t->path, "cannot write beside the old volume: %s",
+                            ps_strerror(rc));
+    return 0;
+}
+
+/* From here on the old content is gone, but for an old volume's that is moved; ends when the
+ * in-progress marks are durable. */
 static int claim(struct ps_writer *w, struct ps_error *err)
 {
     int rc = 0;
     for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
         if (!w->opts->resume || !ps_writer_owns(w, m))
-            rc = ps_target_clear(&w->targets[m], err);
+            rc = w->stages[m] != 0 ? begin_stage(w, m, err) : ps_target_clear(&w->targets[m], err);
     }
     for (uint32_t m = 0; rc == 0 && m < w->member_count; m++)
         rc = ps_writer_reserve(w, m, err);
@@ -381,44 +429,71 @@ static int check_options(const struct ps_layout_options *opts, struct ps_error *
     return 0;
 }
 
+int ps_writer_open(struct ps_writer *w, const struct ps_layout_spec *spec,
+                   const struct ps_layout_options *opts, const struct ps_volume *old,
+                   struct ps_error *err)
+{
+    *w = (struct ps_writer){.spec = spec,
+                            .opts = opts,
+                            .old = old,
+                            .member_count = (uint32_t)opts->member_count,
+                            .lock = PTHREAD_MUTEX_INITIALIZER};
+    int rc = check_options(opts, err);
+    if (rc < 0) {
+        w->member_count = 0;
+        return rc;
+    }
+    w->digest = XXH3_createState();
+    w->targets = calloc(w->member_count, sizeof(*w->targets));
+    if (w->digest == NULL || w->targets == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    XXH3_64bits_reset(w->digest);
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        w->targets[m].fd = -1;
+        w->shared[m] = -1;
+    }
+    return 0;
+}
+
+void ps_writer_close(struct ps_writer *w, bool is_failed)
+{
+    for (uint32_t m = 0; w->targets != NULL && m < w->member_count; m++)
+        ps_target_close(&w->targets[m], is_failed && !w->marked);
+    free(w->targets);
+    free(w->tables);
+    free(w->records);
+    ps_plan_fini(&w->plan);
+    XXH3_freeState(w->digest);
+}
+
+int ps_writer_write(struct ps_writer *w, ps_layout_fill_fn *fill, void *fill_ctx,
+                    struct ps_error *err)
+{
+    int rc = 0;
+    w->fill = fill;
+    w->fill_ctx = fill_ctx;
+    if (w->opts->resume) {
+        for (uint32_t m = 0; m < w->member_count; m++) {
+            if (ps_writer_owns(w, m))
+                ps_target_set_direct(&w->targets[m]);
+        }
+        ps_writer_load_records(w);
+        rc = ps_writer_resume(w, err);
+    }
+    return rc == 0 ? write_volume(w, err) : rc;
+}
+
 int ps_layout_write(const struct ps_layout_spec *spec, const struct ps_layout_options *opts,
                     ps_layout_fill_fn *fill, void *fill_ctx, struct ps_error *err)
 {
-    struct ps_writer w = {.spec = spec,
-                          .opts = opts,
-                          .member_count = (uint32_t)opts->member_count,
-                          .fill = fill,
-                          .fill_ctx = fill_ctx,
-                          .lock = PTHREAD_MUTEX_INITIALIZER};
-    int rc = check_options(opts, err);
-    if (rc < 0)
-        return rc;
-    w.digest = XXH3_createState();
-    if (w.digest == NULL)
-        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
-    XXH3_64bits_reset(w.digest);
-    rc = prepare(&w, err);
-    if (rc == 0 && opts->resume && all_complete(&w)) {
-        ps_log(PS_LOG_INFO, "the layout had already finished; nothing was left to do");
-        goto out;
-    }
-    if (rc == 0 && opts->resume) {
-        for (uint32_t m = 0; m < w.member_count; m++) {
-            if (ps_writer_owns(&w, m))
-                ps_target_set_direct(&w.targets[m]);
-        }
-        ps_writer_load_records(&w);
-        rc = ps_writer_resume(&w, err);
-    }
+    struct ps_writer w;
+    int rc = ps_writer_open(&w, spec, opts, NULL, err);
     if (rc == 0)
-        rc = write_volume(&w, err);
-out:
-    for (uint32_t m = 0; w.targets != NULL && m < w.member_count; m++)
-        ps_target_close(&w.targets[m], rc < 0 && !w.marked);
-    free(w.targets);
-    free(w.tables);
-    free(w.records);
-    ps_plan_fini(&w.plan);
-    XXH3_freeState(w.digest);
+        rc = ps_writer_prepare(&w, err);
+    if (rc == 0 && opts->resume && ps_writer_is_complete(&w))
+        ps_log(PS_LOG_INFO, "the layout had already finished; nothing was left to do");
+    else if (rc == 0)
+        rc = ps_writer_write(&w, fill, fill_ctx, err);
+    ps_writer_close(&w, rc < 0);
     return rc;
 }

@@ -1,4 +1,5 @@
-/* The state of a running layout, shared by layout.c, head.c and resume.c; a knob for tests. */
+/* The state of a running layout or rebalance, shared by layout.c, room.c, head.c, resume.c and
+ * rebalance.c; a knob for tests. */
 #ifndef PENSTOCK_NVME_LAYOUT_INTERNAL_H
 #define PENSTOCK_NVME_LAYOUT_INTERNAL_H
 
@@ -7,6 +8,7 @@
 
 #include "nvme/device.h"
 #include "nvme/plan.h"
+#include "nvme/volume.h"
 
 /*
  * How much data is written between two flushes, and re-checked by a resume. Tests make it small, so
@@ -21,6 +23,15 @@ struct ps_writer {
     struct ps_plan plan;
     struct ps_target *targets; /* [member_count] */
     uint32_t member_count;
+    /*
+     * Of a rebalance: the volume that is moved, locked; else NULL. A target that is one of its
+     * members, too, has that number in shared (else -1); the superblocks of the new volume are
+     * staged there (at stages, else 0), and its pair and sb are those.
+     */
+    const struct ps_volume *old;
+    int shared[PS_MEMBER_COUNT_MAX];
+    uint64_t stages[PS_MEMBER_COUNT_MAX];
+    uint8_t origin[16];   /* the old volume's UUID */
     uint8_t *tables;      /* the member tables, one after the other, each plan.table_bytes */
     uint8_t *records;     /* both halves of the record area */
     bool marked;          /* the in-progress superblocks are durable: created files stay */
@@ -38,6 +49,26 @@ struct ps_writer {
     void *fill_ctx;
     uint8_t **buffers; /* one per worker */
 };
+
+/*
+ * Checks the options and makes an empty writer; close it in any case. spec, opts and old (may be
+ * NULL) must outlive it.
+ */
+int ps_writer_open(struct ps_writer *w, const struct ps_layout_spec *spec,
+                   const struct ps_layout_options *opts, const struct ps_volume *old,
+                   struct ps_error *err);
+/* is_failed: files that were created and not marked as a volume are removed again. */
+void ps_writer_close(struct ps_writer *w, bool is_failed);
+
+/* Everything before the first write: targets, plan, tables, consent, space. */
+int ps_writer_prepare(struct ps_writer *w, struct ps_error *err);
+
+/* True when every superblock says complete and is this volume's: nothing is left to write. */
+bool ps_writer_is_complete(const struct ps_writer *w);
+
+/* Writes the volume, or what is left of it, until both superblocks of all members say complete. */
+int ps_writer_write(struct ps_writer *w, ps_layout_fill_fn *fill, void *fill_ctx,
+                    struct ps_error *err);
 
 /* True for a target that already carries this very volume as member m, stopped or complete. */
 bool ps_writer_owns(const struct ps_writer *w, uint32_t m);
@@ -69,9 +100,19 @@ int ps_writer_reserve(struct ps_writer *w, uint32_t m, struct ps_error *err);
 /* Fills tables and records. Errors: -ENOMEM. */
 int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err);
 
+/* The superblock of member m as it is for this state and the present watermark. */
+void ps_writer_fill_superblock(struct ps_writer *w, uint32_t m, enum ps_volume_state state,
+                               struct ps_disk_superblock *sb);
+
 /*
- * Writes both superblocks of every member, the first copies durable before the second ones are
- * touched: whatever moment power fails, one of the two is whole.
+ * Decides where on the members that it shares with the old volume the new one lies: before what
+ * is there or after it. Errors: -ENOSPC (text: how much is missing there).
+ */
+int ps_writer_place(struct ps_writer *w, struct ps_error *err);
+
+/*
+ * Writes both superblocks of every member (in their stage where there is one), the first copies
+ * durable before the second ones are touched: whatever moment power fails, one of the two is whole.
  */
 int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state,
                               struct ps_error *err);

@@ -154,9 +154,7 @@ static bool try_path(struct search *s, const char *path)
     struct ps_error reason = {0};
     int rc = ps_member_open(&m, path, &reason);
     if (rc == 0 && m.sb.state != PS_VOLUME_COMPLETE) {
-        rc = ps_error_set(&reason, -PS_ERR_INCOMPLETE, path,
-                          "the layout of this volume was stopped before it finished; continue it "
-                          "with `penstock layout --resume`");
+        rc = ps_superblock_stopped(&m.sb, path, &reason);
         ps_member_close(&m);
     }
     if (rc == 0) {

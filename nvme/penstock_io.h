@@ -153,6 +153,37 @@ struct ps_verify_report {
 int ps_volume_verify(struct ps_volume *volume, const struct ps_verify_options *options,
                      struct ps_verify_report *report, struct ps_error *err);
 
+struct ps_rebalance_options {
+    const char *const *members; /* the new set, in the new order; may hold old members */
+    int member_count;
+    uint32_t copies; /* of every slice: 1 or 2; 0: as many as there are */
+    /* [member_count] of the new members' drives. NULL: what the volume records, where all new
+     * members are old ones; else all are alike. */
+    const struct ps_member_profile *profiles;
+    bool resume;
+    const char *const *destroy; /* identities that may be overwritten, as of a layout */
+    int destroy_count;
+    int threads; /* 0: chosen by CPUs and members */
+    void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    void *progress_ctx;
+    const volatile int *stop; /* non-zero stops at the next flush, with -EINTR; may be NULL */
+};
+
+/*
+ * Moves a volume to a new set of members, without its source: to more, fewer or other ones, or to
+ * the same ones with other weights. paths name the old volume as of ps_volume_open; it may lack a
+ * member if it has two copies. Every slice is checked as it is read, and taken from its second copy
+ * if the first is bad; one without a good copy ends it. Members of both volumes hold both
+ * meanwhile. Killed at any point it leaves the old volume, the new one or, for the moment of
+ * changing over, none that opens; the same call with resume completes it. Members that are left
+ * over are given back as by ps_member_wipe. Nobody else may have the old volume open. Blocks.
+ * Errors: those of ps_volume_open; -PS_ERR_CHECKSUM and others of reading (the slice is named);
+ * -ENOSPC (text: what is missing where); -PS_ERR_WOULD_DESTROY, -PS_ERR_IN_USE, -PS_ERR_INCOMPLETE,
+ * -PS_ERR_SOURCE_CHANGED as of a layout; -EINTR; -errno.
+ */
+int ps_volume_rebalance(const char *const *paths, int path_count,
+                        const struct ps_rebalance_options *options, struct ps_error *err);
+
 /*
  * Gives a member back: overwrites its superblocks (and, for a plain file, removes it). Refuses what
  * is not a member of a (complete or stopped) volume, and what is in use.

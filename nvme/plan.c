@@ -281,6 +281,7 @@ static void place_areas(struct ps_plan *plan, const struct builder *b)
  */
 static void name_plan(struct ps_plan *plan, const struct ps_layout_spec *spec)
 {
+    memset(plan->header->uuid, 0, sizeof(plan->header->uuid));
     XXH128_hash_t hash = XXH3_128bits(plan->map_data, plan->map_bytes);
     plan->plan_hash[0] = hash.low64;
     plan->plan_hash[1] = hash.high64;
@@ -398,6 +399,18 @@ int ps_plan_make(struct ps_plan *plan, const struct ps_layout_spec *spec,
     }
     *plan = made;
     return 0;
+}
+
+void ps_plan_shift(struct ps_plan *plan, const struct ps_layout_spec *spec, const uint64_t *shifts)
+{
+    for (uint32_t m = 0; m < plan->options.member_count; m++) {
+        plan->shifts[m] = shifts[m];
+        plan->extents[m].data_begin += shifts[m];
+        plan->extents[m].data_end += shifts[m];
+    }
+    for (uint64_t i = 0; i < plan->header->piece_count * plan->options.copies; i++)
+        plan->pieces[i].offset_bytes += shifts[plan->pieces[i].member];
+    name_plan(plan, spec);
 }
 
 void ps_plan_fini(struct ps_plan *plan)

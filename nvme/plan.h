@@ -36,6 +36,8 @@ struct ps_plan {
     struct ps_plan_job *jobs;     /* in map order */
     uint32_t job_count;
     uint64_t job_bytes_max;
+    uint64_t shifts[PS_MEMBER_COUNT_MAX]; /* all areas of a member lie this much further on */
+    /* Without the shift. */
     uint64_t table_offset, table_bytes, map_offset, record_offset, data_begin;
     uint64_t object_bytes; /* of all objects, with padding; data is as many times that as copies */
     uint64_t plan_hash[2];
@@ -54,6 +56,12 @@ struct ps_plan {
 int ps_plan_make(struct ps_plan *plan, const struct ps_layout_spec *spec,
                  const struct ps_plan_options *options, struct ps_error *err);
 void ps_plan_fini(struct ps_plan *plan);
+
+/*
+ * Moves all areas of member m by shifts[m] bytes, multiples of PS_STAGE_BYTES, to where another
+ * volume leaves room. Plan and UUID become those of this volume. Call before there are checksums.
+ */
+void ps_plan_shift(struct ps_plan *plan, const struct ps_layout_spec *spec, const uint64_t *shifts);
 
 /* Records the options, but for member_count and align, which have fields of their own. */
 void ps_plan_options_put(const struct ps_plan_options *options, struct ps_disk_superblock *sb);

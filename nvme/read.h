@@ -36,4 +36,12 @@ void ps_run_read(const struct ps_reader *reader, struct ps_run *run);
 int ps_run_check(const struct ps_reader *reader, const struct ps_run *run, uint64_t slice,
                  uint8_t *data, uint32_t *piece);
 
+/*
+ * Puts a slice together from both copies, piece by piece: what cannot be read of one is taken from
+ * the other, and where both can be read and differ, whichever gives the recorded checksum. data:
+ * [the slice's bytes], aligned as above. Returns 0, or -PS_ERR_CHECKSUM, or why a piece can be read
+ * from neither copy, or -ENOMEM. Blocks.
+ */
+int ps_slice_recover(const struct ps_reader *reader, uint64_t slice, uint8_t *data);
+
 #endif

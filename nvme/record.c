@@ -208,6 +208,21 @@ int ps_record_put(struct ps_volume *volume, const char *name, const void *data, 
     return rc;
 }
 
+void ps_record_copy_others(uint8_t *half, const struct ps_volume *from)
+{
+    uint8_t *found = ps_raw_alloc(PS_RECORD_HALF_BYTES);
+    uint64_t generation = generation_of(half), at = 0;
+    if (found != NULL && ps_record_read(from, found)) {
+        const struct ps_disk_record *record = (const void *)found;
+        const struct ps_disk_entry *e;
+        while ((e = next_entry(found, record->used_bytes, &at)) != NULL) {
+            if (strcmp(e->name, PS_RECORD_PROFILE) != 0)
+                ps_record_set(half, e->name, e + 1, e->bytes, generation);
+        }
+    }
+    free(found);
+}
+
 /* ---- profiles -------------------------------------------------------------------------------- */
 
 void ps_record_profiles_pack(struct ps_disk_profile *entries,

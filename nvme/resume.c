@@ -66,7 +66,8 @@ static bool load_checksums(struct ps_writer *w, uint32_t m, uint64_t watermark, 
     uint64_t from = plan->header->slices_offset & ~(uint64_t)(plan->header->align - 1);
     uint64_t skip = plan->header->slices_offset - from;
     uint64_t bytes = ps_align_up(skip + watermark * sizeof(*entries), plan->header->align);
-    if (ps_raw_read(w->targets[m].fd, entries, bytes, plan->map_offset + from) < 0)
+    if (ps_raw_read(w->targets[m].fd, entries, bytes, plan->map_offset + plan->shifts[m] + from) <
+        0)
         return false;
     memmove(entries, (uint8_t *)entries + skip, watermark * sizeof(*entries));
     XXH3_64bits_reset(w->digest);
@@ -88,10 +89,11 @@ static bool load_map(struct ps_writer *w, uint32_t m)
     const struct ps_plan *plan = &w->plan;
     const struct ps_disk_superblock *sb = &w->targets[m].sb;
     uint8_t *map = ps_raw_alloc(plan->map_bytes);
-    bool good = map != NULL && sb->state == PS_VOLUME_COMPLETE &&
-                sb->map_bytes == plan->map_bytes &&
-                ps_raw_read(w->targets[m].fd, map, plan->map_bytes, plan->map_offset) == 0 &&
-                XXH3_64bits(map, plan->map_bytes) == sb->map_checksum;
+    bool good =
+        map != NULL && sb->state == PS_VOLUME_COMPLETE && sb->map_bytes == plan->map_bytes &&
+        ps_raw_read(w->targets[m].fd, map, plan->map_bytes, plan->map_offset + plan->shifts[m]) ==
+            0 &&
+        XXH3_64bits(map, plan->map_bytes) == sb->map_checksum;
     if (good)
         memcpy(plan->slices, map + plan->header->slices_offset,
                plan->header->slice_count * sizeof(*plan->slices));

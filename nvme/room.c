@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/budget.h"
+#include "core/util.h"
 #include "nvme/layout_internal.h"
 #include "nvme/weigh.h"
 
@@ -45,8 +46,17 @@ static bool shares_room(const struct ps_target *a, const struct ps_target *b)
     return a == b || (!a->is_device && !b->is_device && a->file_dev == b->file_dev);
 }
 
+/* What lies on a file beside the old volume, of an earlier attempt: its space is taken already. */
+static uint64_t beside_bytes(const struct ps_writer *w, uint32_t m)
+{
+    const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
+    uint64_t held = held_bytes(&w->targets[m]);
+    uint64_t own = old->data_end - old->table_offset + (uint64_t)2 * PS_SUPERBLOCK_BYTES;
+    return held > own ? held - own : 0;
+}
+
 /* Room that is there and room that is needed, everything included, for member m and all that share
- * it. */
+ * it. A stage and what follows it come on top of what the old volume holds. */
 static uint64_t room_of(const struct ps_writer *w, uint32_t m, uint64_t *needed, uint64_t *members)
 {
     const struct ps_target *t = &w->targets[m];
@@ -56,10 +66,10 @@ static uint64_t room_of(const struct ps_writer *w, uint32_t m, uint64_t *needed,
         if (!shares_room(t, &w->targets[i]))
             continue;
         *members |= UINT64_C(1) << i;
-        *needed += ps_plan_data_end(&w->plan, i) + PS_SUPERBLOCK_BYTES +
-                   (t->is_device ? PS_FORMAT_DEVICE_TAIL_BYTES : 0);
+        uint64_t tail = PS_SUPERBLOCK_BYTES + (t->is_device ? PS_FORMAT_DEVICE_TAIL_BYTES : 0);
+        *needed += ps_plan_data_end(&w->plan, i) - (t->is_device ? 0 : w->stages[i]) + tail;
         if (!t->is_device && there != UINT64_MAX)
-            there += held_bytes(&w->targets[i]);
+            there += w->stages[i] != 0 ? beside_bytes(w, i) : held_bytes(&w->targets[i]);
     }
     return there;
 }
@@ -150,15 +160,52 @@ int ps_writer_plan(struct ps_writer *w, const struct ps_plan_options *options, b
     return 0; /* as near as it comes: ps_writer_check_space says what is missing */
 }
 
+static int beside_error(const struct ps_target *t, uint64_t missing, struct ps_error *err)
+{
+    char a[32];
+    return ps_error_set(err, -ENOSPC, t->path,
+                        "%s are missing here: until the new volume is complete the old one keeps "
+                        "its place; move to other members first, or to more of them",
+                        ps_size_text(missing, a, sizeof(a)));
+}
+
+int ps_writer_place(struct ps_writer *w, struct ps_error *err)
+{
+    uint64_t shifts[PS_MEMBER_COUNT_MAX] = {0};
+    bool any = false;
+    for (uint32_t m = 0; m < w->member_count; m++) {
+        if (w->shared[m] < 0)
+            continue;
+        const struct ps_target *t = &w->targets[m];
+        const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
+        uint64_t end = ps_plan_data_end(&w->plan, m) + PS_STAGE_BYTES + PS_SUPERBLOCK_BYTES;
+        if (w->stages[m] == 0)
+            w->stages[m] = PS_STAGE_BEFORE + end <= old->table_offset
+                               ? PS_STAGE_BEFORE
+                               : ps_superblock_stage_after(old);
+        shifts[m] = w->stages[m] + PS_STAGE_BYTES;
+        uint64_t limit = w->stages[m] == PS_STAGE_BEFORE ? old->table_offset
+                         : t->is_device
+                             ? ps_superblock_second_offset(t->bytes, true) + PS_SUPERBLOCK_BYTES
+                             : UINT64_MAX;
+        if (w->stages[m] + end > limit)
+            return beside_error(t, w->stages[m] + end - limit, err);
+        any = true;
+    }
+    if (any)
+        ps_plan_shift(&w->plan, w->spec, shifts);
+    return 0;
+}
+
 int ps_writer_reserve(struct ps_writer *w, uint32_t m, struct ps_error *err)
 {
     const struct ps_target *t = &w->targets[m];
-    uint64_t needed = ps_writer_member_bytes(w, m);
+    uint64_t begin = w->stages[m], needed = ps_writer_member_bytes(w, m) - begin;
     if (t->is_device)
         return 0;
     int rc;
     do {
-        rc = fallocate(t->fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)needed) != 0 ? -errno : 0;
+        rc = fallocate(t->fd, FALLOC_FL_KEEP_SIZE, (off_t)begin, (off_t)needed) != 0 ? -errno : 0;
     } while (rc == -EINTR);
     if (rc == 0 || rc == -EOPNOTSUPP || rc == -ENOSYS)
         return 0;

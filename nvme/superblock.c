@@ -114,6 +114,16 @@ int ps_superblock_check(const struct ps_disk_superblock *sb, const char *where,
     return 0;
 }
 
+int ps_superblock_stopped(const struct ps_disk_superblock *sb, const char *where,
+                          struct ps_error *err)
+{
+    const char *what = all_zero(sb->origin, sizeof(sb->origin)) ? "layout" : "rebalance";
+    return ps_error_set(err, -PS_ERR_INCOMPLETE, where,
+                        "the %s of this volume was stopped before it finished; continue it with "
+                        "`penstock %s --resume`, or give it back with `penstock wipe`",
+                        what, what);
+}
+
 /* Reads the copy at `offset`; it counts only if it knows that it belongs there. */
 static int read_copy(int fd, uint64_t offset, int which, struct ps_superblock_pair *pair,
                      const char *path, struct ps_error *err)
@@ -180,6 +190,38 @@ int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair
     }
     pair->best = best_of(pair);
     return 0;
+}
+
+bool ps_superblock_read_staged(int fd, uint64_t stage, struct ps_superblock_pair *pair)
+{
+    memset(pair, 0, sizeof(*pair));
+    for (int i = 0; i < 2; i++)
+        pair->valid[i] = ps_raw_read(fd, &pair->copy[i], sizeof(pair->copy[i]),
+                                     stage + (uint64_t)i * PS_SUPERBLOCK_BYTES) == 0 &&
+                         ps_superblock_check(&pair->copy[i], "stage", NULL) == 0;
+    pair->second_offset = stage + PS_SUPERBLOCK_BYTES;
+    pair->best = best_of(pair);
+    return pair->valid[0] || pair->valid[1];
+}
+
+uint64_t ps_superblock_stage_after(const struct ps_disk_superblock *sb)
+{
+    uint64_t end = sb->is_device ? sb->data_end : sb->member_bytes;
+    return ps_align_up(end, PS_STAGE_BYTES);
+}
+
+bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
+                               struct ps_superblock_pair *pair)
+{
+    const uint64_t places[2] = {PS_STAGE_BEFORE, ps_superblock_stage_after(sb)};
+    for (int i = 0; i < 2; i++) {
+        if (ps_superblock_read_staged(fd, places[i], pair) &&
+            memcmp(pair->copy[pair->best].origin, sb->uuid, sizeof(sb->uuid)) == 0) {
+            *stage = places[i];
+            return true;
+        }
+    }
+    return false;
 }
 
 void ps_uuid_text(const uint8_t uuid[16], char text[37])

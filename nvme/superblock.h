@@ -22,6 +22,11 @@ void ps_superblock_seal(struct ps_disk_superblock *sb);
 int ps_superblock_check(const struct ps_disk_superblock *sb, const char *where,
                         struct ps_error *err);
 
+/* -PS_ERR_INCOMPLETE, with the sentence for the member of a layout or a rebalance that was stopped.
+ */
+int ps_superblock_stopped(const struct ps_disk_superblock *sb, const char *where,
+                          struct ps_error *err);
+
 /* Both copies of a member as they are on it. */
 struct ps_superblock_pair {
     struct ps_disk_superblock copy[2];
@@ -40,6 +45,27 @@ struct ps_superblock_pair {
  */
 int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair,
                        struct ps_error *err);
+
+/* Where a volume's areas begin to differ from those of a layout: how far they are shifted. */
+static inline uint64_t ps_superblock_shift(const struct ps_disk_superblock *sb)
+{
+    uint64_t unshifted = sb->align > PS_SUPERBLOCK_BYTES ? sb->align : PS_SUPERBLOCK_BYTES;
+    return sb->table_offset - unshifted;
+}
+
+/* Reads the two copies that lie side by side at `stage` (PS_STAGE_BYTES). False: none is valid. */
+bool ps_superblock_read_staged(int fd, uint64_t stage, struct ps_superblock_pair *pair);
+
+/*
+ * Looks for a volume that is being written beside the one of this superblock, before its areas or
+ * after them. Fills *stage and *pair and returns true if there is one that names it as its origin.
+ */
+bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
+                               struct ps_superblock_pair *pair);
+
+/* The two places for such a volume's stage, multiples of PS_STAGE_BYTES. */
+#define PS_STAGE_BEFORE ((uint64_t)PS_STAGE_BYTES)
+uint64_t ps_superblock_stage_after(const struct ps_disk_superblock *sb);
 
 /* "xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx" into text[37]. */
 void ps_uuid_text(const uint8_t uuid[16], char text[37]);

@@ -24,9 +24,7 @@ static int check_state(const struct ps_member *m, struct ps_error *err)
     if (m->sb.state == PS_VOLUME_WIPED)
         return ps_error_set(err, -PS_ERR_FORMAT, m->path,
                             "this member was being wiped; finish it with `penstock wipe`");
-    return ps_error_set(err, -PS_ERR_INCOMPLETE, m->path,
-                        "the layout of this volume was stopped before it finished; continue it "
-                        "with `penstock layout --resume`, or give it back with `penstock wipe`");
+    return ps_superblock_stopped(&m->sb, m->path, err);
 }
 
 static int check_size(const struct ps_member *m, struct ps_error *err)
@@ -359,6 +357,22 @@ static int read_records(struct ps_volume *v, struct ps_error *err)
                       ps_record_profiles_get(half, v->profiles, (uint32_t)v->member_count);
     free(half);
     return 0;
+}
+
+int ps_volume_find_path(const struct ps_volume *volume, const char *path)
+{
+    struct stat st, member;
+    if (stat(path, &st) != 0)
+        return -1;
+    for (int i = 0; i < volume->member_count; i++) {
+        const struct ps_member *m = &volume->members[i];
+        if (m->fd < 0 || fstat(m->fd, &member) != 0)
+            continue;
+        if ((st.st_dev == member.st_dev && st.st_ino == member.st_ino) ||
+            (m->is_device && S_ISBLK(st.st_mode) && st.st_rdev == member.st_rdev))
+            return i;
+    }
+    return -1;
 }
 
 int ps_volume_lock(const struct ps_volume *volume, struct ps_error *err)

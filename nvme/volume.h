@@ -18,6 +18,9 @@ struct ps_volume {
     bool has_profiles;                  /* something is recorded */
 };
 
+/* The number of the member that this path leads to, or -1. */
+int ps_volume_find_path(const struct ps_volume *volume, const char *path);
+
 /*
  * Makes the shared locks of all members exclusive. -PS_ERR_IN_USE when somebody else holds one of
  * them (all are shared again then).

@@ -43,6 +43,17 @@ static int erase(const struct ps_target *t, struct ps_error *err)
     return rc;
 }
 
+int ps_target_give_back(const struct ps_target *t, struct ps_error *err)
+{
+    int rc = erase(t, err);
+    if (rc == 0 && !t->is_device && unlink(t->path) != 0) {
+        rc = -errno;
+        ps_error_set(err, rc, t->path, "it is no longer a volume, but cannot be removed: %s",
+                     ps_strerror(rc));
+    }
+    return rc;
+}
+
 int ps_member_wipe(const char *path, struct ps_error *err)
 {
     struct ps_target t;
@@ -53,12 +64,7 @@ int ps_member_wipe(const char *path, struct ps_error *err)
         rc = ps_error_set(err, -PS_ERR_FORMAT, path,
                           "this is not a member of a Penstock volume, so it is left alone");
     if (rc == 0)
-        rc = erase(&t, err);
-    if (rc == 0 && !t.is_device && unlink(path) != 0) {
-        rc = -errno;
-        ps_error_set(err, rc, path, "it is no longer a volume, but cannot be removed: %s",
-                     ps_strerror(rc));
-    }
+        rc = ps_target_give_back(&t, err);
     ps_target_close(&t, false);
     return rc;
 }

@@ -6,6 +6,7 @@ ps_test(volume_copies unit SOURCES test_volume_copies.c volume_fixture.c LINK pe
 ps_test(volume_record crash SOURCES test_volume_record.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)
 ps_test(layout_plan unit SOURCES test_layout_plan.c volume_fixture.c LINK penstock_nvme)
+ps_test(rebalance unit SOURCES test_rebalance.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)

@@ -31,7 +31,7 @@ static const struct field superblock[] = {
     F(map_bytes),       F(map_checksum),   F(record_offset), F(record_bytes),   F(data_begin),
     F(data_end),        F(slice_count),    F(watermark),     F(fingerprint),    F(plan_hash),
     F(source_name),     F(reserved),       F(not_boot),      F(weights),        F(nodes),
-    F(piece_bytes_min), F(further_copies), F(reserved2),     F(checksum),
+    F(piece_bytes_min), F(further_copies), F(origin),        F(reserved2),      F(checksum),
 };
 #undef F
 #define F(field) FIELD(ps_disk_table, field)

@@ -9,7 +9,7 @@ set(cli_environment
   PENSTOCK_GOLDEN=${CMAKE_CURRENT_SOURCE_DIR}/data/golden
   PENSTOCK_DOCS=${CMAKE_SOURCE_DIR}/docs
   PENSTOCK_EXAMPLE=$<TARGET_FILE:example_generate>)
-foreach(name usage input demo perplexity exact damage stop resume memory docs bench bench_modes)
+foreach(name usage input demo perplexity exact damage stop resume rebalance memory docs bench bench_modes)
   add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)
   set_tests_properties(cli_${name} PROPERTIES LABELS cli SKIP_RETURN_CODE 77 TIMEOUT 600
     ENVIRONMENT "${cli_environment}")

@@ -16,6 +16,7 @@ static const struct command {
     {"info", "show what a volume holds", cmd_info},
     {"verify", "read everything and check every checksum", cmd_verify},
     {"scrub", "verify slowly, beside an engine that reads the volume", cmd_scrub},
+    {"rebalance", "move a volume to other members, without its source", cmd_rebalance},
     {"wipe", "give a member back", cmd_wipe},
     {"plan", "show how a memory ceiling would be spent", cmd_plan},
     {"run", "generate text", cmd_run},

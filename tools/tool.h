@@ -24,6 +24,7 @@ int cmd_layout(int argc, char **argv);
 int cmd_info(int argc, char **argv);
 int cmd_verify(int argc, char **argv);
 int cmd_scrub(int argc, char **argv);
+int cmd_rebalance(int argc, char **argv);
 int cmd_wipe(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_run(int argc, char **argv);

@@ -5,7 +5,7 @@
 fails 2 'Usage: penstock' "$penstock"
 fails 2 'no command' "$penstock" frobnicate
 fails 2 'no command' "$penstock" help frobnicate
-for command in layout info verify scrub wipe plan run logits perplexity tokenize bench "bench io" "bench modes"; do
+for command in layout info verify scrub rebalance wipe plan run logits perplexity tokenize bench "bench io" "bench modes"; do
     read -ra words <<<"$command"
     fails 2 'unrecognized option' "$penstock" "${words[@]}" --frobnicate
     fails 2 'name ' "$penstock" "${words[@]}"
@@ -27,6 +27,8 @@ fails 2 'slice-bytes' "$penstock" layout a b --slice-bytes 12Q
 fails 2 'empty' "$penstock" layout a ''
 fails 2 'rate' "$penstock" scrub v --rate 0
 fails 2 'copies' "$penstock" layout a b c --copies 3
+fails 2 'MEMBER' "$penstock" rebalance v
+fails 2 'copies' "$penstock" rebalance v a --copies 0
 fails 2 'one MEMBER' "$penstock" wipe a b
 fails 2 'prompt' "$penstock" run v
 fails 2 'prompt' "$penstock" run v -p x --ids 1
