@@ -132,7 +132,7 @@ complete()
             [ "$uuid" != "$old" ] || opens="the old volume"
             quiet "$penstock" verify "$member"
         else
-            [ "$(wc -l <err.txt)" -eq 1 ] || die "not one line: $(cat err.txt)"
+            grep -q '^penstock: ' err.txt || die "info $member says nothing"
         fi
     done
     quiet "${command[@]}" --resume
