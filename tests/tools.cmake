@@ -8,9 +8,15 @@ set(cli_environment
   PENSTOCK_DEMO_HF=${PS_DEMO_DIR}/hf
   PENSTOCK_GOLDEN=${CMAKE_CURRENT_SOURCE_DIR}/data/golden
   PENSTOCK_DOCS=${CMAKE_SOURCE_DIR}/docs
-  PENSTOCK_EXAMPLE=$<TARGET_FILE:example_generate>)
-foreach(name usage input demo perplexity exact damage stop resume rebalance memory docs bench bench_modes)
+  PENSTOCK_EXAMPLE=$<TARGET_FILE:example_generate>
+  PENSTOCK_BUILD=${CMAKE_BINARY_DIR}
+  PENSTOCK_CMAKE=${CMAKE_COMMAND}
+  PENSTOCK_CPACK=${CMAKE_CPACK_COMMAND})
+foreach(name usage input demo perplexity exact damage stop resume rebalance memory docs bench
+        bench_modes install)
   add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)
   set_tests_properties(cli_${name} PROPERTIES LABELS cli SKIP_RETURN_CODE 77 TIMEOUT 600
     ENVIRONMENT "${cli_environment}")
 endforeach()
+# It leaves packages that the rig installs.
+set_tests_properties(cli_install PROPERTIES FIXTURES_SETUP packages)
