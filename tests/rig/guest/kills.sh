@@ -2,7 +2,7 @@
 # Layouts and rebalances that are killed at random points, by SIGKILL and by a power cut: what opens
 # then is whole, the same command with --resume completes it, and verify passes.
 # The short version does 2 of each, --full 10. RIG_SEED=N chooses the points of another run again.
-# rig kills: --drives 4 --nodes 1 --mem 2G --drive-size 64M --throttle-bps 12M --volatile-cache
+# rig kills: --drives 4 --nodes 1 --mem 2G --drive-size 64M --throttle-bps 12M --volatile-cache --timeout 800
 . "$(dirname "$0")/common.sh"
 need jq
 
@@ -19,6 +19,7 @@ step=0     # the next one, or the one that the power cut came in
 attempt=0  # of all steps; one whose command ends before its interruption is tried again
 pending=   # not empty: the power was cut in this step
 slices=    # "small" if the next layout cuts experts into small slices
+place=0    # the first of the two drives that the volume is on
 old=       # UUID of the volume that there is
 layout_s=  # how long each takes undisturbed
 rebalance_s=
@@ -26,7 +27,7 @@ seed=${RIG_SEED:-$SRANDOM}
 
 save()
 {
-    declare -p step attempt pending slices old layout_s rebalance_s seed >"$RIG_STATE/next"
+    declare -p step attempt pending slices place old layout_s rebalance_s seed >"$RIG_STATE/next"
     sync "$RIG_STATE/next"
     mv "$RIG_STATE/next" "$RIG_STATE/now"
     sync "$RIG_STATE"
@@ -68,41 +69,35 @@ members_new=()
 command=()
 
 # command_set: what this step interrupts. Layouts: slices of another size make another volume, so that
-# the old one underneath, or a part of it, cannot pass for the new one. Rebalances: between drives 0
-# and 1, and 1 and 2.
+# the old one underneath, or a part of it, cannot pass for the new one. Rebalances: from drives 0 and 1
+# to 1 and 2, and back.
 command_set()
 {
     kind=${kinds[step / count]}
     how=${kind#*:}
-    members_old=("${drive[0]}" "${drive[1]}")
-    members_new=("${members_old[@]}")
+    members_old=("${drive[place]}" "${drive[place + 1]}")
     case $kind in
     layout:*)
+        members_new=("${members_old[@]}")
         command=("$penstock" layout "$demo_gguf" "${members_new[@]}")
         if [ "$slices" = small ]; then command+=(--slice-bytes 1); fi
         [ -z "$old" ] || command+=(--destroy "penstock:$old")
         ;;
     rebalance:*)
-        if ((step % 2)); then members_old=("${drive[1]}" "${drive[2]}"); else
-            members_new=("${drive[1]}" "${drive[2]}")
-        fi
+        members_new=("${drive[1 - place]}" "${drive[2 - place]}")
         command=("$penstock" rebalance "${members_old[0]}" "${members_new[@]}")
         ;;
     esac
 }
 
-# undisturbed: how long the command takes, the first time that a step of its kind comes; undoes what
-# it did.
-undisturbed()
+# completed: there is a new volume, or it is in its new place.
+completed()
 {
-    local begin=$EPOCHREALTIME
-    quiet "${command[@]}"
-    taken "$begin"
+    old=$("$penstock" info "${members_new[0]}" --json | jq -r .uuid)
     case $kind in
-    layout:*) completed ;;
-    rebalance:*) quiet "$penstock" rebalance "${members_new[1]}" "${members_old[@]}" ;;
+    layout:*) if [ -n "$slices" ]; then slices=; else slices=small; fi ;;
+    rebalance:*) place=$((1 - place)) ;;
     esac
-    command_set
 }
 
 # taken BEGIN: a command that began then has ended by itself. The least time counts: on a machine with
@@ -112,13 +107,6 @@ taken()
     local -n least=${kind%:*}_s
     least=$(awk -v a="$1" -v b="$EPOCHREALTIME" -v least="${least:-1e9}" \
         'BEGIN {printf "%.3f", b - a < least ? b - a : least}')
-}
-
-# completed: there is a new volume, and the next layout makes another one.
-completed()
-{
-    old=$("$penstock" info "${members_new[0]}" --json | jq -r .uuid)
-    if [ -n "$slices" ]; then slices=; else slices=small; fi
 }
 
 # complete: after the interruption. Sets $old to the UUID of the volume that there is now.
@@ -156,7 +144,14 @@ while [ "$step" -lt $((count * ${#kinds[@]})) ]; do
     fi
     attempt=$((attempt + 1))
     whole=${kind%:*}_s
-    [ -n "${!whole}" ] || undisturbed
+    if [ -z "${!whole}" ]; then # once undisturbed, to know how long it takes
+        begin=$EPOCHREALTIME
+        quiet "${command[@]}"
+        taken "$begin"
+        completed
+        save
+        continue
+    fi
     at_s=$(awk -v whole="${!whole}" -v r=$RANDOM 'BEGIN {printf "%.3f", whole * r / 32768}')
     say "step $step: ${kind/:/, } after $at_s s of about ${!whole} s (seed $seed)"
     if [ "$how" = cut ]; then
