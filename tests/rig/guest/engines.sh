@@ -3,6 +3,7 @@
 # a 4 KiB block, drives with 4 KiB blocks, and what passthrough must refuse. Runs in the guest of
 # tests/rig with three drives and polled queues; PENSTOCK_BUILD names the build folder. Overwrites
 # the drives. Status 0 if every engine passed on all of them.
+# rig engines: --drives 3 --nodes 2 --poll-queues 2 --mem 3G
 set -euo pipefail
 : "${PENSTOCK_BUILD:?names the build folder}"
 conformance=$PENSTOCK_BUILD/tests/test_io_conformance
