@@ -483,8 +483,10 @@ struct ps_probe_result {
 /*
  * Measures one file or drive, reading only, at every size and depth, in several rounds of another
  * order each, so that a disturbance does not meet one point alone. The knee is the point with the
- * fewest bytes in flight that reaches 97 % of the highest bandwidth, with reads of 1 to 4 MiB if
- * any such do. Errors: as of ps_measure_run. Blocks for ns_max, or longer on a very slow drive.
+ * fewest bytes in flight, in two reads or more of 1 to 4 MiB, that reaches 97 % of what the drive
+ * gives at most; others are taken where they win a tenth. A point counts for what its neighbours in
+ * the table bear out.
+ * Errors: as of ps_measure_run. Blocks for ns_max, or longer on a very slow drive.
  */
 int ps_probe_run(const struct ps_probe_options *options, struct ps_probe_result *result,
                  struct ps_error *err);

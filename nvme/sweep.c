@@ -20,10 +20,10 @@
 #define IN_FLIGHT_NS_MAX UINT64_C(250000000)
 /* Answers that are counted after the queue has become full. */
 #define COUNTED_MIN 4u
-/* Requests that are preferred: larger ones take longer to land, smaller ones cost the processor. */
 #define PREFERRED_BYTES_MIN (1u << 20)
 #define PREFERRED_BYTES_MAX (4u << 20)
 #define REACHES_BEST 0.97
+#define NEAR_BEST 0.90
 #define PIECE_REACHES 0.90
 
 struct sweep {
@@ -59,63 +59,149 @@ void ps_sweep_points(struct ps_probe_result *result)
 
 /* ---- judging --------------------------------------------------------------------------------- */
 
-static bool is_preferred(const struct ps_probe_point *point)
+/* The point so many sizes and depths away; NULL outside the table or where it was left out. */
+static const struct ps_probe_point *neighbour(const struct ps_probe_result *result, uint32_t number,
+                                              int sizes, int depths)
 {
-    return point->request_bytes >= PREFERRED_BYTES_MIN &&
-           point->request_bytes <= PREFERRED_BYTES_MAX;
+    int size = (int)(number / PS_PROBE_DEPTH_COUNT) + sizes;
+    int depth = (int)(number % PS_PROBE_DEPTH_COUNT) + depths;
+
+    if (size < 0 || size >= (int)PS_PROBE_SIZE_COUNT || depth < 0 ||
+        depth >= (int)PS_PROBE_DEPTH_COUNT || result->points[size][depth].bytes_per_s == 0)
+        return NULL;
+    return &result->points[size][depth];
 }
 
-/* Of two points that are fast enough, whether the first is the better knee. */
-static bool is_better(const struct ps_probe_point *a, const struct ps_probe_point *b)
+static int by_value(const void *a, const void *b)
 {
-    if (is_preferred(a) != is_preferred(b))
-        return is_preferred(a);
-    return in_flight_bytes(a) < in_flight_bytes(b);
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static uint64_t median(uint64_t *values, uint32_t count)
+{
+    qsort(values, count, sizeof(*values), by_value);
+    return values[count / 2];
+}
+
+/*
+ * A point's bandwidth as its neighbours bear it out: the median of it and of the pairs that lie
+ * opposite each other around it. Bandwidth grows with size and with depth, so one of a pair is
+ * above and the other below, and the median of an undisturbed table is the point itself; a point
+ * that a disturbance has met alone falls in line. The best of fifty noisy points would not be the
+ * bandwidth of the drive but the largest mistake.
+ */
+static uint64_t steady_bytes_per_s(const struct ps_probe_result *result, uint32_t number)
+{
+    static const int ways[4][2] = {{0, 1}, {1, 0}, {1, 1}, {1, -1}};
+    const struct ps_probe_point *self = neighbour(result, number, 0, 0);
+    uint64_t values[9], highest = 0;
+    uint32_t count = 0;
+
+    if (self == NULL)
+        return 0;
+    values[count++] = self->bytes_per_s;
+    for (int i = 0; i < 4; i++) {
+        const struct ps_probe_point *a = neighbour(result, number, ways[i][0], ways[i][1]);
+        const struct ps_probe_point *b = neighbour(result, number, -ways[i][0], -ways[i][1]);
+        if (a != NULL && b != NULL) {
+            values[count++] = a->bytes_per_s;
+            values[count++] = b->bytes_per_s;
+        }
+        highest = ps_max_u64(highest, a != NULL ? a->bytes_per_s : 0);
+        highest = ps_max_u64(highest, b != NULL ? b->bytes_per_s : 0);
+    }
+    /* A corner has no pairs: it counts for no more than the best beside it. */
+    return count == 1 && highest > 0 ? ps_min_u64(self->bytes_per_s, highest)
+                                     : median(values, count);
 }
 
 /*
  * The smallest reads that lose at most a tenth when as many bytes of them are in flight, or as many
  * reads as there may be; no size in between may lose more.
  */
-static uint32_t smallest_piece(const struct ps_probe_result *result)
+static uint32_t smallest_piece(const struct ps_probe_result *result, uint64_t knee_bytes_per_s)
 {
-    const struct ps_probe_point *knee = &result->points[result->knee_size][result->knee_depth];
-    uint32_t bytes = knee->request_bytes;
+    uint32_t bytes = result->points[result->knee_size][0].request_bytes;
     uint32_t depth = result->knee_depth;
 
     for (uint32_t size = result->knee_size; size-- > 0;) {
         depth = depth + 1 < PS_PROBE_DEPTH_COUNT ? depth + 1 : depth;
-        const struct ps_probe_point *point = &result->points[size][depth];
-        if ((double)point->bytes_per_s < PIECE_REACHES * (double)knee->bytes_per_s)
+        uint64_t reached = steady_bytes_per_s(result, size * PS_PROBE_DEPTH_COUNT + depth);
+        if ((double)reached < PIECE_REACHES * (double)knee_bytes_per_s)
             break;
-        bytes = point->request_bytes;
+        bytes = result->points[size][0].request_bytes;
     }
     return bytes;
 }
 
-void ps_sweep_judge(struct ps_probe_result *result)
+/* What the drive gives at most: the median of all points that come within a tenth of the highest,
+ * which lie on the plateau. 0 if all are 0. */
+static uint64_t plateau(const uint64_t steady[POINT_COUNT])
 {
-    uint64_t best = 0;
-    uint32_t knee = POINT_COUNT;
+    uint64_t best = 0, near[POINT_COUNT];
+    uint32_t count = 0;
 
     for (uint32_t i = 0; i < POINT_COUNT; i++)
-        best = ps_max_u64(best, point_at(result, i)->bytes_per_s);
+        best = ps_max_u64(best, steady[i]);
     for (uint32_t i = 0; i < POINT_COUNT; i++) {
-        const struct ps_probe_point *point = point_at(result, i);
-        bool reaches =
-            point->bytes_per_s > 0 && (double)point->bytes_per_s >= REACHES_BEST * (double)best;
-        if (reaches && (knee == POINT_COUNT || is_better(point, point_at(result, knee))))
+        if ((double)steady[i] >= NEAR_BEST * (double)best)
+            near[count++] = steady[i];
+    }
+    return median(near, count);
+}
+
+/* What the points give that could be the knee, and 0 for the others. */
+static void candidates(const struct ps_probe_result *result, uint32_t bytes_min, uint32_t bytes_max,
+                       uint32_t depth_min, uint64_t steady[POINT_COUNT])
+{
+    for (uint32_t i = 0; i < POINT_COUNT; i++) {
+        uint32_t bytes = SIZE_BYTES_MIN << i / PS_PROBE_DEPTH_COUNT;
+        bool is_one =
+            bytes >= bytes_min && bytes <= bytes_max && 1u << i % PS_PROBE_DEPTH_COUNT >= depth_min;
+        steady[i] = is_one ? steady_bytes_per_s(result, i) : 0;
+    }
+}
+
+/*
+ * Fills what each candidate gives, and returns what the drive does at most. With a single read in
+ * flight the drive idles while its user looks at what has come, so those count only if there are no
+ * others. Longer reads take longer to land and shorter ones cost the processor, so others than the
+ * preferred must win a tenth.
+ */
+static uint64_t choose_candidates(const struct ps_probe_result *result,
+                                  uint64_t steady[POINT_COUNT])
+{
+    candidates(result, 0, UINT32_MAX, 2, steady);
+    uint64_t all = plateau(steady);
+    candidates(result, PREFERRED_BYTES_MIN, PREFERRED_BYTES_MAX, 2, steady);
+    uint64_t preferred = plateau(steady);
+    if (preferred > 0 && (double)preferred >= NEAR_BEST * (double)all)
+        return preferred;
+    candidates(result, 0, UINT32_MAX, all > 0 ? 2 : 1, steady);
+    return plateau(steady);
+}
+
+void ps_sweep_judge(struct ps_probe_result *result)
+{
+    uint64_t steady[POINT_COUNT];
+    uint64_t best = choose_candidates(result, steady);
+    uint32_t knee = POINT_COUNT;
+
+    for (uint32_t i = 0; i < POINT_COUNT; i++) {
+        bool reaches = steady[i] > 0 && (double)steady[i] >= REACHES_BEST * (double)best;
+        if (reaches && (knee == POINT_COUNT || in_flight_bytes(point_at(result, i)) <
+                                                   in_flight_bytes(point_at(result, knee))))
             knee = i;
     }
     result->knee_size = knee / PS_PROBE_DEPTH_COUNT;
     result->knee_depth = knee % PS_PROBE_DEPTH_COUNT;
-    const struct ps_probe_point *point = point_at(result, knee);
     result->profile = (struct ps_member_profile){
-        .bytes_per_s = point->bytes_per_s,
+        .bytes_per_s = steady[knee],
         .latency_ns = result->points[result->knee_size][0].latency_p50_ns,
-        .request_bytes = point->request_bytes,
-        .depth = point->depth,
-        .piece_bytes_min = smallest_piece(result),
+        .request_bytes = point_at(result, knee)->request_bytes,
+        .depth = point_at(result, knee)->depth,
+        .piece_bytes_min = smallest_piece(result, steady[knee]),
     };
 }
 
@@ -220,18 +306,6 @@ static int read_round(struct sweep *s, struct ps_error *err)
     }
     s->result->round_count++;
     return 0;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
-static uint64_t median(uint64_t *values, uint32_t count)
-{
-    qsort(values, count, sizeof(*values), by_value);
-    return values[count / 2];
 }
 
 static int sweep(struct sweep *s, struct ps_error *err)
