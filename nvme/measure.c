@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -401,6 +402,7 @@ static void count_usage(struct ps_measure_result *result, const struct rusage *b
 static void fill_result(const struct reading *r, uint64_t end_ns)
 {
     const struct ps_histogram *latency = &r->bench->latency;
+    const struct ps_io *io = r->bench->io;
     struct ps_measure_result *result = r->result;
 
     result->ns = end_ns - r->begin_ns;
@@ -415,9 +417,10 @@ static void fill_result(const struct reading *r, uint64_t end_ns)
     result->latency_p99_ns = ps_histogram_quantile(latency, 0.99);
     result->latency_p999_ns = ps_histogram_quantile(latency, 0.999);
     result->latency_max_ns = latency->max;
-    result->engine = r->bench->io->ops->id;
-    result->direct = r->bench->io->direct;
-    result->registered = r->bench->io->registered;
+    snprintf(result->engine, sizeof(result->engine), "%s%s%s", io->ops->id,
+             io->iopoll ? "+iopoll" : "", io->sqpoll ? "+sqpoll" : "");
+    result->direct = io->direct;
+    result->registered = io->registered;
 }
 
 /* Whether the last reads brought nothing but zeroes. */

@@ -435,11 +435,11 @@ struct ps_measure_result {
     uint64_t
         cpu_ns; /* of the whole process meanwhile, its kernel part and engine threads included */
     uint64_t faults_minor, faults_major;
-    const char *engine; /* what was used, after fallbacks; a constant */
-    bool direct;        /* O_DIRECT on every path */
-    bool registered;    /* buffers registered with the kernel */
-    bool is_blank;      /* the last reads brought only zeroes: a drive answers reads of space that
-                           was never written, or trimmed, without touching its flash */
+    char engine[24]; /* what was used, after fallbacks: "uring+sqpoll" */
+    bool direct;     /* past the page cache on every path */
+    bool registered; /* buffers registered with the kernel */
+    bool is_blank;   /* the last reads brought only zeroes: a drive answers reads of space that
+                        was never written, or trimmed, without touching its flash */
 };
 
 /*
@@ -476,7 +476,7 @@ struct ps_probe_result {
     uint32_t knee_size, knee_depth; /* the point that the profile is made of */
     uint32_t round_count;
     struct ps_member_profile profile;
-    const char *engine;                /* what was used, after fallbacks; a constant */
+    char engine[24];                   /* what was used, after fallbacks */
     bool direct, registered, is_blank; /* as in struct ps_measure_result */
 };
 

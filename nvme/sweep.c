@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/util.h"
 #include "nvme/measure.h"
@@ -299,7 +300,7 @@ static int read_round(struct sweep *s, struct ps_error *err)
         s->p50_ns[number][round] = measured.latency_p50_ns;
         s->p99_ns[number][round] = measured.latency_p99_ns;
         s->result->is_blank = s->result->is_blank && measured.is_blank;
-        s->result->engine = measured.engine;
+        memcpy(s->result->engine, measured.engine, sizeof(measured.engine));
         s->result->direct = measured.direct;
         s->result->registered = measured.registered;
         report_progress(s);

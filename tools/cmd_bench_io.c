@@ -36,6 +36,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
     switch (key) {
     case KEY_ENGINE:
+        tool_engine_check(state, "--engine", arg);
         args->options.engine = arg;
         return 0;
     case KEY_SIZE:

@@ -104,10 +104,10 @@ static void memory_option_parse(struct argp_state *state, struct ps_engine_optio
         argp_error(state, "--memory: 0 bytes are no ceiling; \"min\" takes the least possible");
 }
 
-static void io_check(struct argp_state *state, const char *name)
+void tool_engine_check(struct argp_state *state, const char *option, const char *name)
 {
     if (!ps_store_engine_known(name))
-        argp_error(state, "--io: \"%s\" is not an I/O engine; there are %s", name,
+        argp_error(state, "%s: \"%s\" is not an I/O engine; there are %s", option, name,
                    ps_store_engine_names());
 }
 
@@ -123,7 +123,7 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
         options->ctx = (uint32_t)tool_number(state, "--ctx", arg, 1, UINT32_MAX);
         return 0;
     case KEY_IO:
-        io_check(state, arg);
+        tool_engine_check(state, "--io", arg);
         options->io = arg;
         return 0;
     case 't':

@@ -147,6 +147,9 @@ double tool_real(struct argp_state *state, const char *option, const char *text,
 /* A size such as 24G, or wrong usage. */
 uint64_t tool_size(struct argp_state *state, const char *option, const char *text);
 
+/* The name of an I/O engine, or wrong usage. */
+void tool_engine_check(struct argp_state *state, const char *option, const char *name);
+
 /* VOLUME... and --member PATH, as an argp child: its input is a struct tool_volume. */
 struct tool_volume {
     const char *paths[PS_MEMBER_COUNT_MAX]; /* VOLUME... first, then what --member added */
