@@ -23,6 +23,7 @@ static const struct command {
     {"logits", "write the logits of given tokens to a file", cmd_logits},
     {"perplexity", "measure how well the model predicts a text", cmd_perplexity},
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
+    {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"bench", "measure drives, and ways to read them", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

@@ -31,6 +31,7 @@ int cmd_run(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_drives(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_io(int argc, char **argv);
 int cmd_bench_modes(int argc, char **argv);

@@ -46,6 +46,7 @@ fails 2 'temp' "$penstock" run v -p x --temp warm
 fails 2 'top-p' "$penstock" run v -p x --top-p 1.5
 fails 2 'ctx' "$penstock" run v -p x --ctx 99999999999
 fails 2 '--out' "$penstock" logits v --ids 1
+fails 2 'unrecognized option' "$penstock" drives --frobnicate
 fails 2 'no kind' "$penstock" bench frobnicate
 fails 2 'size' "$penstock" bench io f --size 5000
 fails 2 'size' "$penstock" bench io f --size 128M
