@@ -188,6 +188,11 @@ void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
     progress->drawn_ns = now;
     line_drawn = true;
 
+    if (progress->counts_ns) {
+        fprintf(stderr, "\r%s  %.0f %%\033[K", progress->verb,
+                total_bytes == 0 ? 100.0 : 100.0 * (double)done_bytes / (double)total_bytes);
+        return;
+    }
     uint64_t passed_ns = now - progress->begin_ns;
     double rate = tool_rate(done_bytes - progress->begin_bytes, passed_ns);
     fprintf(stderr, "\r%s  %s of %s  %.0f %%  %.2f GB/s", progress->verb,

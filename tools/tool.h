@@ -32,6 +32,7 @@ int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_drives(int argc, char **argv);
+int cmd_probe(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_io(int argc, char **argv);
 int cmd_bench_modes(int argc, char **argv);
@@ -78,6 +79,7 @@ double tool_rate(uint64_t count, uint64_t ns);
 struct tool_progress {
     const char *verb; /* "reading" */
     bool shown, drawn;
+    bool counts_ns;       /* set after init: what is done is time, not bytes */
     uint64_t begin_bytes; /* done when the first call came: a resumed layout does not start at 0 */
     uint64_t begin_ns, drawn_ns;
 };

@@ -5,7 +5,7 @@
 fails 2 'Usage: penstock' "$penstock"
 fails 2 'no command' "$penstock" frobnicate
 fails 2 'no command' "$penstock" help frobnicate
-for command in layout info verify scrub rebalance wipe plan run logits perplexity tokenize bench "bench io" "bench modes"; do
+for command in layout info verify scrub rebalance wipe plan run logits perplexity tokenize probe bench "bench io" "bench modes"; do
     read -ra words <<<"$command"
     fails 2 'unrecognized option' "$penstock" "${words[@]}" --frobnicate
     fails 2 'name ' "$penstock" "${words[@]}"
@@ -47,6 +47,7 @@ fails 2 'top-p' "$penstock" run v -p x --top-p 1.5
 fails 2 'ctx' "$penstock" run v -p x --ctx 99999999999
 fails 2 '--out' "$penstock" logits v --ids 1
 fails 2 'unrecognized option' "$penstock" drives --frobnicate
+fails 2 'seconds' "$penstock" probe f --seconds 0
 fails 2 'no kind' "$penstock" bench frobnicate
 fails 2 'size' "$penstock" bench io f --size 5000
 fails 2 'size' "$penstock" bench io f --size 128M

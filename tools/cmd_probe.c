@@ -1,0 +1,213 @@
+/* penstock probe MEMBER...: what drives give at every request size and depth. */
+#include "tools/tool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/budget.h"
+#include "tools/profile.h"
+
+#define SECONDS_EACH 30.0
+
+enum { KEY_OUT = 1, KEY_SECONDS, KEY_ENGINE, KEY_JSON };
+
+struct probe_args {
+    const char *paths[PS_MEMBER_COUNT_MAX];
+    int path_count;
+    const char *out, *engine;
+    double seconds; /* 0: SECONDS_EACH for each */
+    bool json, verbose;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct probe_args *args = state->input;
+
+    switch (key) {
+    case KEY_OUT:
+        args->out = arg;
+        return 0;
+    case KEY_SECONDS:
+        args->seconds = tool_real(state, "--seconds", arg, 0.001, 1e6);
+        return 0;
+    case KEY_ENGINE:
+        tool_engine_check(state, "--engine", arg);
+        args->engine = arg;
+        return 0;
+    case KEY_JSON:
+        args->json = true;
+        return 0;
+    case 'v':
+        args->verbose = true;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (args->path_count == PS_MEMBER_COUNT_MAX)
+            argp_error(state, "at most %d files or drives", PS_MEMBER_COUNT_MAX);
+        else
+            args->paths[args->path_count++] = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (args->path_count == 0)
+            argp_error(state, "name at least one MEMBER: a file, a partition or a drive");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option options[] = {
+    {"out", KEY_OUT, "FILE", 0, "write the profile, for penstock layout --profile", 0},
+    {"seconds", KEY_SECONDS, "T", 0, "how long it may take in all (30 for each MEMBER)", 0},
+    {"engine", KEY_ENGINE, "ENGINE", 0, "what reads, as --io of run (uring)", 0},
+    {"verbose", 'v', NULL, 0, "say more on standard error", 0},
+    {"json", KEY_JSON, NULL, 0, "print the profile as JSON", 0},
+    {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .args_doc = "MEMBER...",
+    .doc = "Measures files, partitions or drives, one after the other, with reads of 64 KiB to "
+           "8 MiB and 1 to 64 of them in flight, and finds the knee: the least in flight at which "
+           "a drive gives all it can. Reads only."};
+
+/* ---- the tables ------------------------------------------------------------------------------ */
+
+static void depths_print(const char *title)
+{
+    printf("%-10s", title);
+    for (uint32_t d = 0; d < PS_PROBE_DEPTH_COUNT; d++)
+        printf("%9u", 1u << d);
+    putchar('\n');
+}
+
+/* One table: cell() writes a point's value. */
+static void table_print(const char *title, const struct ps_probe_result *probe,
+                        void (*cell)(const struct ps_probe_point *point, double unit, char *text),
+                        double unit)
+{
+    depths_print(title);
+    for (uint32_t s = 0; s < PS_PROBE_SIZE_COUNT; s++) {
+        printf("%6u KiB", probe->points[s][0].request_bytes >> 10);
+        for (uint32_t d = 0; d < PS_PROBE_DEPTH_COUNT; d++) {
+            const struct ps_probe_point *point = &probe->points[s][d];
+            bool is_knee = s == probe->knee_size && d == probe->knee_depth;
+            char text[32] = "-", marked[40];
+            if (point->bytes_per_s > 0)
+                cell(point, unit, text);
+            snprintf(marked, sizeof(marked), "%s%s", is_knee ? "*" : "", text);
+            printf("%9s", marked);
+        }
+        putchar('\n');
+    }
+}
+
+static void bandwidth_cell(const struct ps_probe_point *point, double unit, char *text)
+{
+    double value = (double)point->bytes_per_s / unit;
+    snprintf(text, 32, value < 10 ? "%.2f" : "%.1f", value);
+}
+
+static void latency_cell(const struct ps_probe_point *point, double unit, char *text)
+{
+    double value = (double)point->latency_p50_ns / unit;
+    snprintf(text, 32, value < 10 ? "%.2f" : "%.1f", value);
+}
+
+static void probed_print(const struct tool_probed *probed)
+{
+    const struct ps_probe_result *probe = &probed->probe;
+    const struct ps_member_profile *profile = &probe->profile;
+    bool is_fast = profile->bytes_per_s >= 1000000000;
+    char size[32], piece[32], alone[32];
+
+    printf("%s", probed->path);
+    if (probed->has_drive)
+        printf(": %s%s%s%s", probed->drive.is_file ? "on " : "",
+               probed->drive.is_file ? probed->drive.drive : "",
+               probed->drive.is_file && probed->drive.model[0] != '\0' ? ", " : "",
+               probed->drive.model);
+    printf("\n%s%s%s, %u round%s\n\n", probe->engine, probe->direct ? ", O_DIRECT" : "",
+           probe->registered ? ", registered buffers" : "", probe->round_count,
+           probe->round_count == 1 ? "" : "s");
+    table_print(is_fast ? "GB/s" : "MB/s", probe, bandwidth_cell, is_fast ? 1e9 : 1e6);
+    putchar('\n');
+    table_print("p50, ms", probe, latency_cell, 1e6);
+    printf(
+        "\nknee*: reads of %s, %u in flight: %.2f %s; one alone takes %s; pieces of %s or more\n",
+        ps_size_text_binary(profile->request_bytes, size, sizeof(size)), profile->depth,
+        (double)profile->bytes_per_s / (is_fast ? 1e9 : 1e6), is_fast ? "GB/s" : "MB/s",
+        tool_latency_text(profile->latency_ns, alone),
+        ps_size_text_binary(profile->piece_bytes_min, piece, sizeof(piece)));
+}
+
+/* ---- probing --------------------------------------------------------------------------------- */
+
+static int probe_one(const struct probe_args *args, struct tool_probed *probed,
+                     struct ps_error *err)
+{
+    struct tool_progress progress;
+    char verb[160];
+    double seconds = args->seconds > 0 ? args->seconds / args->path_count : SECONDS_EACH;
+    struct ps_probe_options probe = {
+        .path = probed->path,
+        .engine = args->engine,
+        .ns_max = (uint64_t)(seconds * 1e9),
+        .progress = tool_progress_step,
+        .progress_ctx = &progress,
+        .stop = tool_stop_flag(),
+    };
+
+    snprintf(verb, sizeof(verb), "probing %.140s", probed->path);
+    tool_progress_init(&progress, verb);
+    progress.counts_ns = true;
+    int rc = ps_probe_run(&probe, &probed->probe, err);
+    tool_progress_end(&progress);
+    probed->has_drive = ps_drive_info(probed->path, &probed->drive) == 0;
+    if (rc == 0 && probed->probe.is_blank)
+        tool_warn_blank(probed->path);
+    return rc;
+}
+
+static void results_print(const struct tool_probed *probed, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (i > 0)
+            putchar('\n');
+        probed_print(&probed[i]);
+    }
+}
+
+int cmd_probe(int argc, char **argv)
+{
+    struct probe_args args = {0};
+    struct tool_output out = {0};
+    struct ps_error err = {0};
+    int rc = 0, status = 0;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &args);
+    tool_log_start(args.verbose);
+    tool_subject_set(args.paths[0]);
+    struct tool_probed *probed = calloc((size_t)args.path_count, sizeof(*probed));
+    if (probed == NULL)
+        return tool_fail_text(args.paths[0], "not enough memory");
+    if (args.out != NULL)
+        rc = tool_output_open(&out, args.out, &err);
+    for (int i = 0; i < args.path_count && rc == 0; i++) {
+        probed[i].path = args.paths[i];
+        rc = probe_one(&args, &probed[i], &err);
+    }
+    if (rc == 0 && args.out != NULL)
+        rc = tool_profile_write(out.file, args.out, probed, args.path_count, &err);
+    if (rc == 0 && args.out != NULL)
+        rc = tool_output_commit(&out, &err);
+    if (rc < 0)
+        status = tool_end(rc, &err);
+    else if (args.json)
+        status = tool_json_print(tool_profile_json(probed, args.path_count));
+    else
+        results_print(probed, args.path_count);
+    tool_output_abandon(&out);
+    free(probed);
+    return status;
+}

@@ -1,0 +1,33 @@
+/* Profile files: what `penstock probe` has measured, as JSON (docs/commands.md). */
+#ifndef PENSTOCK_TOOLS_PROFILE_H
+#define PENSTOCK_TOOLS_PROFILE_H
+
+#include <jansson.h>
+
+#include "model/penstock.h"
+
+/* One file or drive that was probed. */
+struct tool_probed {
+    const char *path; /* as it was named */
+    struct ps_drive_info drive;
+    bool has_drive; /* drive is filled */
+    struct ps_probe_result probe;
+};
+
+/* The content of a profile file. NULL when memory is short. */
+json_t *tool_profile_json(const struct tool_probed *probed, int count);
+
+/* Writes one to an open file. -EIO when that failed, with a sentence. */
+int tool_profile_write(FILE *file, const char *name, const struct tool_probed *probed, int count,
+                       struct ps_error *err);
+
+/*
+ * Reads a profile file and finds each member in it: by its path, else by its PARTUUID, else by the
+ * serial number of the drive that it is or lies on. profiles: [member_count].
+ * Errors: -errno of reading; -PS_ERR_FORMAT (not a profile file); -PS_ERR_MEMBER (text names the
+ * members that are not in it).
+ */
+int tool_profile_read(const char *path, const char *const *members, int member_count,
+                      struct ps_member_profile *profiles, struct ps_error *err);
+
+#endif
