@@ -5,13 +5,16 @@
 
 #include "core/budget.h"
 #include "core/util.h"
+#include "tools/profile.h"
 
-enum { KEY_QUANT = 1, KEY_SLICE_BYTES, KEY_RESUME, KEY_DESTROY, KEY_JSON, KEY_COPIES };
+enum { KEY_QUANT = 1, KEY_SLICE_BYTES, KEY_RESUME, KEY_DESTROY, KEY_JSON, KEY_COPIES, KEY_PROFILE };
 
 struct layout_args {
     struct ps_model_layout_options options;
     const char *members[PS_MEMBER_COUNT_MAX];
     const char *destroy[PS_MEMBER_COUNT_MAX];
+    const char *profile; /* a file, or NULL */
+    struct ps_member_profile profiles[PS_MEMBER_COUNT_MAX];
     bool json, verbose;
 };
 
@@ -43,6 +46,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_COPIES:
         args->options.copies = (uint32_t)tool_number(state, "--copies", arg, 1, 2);
         break;
+    case KEY_PROFILE:
+        args->profile = arg;
+        break;
     case KEY_RESUME:
         args->options.resume = true;
         break;
@@ -67,6 +73,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->options.member_count == 0)
             argp_error(state, "name a SOURCE and at least one MEMBER");
+        if (args->profile != NULL && args->options.resume)
+            argp_error(state, "--profile: a resumed layout keeps the cut that it was begun with");
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -83,6 +91,10 @@ static const struct argp_option options[] = {
     {"slice-bytes", KEY_SLICE_BYTES, "SIZE", 0, "size aimed at for an expert's slices (2M)", 0},
     {"copies", KEY_COPIES, "N", 0,
      "copies of everything, each on other members: 1 or 2 (default 1). With 2, a member may fail",
+     0},
+    {"profile", KEY_PROFILE, "FILE", 0,
+     "cut by what penstock probe has measured (default: measure the drives for a second each, if "
+     "there are several)",
      0},
     {"resume", KEY_RESUME, NULL, 0, "continue a layout that was stopped", 0},
     {"destroy", KEY_DESTROY, "IDENTITY", 0,
@@ -130,6 +142,27 @@ static json_t *report_json(const struct layout_args *args,
                      report->skipped_groups, "has_tokenizer", (int)report->has_tokenizer);
 }
 
+/* What is known of the drives, for a cut by their speed. */
+static int profiles_get(struct layout_args *args, struct ps_error *err)
+{
+    int rc = 0;
+
+    if (args->options.resume || args->options.member_count < 2)
+        return 0;
+    if (args->profile == NULL) {
+        rc = tool_profile_measure(args->members, args->options.member_count, args->profiles, err);
+    } else {
+        rc = tool_profile_read(args->profile, args->members, args->options.member_count,
+                               args->profiles, err);
+        if (rc == 0)
+            tool_profile_share(args->members, args->options.member_count, args->profiles);
+        rc = rc == 0 ? 1 : rc;
+    }
+    if (rc == 1)
+        args->options.profiles = args->profiles;
+    return rc;
+}
+
 int cmd_layout(int argc, char **argv)
 {
     struct layout_args args = {0};
@@ -146,6 +179,8 @@ int cmd_layout(int argc, char **argv)
     args.options.progress = tool_progress_step;
     args.options.progress_ctx = &progress;
     args.options.stop = tool_stop_flag();
+    if (profiles_get(&args, &err) < 0)
+        return tool_end(err.code, &err);
 
     uint64_t begin_ns = ps_now_ns();
     int rc = ps_model_layout(&args.options, &report, &err);

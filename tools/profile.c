@@ -11,6 +11,23 @@
 #define REQUEST_BYTES_MAX (64u << 20)
 #define DEPTH_MAX 128u
 
+/* The path with all links resolved, of a file that is yet to be made too; empty if it cannot be. */
+static void path_real(const char *path, char real[PATH_MAX])
+{
+    char folder[PATH_MAX];
+
+    if (realpath(path, real) != NULL)
+        return;
+    const char *slash = strrchr(path, '/');
+    const char *name = slash != NULL ? slash + 1 : path;
+    snprintf(folder, sizeof(folder), "%.*s", slash != NULL ? (int)(name - path) : 1,
+             slash != NULL ? path : ".");
+    size_t room = realpath(folder, real) != NULL ? PATH_MAX - strlen(real) : 0;
+    if (room == 0 || (size_t)snprintf(real + PATH_MAX - room, room, "%s%s",
+                                      real[1] == '\0' ? "" : "/", name) >= room)
+        real[0] = '\0';
+}
+
 /* ---- writing --------------------------------------------------------------------------------- */
 
 static json_t *points_json(const struct ps_probe_result *probe)
@@ -42,27 +59,21 @@ static json_t *knee_json(const struct ps_member_profile *profile)
         (json_int_t)profile->latency_ns, "piece_bytes_min", (json_int_t)profile->piece_bytes_min);
 }
 
-/* The path in a form that does not depend on where the command was run. */
-static json_t *path_json(const char *path)
-{
-    char real[PATH_MAX];
-
-    return json_string(realpath(path, real) != NULL ? real : path);
-}
-
 static json_t *member_json(const struct tool_probed *probed)
 {
     const struct ps_probe_result *probe = &probed->probe;
     const struct ps_drive_info none = {.node = -1};
     const struct ps_drive_info *drive = probed->has_drive ? &probed->drive : &none;
+    char real[PATH_MAX];
 
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:o, s:o}",
-                     "path", path_json(probed->path), "device", drive->device, "drive",
-                     drive->drive, "model", drive->model, "serial", drive->serial, "partuuid",
-                     drive->partuuid, "node", drive->node, "engine", probe->engine, "direct",
-                     (int)probe->direct, "registered_buffers", (int)probe->registered, "blank",
-                     (int)probe->is_blank, "rounds", (json_int_t)probe->round_count, "knee",
-                     knee_json(&probe->profile), "points", points_json(probe));
+    path_real(probed->path, real);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:o, s:o}",
+                     "path", real[0] != '\0' ? real : probed->path, "device", drive->device,
+                     "drive", drive->drive, "model", drive->model, "serial", drive->serial,
+                     "partuuid", drive->partuuid, "node", drive->node, "engine", probe->engine,
+                     "direct", (int)probe->direct, "registered_buffers", (int)probe->registered,
+                     "blank", (int)probe->is_blank, "rounds", (json_int_t)probe->round_count,
+                     "knee", knee_json(&probe->profile), "points", points_json(probe));
 }
 
 json_t *tool_profile_json(const struct tool_probed *probed, int count)
@@ -129,12 +140,11 @@ static bool text_is(const json_t *entry, const char *key, const char *text)
 static const json_t *entry_find(const json_t *entries, const char *member)
 {
     struct ps_drive_info drive = {.node = -1};
-    char real[PATH_MAX] = "";
+    char real[PATH_MAX];
     const json_t *entry;
     size_t i;
 
-    if (realpath(member, real) == NULL)
-        real[0] = '\0';
+    path_real(member, real);
     json_array_foreach((json_t *)entries, i, entry)
     {
         if (text_is(entry, "path", real) || text_is(entry, "path", member))

@@ -37,3 +37,54 @@ timeout --signal=INT --kill-after=20 --preserve-status 0.7 "$penstock" probe a -
 [ $status -eq 130 ] || die "status $status after Ctrl-C: $(cat err.txt)"
 compgen -G 'stopped.json*' >/dev/null && die "a part of the profile was left behind"
 [ ! -s out.txt ] || die "a stopped probe says: $(cat out.txt)"
+
+# Layouts by a profile: matched by path though the files are not there yet, else by the drive.
+profile()
+{
+    jq --argjson a "$1" --argjson b "$2" '.members[0].knee.bytes_per_s = $a |
+        .members[1].knee.bytes_per_s = $b' profile.json >made.json
+}
+mv a was_a
+mv b was_b
+profile 3000000000 1000000000
+quiet "$penstock" layout "$demo_gguf" a b --profile made.json
+[ ! -s err.txt ] || die "members of one file system, and yet: $(cat err.txt)"
+"$penstock" info a --json >info.json
+jq -e '[.members[] | .data_end_bytes - .data_begin_bytes] | .[0] > 2.8 * .[1] and .[0] < 3.2 * .[1]' \
+    info.json >/dev/null || die "not cut 3 to 1: $(cat info.json)"
+quiet "$penstock" verify a
+fails 2 'keeps the cut' "$penstock" layout "$demo_gguf" a b --profile made.json --resume
+rm a b
+profile 1000000000 950000000
+quiet "$penstock" layout "$demo_gguf" a b --profile made.json
+json '[.members[] | .data_end_bytes - .data_begin_bytes] | .[0] < 1.02 * .[1] and .[1] < 1.02 * .[0]' \
+    "$penstock" info a --json # a twentieth makes no difference
+quiet "$penstock" layout "$demo_gguf" c d
+[ ! -s err.txt ] || die "members of one file system are measured: $(cat err.txt)"
+rm a b c d
+
+echo '{' >bad.json
+fails 1 'not a profile' "$penstock" layout "$demo_gguf" a b --profile bad.json
+echo '[]' >bad.json
+fails 1 'version 1' "$penstock" layout "$demo_gguf" a b --profile bad.json
+jq '.penstock_profile = 2' profile.json >bad.json
+fails 1 'version 1' "$penstock" layout "$demo_gguf" a b --profile bad.json
+for bad in '.bytes_per_s = 0' '.depth = 1e9' '.request_bytes = -1' '.latency_ns = "x"' \
+    '.piece_bytes_min = 1.5' 'empty'; do
+    jq "(.members[1].knee) |= ($bad)" profile.json >bad.json
+    fails 1 '"knee" of b' "$penstock" layout "$demo_gguf" a b --profile bad.json
+done
+jq '.members[1] |= (.path = "/elsewhere" | .serial = "" | .partuuid = "") |
+    .members[0] |= (.serial = "" | .partuuid = "")' profile.json >bad.json
+fails 1 'nothing of b;' "$penstock" layout "$demo_gguf" a b --profile bad.json
+fails 1 'nothing of c, d;' "$penstock" layout "$demo_gguf" c d --profile bad.json
+fails 1 'nowhere' "$penstock" layout "$demo_gguf" a b --profile nowhere.json
+compgen -G '[abcd]' >/dev/null && die "a refused layout has left a member behind"
+
+# Different file systems, of which one is in memory or cannot be read: an even cut, and a word on it.
+[ -w /dev/shm ] && [ "$(stat -c %d /dev/shm)" != "$(stat -c %d .)" ] || test_skip "no /dev/shm"
+other=$(mktemp -d /dev/shm/penstock-cli-XXXXXX)
+trap 'rm -rf "$work" "$other"' EXIT
+quiet "$penstock" layout "$demo_gguf" a "$other/b"
+[ "$(wc -l <err.txt)" -eq 1 ] || die "not one line: $(cat err.txt)"
+grep -q 'cut evenly' err.txt || die "nothing said of the cut: $(cat err.txt)"
