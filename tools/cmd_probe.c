@@ -1,23 +1,26 @@
 /* penstock probe MEMBER...: what drives give at every request size and depth. */
 #include "tools/tool.h"
 
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "core/budget.h"
 #include "tools/profile.h"
 
 #define SECONDS_EACH 30.0
 
-enum { KEY_OUT = 1, KEY_SECONDS, KEY_ENGINE, KEY_JSON };
+enum { KEY_OUT = 1, KEY_SAVE, KEY_SECONDS, KEY_ENGINE, KEY_JSON };
 
 struct probe_args {
     const char *paths[PS_MEMBER_COUNT_MAX];
     int path_count;
     const char *out, *engine;
     double seconds; /* 0: SECONDS_EACH for each */
-    bool json, verbose;
+    bool save, json, verbose;
+};
+
+/* What is probed: what was named, or all members of the volume. */
+struct probe_run {
+    struct tool_probed probed[PS_MEMBER_COUNT_MAX];
+    int count;
+    struct ps_volume *volume; /* with --save */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -27,6 +30,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_OUT:
         args->out = arg;
+        return 0;
+    case KEY_SAVE:
+        args->save = true;
         return 0;
     case KEY_SECONDS:
         args->seconds = tool_real(state, "--seconds", arg, 0.001, 1e6);
@@ -58,6 +64,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {"out", KEY_OUT, "FILE", 0, "write the profile, for penstock layout --profile", 0},
+    {"save", KEY_SAVE, NULL, 0,
+     "probe all members of the volume that a MEMBER belongs to, and record the result in it", 0},
     {"seconds", KEY_SECONDS, "T", 0, "how long it may take in all (30 for each MEMBER)", 0},
     {"engine", KEY_ENGINE, "ENGINE", 0, "what reads, as --io of run (uring)", 0},
     {"verbose", 'v', NULL, 0, "say more on standard error", 0},
@@ -143,12 +151,12 @@ static void probed_print(const struct tool_probed *probed)
 
 /* ---- probing --------------------------------------------------------------------------------- */
 
-static int probe_one(const struct probe_args *args, struct tool_probed *probed,
+static int probe_one(const struct probe_args *args, int count, struct tool_probed *probed,
                      struct ps_error *err)
 {
     struct tool_progress progress;
     char verb[160];
-    double seconds = args->seconds > 0 ? args->seconds / args->path_count : SECONDS_EACH;
+    double seconds = args->seconds > 0 ? args->seconds / count : SECONDS_EACH;
     struct ps_probe_options probe = {
         .path = probed->path,
         .engine = args->engine,
@@ -169,45 +177,102 @@ static int probe_one(const struct probe_args *args, struct tool_probed *probed,
     return rc;
 }
 
-static void results_print(const struct tool_probed *probed, int count)
+/* What is to be probed. A volume with a missing member cannot be: its record would be of the others
+ * alone. */
+static int run_begin(const struct probe_args *args, struct probe_run *run, struct ps_error *err)
 {
-    for (int i = 0; i < count; i++) {
+    struct ps_member_info member;
+    char use[160];
+
+    if (!args->save) {
+        run->count = args->path_count;
+        for (int i = 0; i < run->count; i++)
+            run->probed[i].path = args->paths[i];
+        return 0;
+    }
+    /* Said before the measurement, not after it. */
+    if (ps_drive_use(args->paths[0], use, sizeof(use)) == 1)
+        return ps_error_set(
+            err, -PS_ERR_IN_USE, args->paths[0],
+            "it is in use (%s), and a volume can be written to by one process alone; "
+            "stop that one, or leave --save out",
+            use);
+    int rc = ps_volume_open(&run->volume, args->paths, args->path_count, err);
+    if (rc < 0)
+        return rc;
+    run->count = ps_volume_member_count(run->volume);
+    for (int i = 0; i < run->count; i++) {
+        ps_volume_member(run->volume, i, &member);
+        if (member.is_missing)
+            return ps_error_set(err, -PS_ERR_MEMBER, args->paths[0],
+                                "member %d of %d is missing, so the volume cannot be probed as a "
+                                "whole; penstock rebalance restores it",
+                                i + 1, run->count);
+        run->probed[i].path = member.path;
+    }
+    return 0;
+}
+
+static int run_save(struct probe_run *run, struct ps_error *err)
+{
+    struct ps_member_profile profiles[PS_MEMBER_COUNT_MAX];
+
+    for (int i = 0; i < run->count; i++)
+        profiles[i] = run->probed[i].probe.profile;
+    return ps_volume_profile_save(run->volume, profiles, err);
+}
+
+static void results_print(const struct probe_run *run)
+{
+    for (int i = 0; i < run->count; i++) {
         if (i > 0)
             putchar('\n');
-        probed_print(&probed[i]);
+        probed_print(&run->probed[i]);
     }
+    if (run->volume != NULL)
+        printf(
+            "\nrecorded in volume %s: its reads go by it from now on, and penstock rebalance can "
+            "cut it anew\n",
+            ps_volume_uuid(run->volume));
+}
+
+static int run_all(const struct probe_args *args, struct probe_run *run, struct tool_output *out,
+                   struct ps_error *err)
+{
+    int rc = run_begin(args, run, err);
+
+    if (rc == 0 && args->out != NULL)
+        rc = tool_output_open(out, args->out, err);
+    for (int i = 0; i < run->count && rc == 0; i++)
+        rc = probe_one(args, run->count, &run->probed[i], err);
+    if (rc == 0 && args->save)
+        rc = run_save(run, err);
+    if (rc == 0 && args->out != NULL)
+        rc = tool_profile_write(out->file, args->out, run->probed, run->count, err);
+    if (rc == 0 && args->out != NULL)
+        rc = tool_output_commit(out, err);
+    return rc;
 }
 
 int cmd_probe(int argc, char **argv)
 {
     struct probe_args args = {0};
+    static struct probe_run run;
     struct tool_output out = {0};
     struct ps_error err = {0};
-    int rc = 0, status = 0;
+    int status = 0;
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     tool_log_start(args.verbose);
     tool_subject_set(args.paths[0]);
-    struct tool_probed *probed = calloc((size_t)args.path_count, sizeof(*probed));
-    if (probed == NULL)
-        return tool_fail_text(args.paths[0], "not enough memory");
-    if (args.out != NULL)
-        rc = tool_output_open(&out, args.out, &err);
-    for (int i = 0; i < args.path_count && rc == 0; i++) {
-        probed[i].path = args.paths[i];
-        rc = probe_one(&args, &probed[i], &err);
-    }
-    if (rc == 0 && args.out != NULL)
-        rc = tool_profile_write(out.file, args.out, probed, args.path_count, &err);
-    if (rc == 0 && args.out != NULL)
-        rc = tool_output_commit(&out, &err);
+    int rc = run_all(&args, &run, &out, &err);
     if (rc < 0)
         status = tool_end(rc, &err);
     else if (args.json)
-        status = tool_json_print(tool_profile_json(probed, args.path_count));
+        status = tool_json_print(tool_profile_json(run.probed, run.count));
     else
-        results_print(probed, args.path_count);
+        results_print(&run);
     tool_output_abandon(&out);
-    free(probed);
+    ps_volume_close(&run.volume);
     return status;
 }

@@ -63,6 +63,22 @@ quiet "$penstock" layout "$demo_gguf" c d
 [ ! -s err.txt ] || die "members of one file system are measured: $(cat err.txt)"
 rm a b c d
 
+# Recorded in a volume, found by one of its members.
+quiet "$penstock" layout "$demo_gguf" a b
+json '[.members[].path | sub(".*/"; "")] == ["a", "b"]' "$penstock" probe b --save --seconds 2 --json
+cp out.txt saved.json
+quiet "$penstock" verify a
+quiet "$penstock" info a
+[ "$(grep -c 'its drive reads' out.txt)" -eq 2 ] || die "the volume does not tell: $(cat out.txt)"
+"$penstock" run a --ids 1,2,3 -n 100000 --temp 1 --seed 1 >text.txt 2>/dev/null </dev/null &
+running=$!
+until [ -s text.txt ]; do sleep 0.1; done
+fails 1 "in use .open in process $running .penstock" "$penstock" probe a --save
+kill $running
+wait $running || true
+fails 1 'not a member' "$penstock" probe profile.json --save
+rm a b
+
 echo '{' >bad.json
 fails 1 'not a profile' "$penstock" layout "$demo_gguf" a b --profile bad.json
 echo '[]' >bad.json
