@@ -18,6 +18,9 @@
 #define BATCH_COUNT 64u
 /* How long a wait for completions goes on before it looks whether it shall stop. */
 #define WAIT_NS 100000000u
+/* A drive that has answered nothing for so long, or since it was to stop, is given up. */
+#define HANG_NS UINT64_C(60000000000)
+#define STOP_HANG_NS UINT64_C(2000000000)
 /* A file of which more than one part in so many was never written is refused. */
 #define HOLE_SHARE 64u
 #define BLANK_BYTES 4096u
@@ -172,9 +175,11 @@ void ps_bench_close(struct ps_bench **bench)
     if (bench == NULL || *bench == NULL)
         return;
     struct ps_bench *b = *bench;
-    ps_io_close(&b->io);
+    /* Where a drive hangs, its answer may come yet: the buffers stay for it. */
+    bool is_clear = ps_io_close(&b->io) == 0;
     for (int i = 0; i < b->target_count; i++) {
-        ps_region_unmap(&b->targets[i].region);
+        if (is_clear)
+            ps_region_unmap(&b->targets[i].region);
         if (b->targets[i].fd >= 0)
             close(b->targets[i].fd);
     }
@@ -365,10 +370,26 @@ static void take(struct reading *r, const struct ps_io_completion *done, uint32_
     submit(r, batch, n);
 }
 
+/* Whether the drives have been silent for too long. */
+static bool hangs(struct reading *r, uint64_t silent_ns)
+{
+    const volatile int *stop = r->point->stop;
+
+    if (silent_ns < (stop != NULL && *stop != 0 ? STOP_HANG_NS : HANG_NS))
+        return false;
+    r->rc = ps_error_set(r->err, -ETIMEDOUT, r->bench->targets[0].path,
+                         "%u reads have not been answered for %llu s; the drive hangs, or is gone",
+                         r->in_flight, (unsigned long long)(silent_ns / 1000000000u));
+    return true;
+}
+
+/* Returns with reads in flight only when the engine or a drive has failed; then r->rc says so, and
+ * the bench is of no more use. */
 static void read_all(struct reading *r)
 {
     struct ps_io *io = r->bench->io;
     struct ps_io_completion done[BATCH_COUNT];
+    uint64_t answer_ns = r->begin_ns;
 
     begin_all(r);
     r->refills = goes_on(r, r->in_flight, r->begin_ns);
@@ -377,9 +398,14 @@ static void read_all(struct reading *r)
         if (count < 0) {
             r->rc = ps_error_set(r->err, count, r->bench->targets[0].path,
                                  "the I/O engine failed: %s", ps_strerror(count));
-            return; /* closing the engine waits for what is in flight */
+            return;
         }
-        take(r, done, (uint32_t)count);
+        if (count == 0 && hangs(r, ps_now_ns() - answer_ns))
+            return;
+        if (count > 0) {
+            answer_ns = ps_now_ns();
+            take(r, done, (uint32_t)count);
+        }
     }
 }
 

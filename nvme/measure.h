@@ -37,7 +37,7 @@ struct ps_bench_point {
     const volatile int *stop; /* may be NULL */
 };
 
-/* Reads one point. Nothing is in flight when it returns. Errors as of ps_measure_run. Blocks. */
+/* Reads one point. Errors as of ps_measure_run; after one the bench can only be closed. Blocks. */
 int ps_bench_read(struct ps_bench *bench, const struct ps_bench_point *point,
                   struct ps_measure_result *result, struct ps_error *err);
 

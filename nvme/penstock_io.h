@@ -447,7 +447,7 @@ struct ps_measure_result {
  * is allocated before the first read; buffers are hugepages of the drive's node. Blocks.
  * Errors: -PS_ERR_ARGUMENT (also a file of which parts were never written: their reads would not
  * reach the drive), -ENOENT, -EACCES, -ENOTBLK, -ENOMEM, -EINTR (stopped), -PS_ERR_SHORT_READ,
- * -errno of a read.
+ * -ETIMEDOUT (no answer for a minute), -errno of a read.
  */
 int ps_measure_run(const struct ps_measure_options *options, struct ps_measure_result *result,
                    struct ps_error *err);

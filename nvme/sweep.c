@@ -37,7 +37,7 @@ struct sweep {
     /* [point][round] */
     uint64_t bytes_per_s[POINT_COUNT][ROUNDS_MAX];
     uint64_t p50_ns[POINT_COUNT][ROUNDS_MAX], p99_ns[POINT_COUNT][ROUNDS_MAX];
-    uint64_t done_count;
+    uint64_t seed; /* of the next point: every one reads elsewhere */
 };
 
 static struct ps_probe_point *point_at(struct ps_probe_result *result, uint32_t number)
@@ -264,7 +264,7 @@ static int plan(struct sweep *s, struct ps_error *err)
     while (first.request_bytes > target_bytes && first.request_bytes > SIZE_BYTES_MIN)
         first.request_bytes /= 2;
     s->slice_ns = SLICE_NS_MAX;
-    int rc = read_point(s, &first, 0, &measured, err);
+    int rc = read_point(s, &first, s->seed++, &measured, err);
     if (rc < 0)
         return rc;
     uint64_t bytes_per_s = ps_max_u64(measured.steady_bytes_per_s, 1);
@@ -293,7 +293,7 @@ static int read_round(struct sweep *s, struct ps_error *err)
 
     for (uint32_t i = 0; i < s->chosen_count; i++) {
         uint32_t number = s->chosen[ps_bench_shuffle(i, s->chosen_count, round)];
-        int rc = read_point(s, point_at(s->result, number), ++s->done_count, &measured, err);
+        int rc = read_point(s, point_at(s->result, number), s->seed++, &measured, err);
         if (rc < 0)
             return rc;
         s->bytes_per_s[number][round] = measured.steady_bytes_per_s;
@@ -344,7 +344,7 @@ int ps_probe_run(const struct ps_probe_options *options, struct ps_probe_result 
         return ps_error_set(err, -ENOMEM, options->path, "not enough memory");
     s->options = options;
     s->result = &probed;
-    s->begin_ns = ps_now_ns();
+    s->begin_ns = s->seed = ps_now_ns();
     s->budget_ns = options->ns_max != 0 ? options->ns_max : NS_DEFAULT;
     ps_sweep_points(&probed);
     int rc = ps_bench_open(&s->bench, &options->path, 1, options->engine, DEPTH_MAX,

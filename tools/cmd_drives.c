@@ -163,6 +163,15 @@ static void details_print(const struct drive *drive)
                : "unknown size");
 }
 
+/* The first pass over the rows finds the widths, the second prints. */
+static void row_take(bool prints, int widths[COLUMN_COUNT], const struct row *row)
+{
+    if (prints)
+        row_print(widths, row);
+    else
+        widen(widths, row);
+}
+
 static void table_print(const struct drive_list *list)
 {
     int widths[COLUMN_COUNT] = {0};
@@ -171,19 +180,17 @@ static void table_print(const struct drive_list *list)
     for (int i = 0; i < COLUMN_COUNT; i++)
         snprintf(row.cells[i], sizeof(row.cells[i]), "%s", titles[i]);
     struct row head = row;
-    widen(widths, &head);
     for (int pass = 0; pass < 2; pass++) {
-        if (pass == 1)
-            row_print(widths, &head);
+        row_take(pass == 1, widths, &head);
         for (int i = 0; i < list->count; i++) {
             const struct drive *drive = &list->drives[i];
             row = drive_row(drive);
-            pass == 0 ? widen(widths, &row) : row_print(widths, &row);
+            row_take(pass == 1, widths, &row);
             if (pass == 1)
                 details_print(drive);
             for (int p = 0; p < drive->partition_count; p++) {
                 row = partition_row(&drive->partitions[p]);
-                pass == 0 ? widen(widths, &row) : row_print(widths, &row);
+                row_take(pass == 1, widths, &row);
             }
         }
     }
