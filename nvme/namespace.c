@@ -150,9 +150,8 @@ static int open_node(const char *drive, const char *name, struct ps_error *err)
     }
     if (fd < 0)
         return ps_error_set(err, rc, PS_IO_PASSTHRU_WHERE,
-                            "%s needs /dev/%s, which cannot be "
-                            "opened: %s",
-                            name, node, strerror(-rc));
+                            "%s needs /dev/%s, which cannot be opened: %s", name, node,
+                            strerror(-rc));
     return fd;
 }
 
