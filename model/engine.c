@@ -165,9 +165,10 @@ void ps_engine_close(struct ps_engine **engine)
 
     if (!e)
         return;
-    ps_store_close(&e->store);
+    /* Weights that a hanging drive may still write to stay mapped. */
+    if (ps_store_close(&e->store) == 0)
+        ps_region_unmap(&e->resident_region);
     ps_pool_close(&e->pool);
-    ps_region_unmap(&e->resident_region);
     ps_region_unmap(&e->state_region);
     ps_region_unmap(&e->work_region);
     free(e->inv_freq);

@@ -7,8 +7,9 @@
  * A *session* is one sequence of tokens with its state. Results do not depend on the ceiling, the
  * I/O engine, the thread count, the members, the slice size, or how a prompt is cut into calls.
  *
- * Thread rule: one thread at a time per model and all that was opened from it. Functions return >=
- * 0, or -errno / -PS_ERR_* with *err filled. Close in reverse order; close functions take NULL.
+ * Thread rule: one thread at a time per model; an engine and its sessions belong to the thread that
+ * opened the engine. Functions return >= 0, or -errno / -PS_ERR_* with *err filled. Close in
+ * reverse order; close functions take NULL.
  */
 #ifndef PENSTOCK_H
 #define PENSTOCK_H

@@ -287,7 +287,10 @@ static int floor_error(const struct ps_plan *plan, struct ps_error *err)
  * ceiling is the page cache's. */
 static bool uses_page_cache(const char *io)
 {
-    return strcmp(io, "pagecache") == 0 || strcmp(io, "mmap") == 0;
+    const char *name = strrchr(io, ':'); /* "fault:...:NAME" */
+
+    name = name ? name + 1 : io;
+    return strcmp(name, "pagecache") == 0 || strcmp(name, "mmap") == 0;
 }
 
 int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *options,

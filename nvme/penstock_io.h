@@ -256,16 +256,20 @@ void ps_store_placement(const struct ps_volume *volume, const struct ps_store_op
 int ps_store_open(struct ps_store **out, struct ps_volume *volume,
                   const struct ps_store_options *opts, struct ps_error *err);
 
-/* Waits for reads in flight, for 2 s at most: a drive that hangs keeps no process from ending. */
-void ps_store_close(struct ps_store **store);
+/*
+ * Waits for reads in flight, for 2 s at most: a drive that hangs keeps no process from ending.
+ * Returns 0, or how many reads may still write to where they were asked to: then the cache stays
+ * mapped for good, and a buffer that ps_store_read gave up with -ETIMEDOUT must, too.
+ */
+uint32_t ps_store_close(struct ps_store **store);
 
 /*
  * Reads a whole object into buf (>= its bytes, aligned to the volume's alignment, faulted in), all
  * members in parallel, every slice checked. Blocks. Nothing that failed its checksum is returned as
  * good: on error the content of buf is undefined.
  * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member. After
- * -ETIMEDOUT the drive may still write to buf: it may be unmapped, but not be used again before
- * ps_store_close. -EBUSY: an earlier read into another buffer hangs like that.
+ * -ETIMEDOUT the drive may still write to buf: leave it alone until ps_store_close has returned 0.
+ * -EBUSY: an earlier read into another buffer hangs like that.
  */
 int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err);
 

@@ -150,18 +150,22 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     return 0;
 }
 
-void ps_store_close(struct ps_store **store)
+uint32_t ps_store_close(struct ps_store **store)
 {
     struct ps_store *s = store ? *store : NULL;
 
     if (!s)
-        return;
-    /* First the engine, which waits for reads in flight; then the memory they go to. */
-    ps_io_close(&s->io);
-    ps_cache_fini(&s->cache);
-    free(s->tables);
+        return 0;
+    /* First the engine, which waits for reads in flight; then the memory they go to. What may still
+     * be written to after that must never become other memory, so it is lost on purpose. */
+    uint32_t left = ps_io_close(&s->io);
+    if (left == 0) {
+        ps_cache_fini(&s->cache);
+        free(s->tables);
+    }
     free(s);
     *store = NULL;
+    return left;
 }
 
 /* ---- reading whole objects ------------------------------------------------------------------- */
