@@ -140,7 +140,7 @@ static uint32_t smallest_piece(const struct ps_probe_result *result, uint64_t kn
  * which lie on the plateau. 0 if all are 0. */
 static uint64_t plateau(const uint64_t steady[POINT_COUNT])
 {
-    uint64_t best = 0, near[POINT_COUNT];
+    uint64_t best = 0, near[POINT_COUNT] = {0};
     uint32_t count = 0;
 
     for (uint32_t i = 0; i < POINT_COUNT; i++)

@@ -69,9 +69,9 @@ void tool_profile_share(const char *const *members, int member_count,
     for (int i = 0; i < member_count; i++)
         place_find(&places[i], members[i]);
     for (int i = 0; i < member_count; i++) {
-        uint64_t sharing = 0;
+        uint64_t sharing = 1;
         for (int j = 0; j < member_count; j++)
-            sharing += same_drive(&places[i], &places[j]);
+            sharing += j != i && same_drive(&places[i], &places[j]);
         profiles[i].bytes_per_s = ps_max_u64(profiles[i].bytes_per_s / sharing, 1);
     }
 }

@@ -72,7 +72,7 @@ quiet "$penstock" info a
 [ "$(grep -c 'its drive reads' out.txt)" -eq 2 ] || die "the volume does not tell: $(cat out.txt)"
 "$penstock" run a --ids 1,2,3 -n 100000 --temp 1 --seed 1 >text.txt 2>/dev/null </dev/null &
 running=$!
-until [ -s text.txt ]; do sleep 0.1; done
+while [ ! -s text.txt ] && kill -0 $running 2>/dev/null; do sleep 0.1; done
 fails 1 "in use .open in process $running .penstock" "$penstock" probe a --save
 kill $running
 wait $running || true
