@@ -1,7 +1,9 @@
 /* Moving a volume to other members, or to the same ones with other weights, without its source. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/log.h"
 #include "core/topology.h"
@@ -185,25 +187,53 @@ static bool is_done(const struct mover *r)
 
 /* ---- moving ---------------------------------------------------------------------------------- */
 
+/* What the end of the move works on; free sb. */
+static int switch_init(struct mover *r, struct ps_switch *s, struct ps_error *err)
+{
+    struct ps_writer *w = &r->writer;
+    *s = (struct ps_switch){.targets = w->targets,
+                            .count = w->member_count,
+                            .stages = w->stages,
+                            .sb = ps_raw_alloc(w->member_count * sizeof(*s->sb)),
+                            .old = r->old,
+                            .paths = r->paths,
+                            .path_count = r->path_count};
+    if (s->sb != NULL)
+        return 0;
+    return ps_error_set(err, -ENOMEM, "rebalance", "not enough memory; continue with --resume");
+}
+
 static int change_over(struct mover *r, struct ps_error *err)
 {
     struct ps_writer *w = &r->writer;
-    struct ps_switch s = {.targets = w->targets,
-                          .count = w->member_count,
-                          .stages = w->stages,
-                          .sb = ps_raw_alloc(w->member_count * sizeof(*s.sb)),
-                          .old = r->old};
-    if (s.sb == NULL)
-        return ps_error_set(err, -ENOMEM, "rebalance", "not enough memory; continue with --resume");
+    struct ps_switch s;
+    int rc = switch_init(r, &s, err);
+    if (rc < 0)
+        return rc;
     for (uint32_t m = 0; m < w->member_count; m++) {
         s.sb[m] = w->targets[m].sb;
         if (w->marked)
             ps_writer_fill_superblock(w, m, PS_VOLUME_COMPLETE, &s.sb[m]);
         ps_switch_finalize(&s.sb[m]);
     }
-    int rc = ps_switch_run(&s, err);
+    rc = ps_switch_run(&s, err);
     free(s.sb);
     return rc;
+}
+
+/* The very last step is repeated, too: the space of the volume before may still be taken. */
+static int tidy(struct mover *r, struct ps_error *err)
+{
+    struct ps_switch s;
+    int rc = switch_init(r, &s, err);
+    if (rc < 0)
+        return rc;
+    ps_log(PS_LOG_INFO, "the volume is as it was asked for; nothing was left to do");
+    for (uint32_t m = 0; m < s.count; m++)
+        s.sb[m] = r->old->members[m].sb;
+    ps_switch_free_space(&s);
+    free(s.sb);
+    return 0;
 }
 
 static int move(struct mover *r, struct ps_error *err)
@@ -215,7 +245,7 @@ static int move(struct mover *r, struct ps_error *err)
         rc = ps_writer_prepare(w, err);
     }
     if (rc == 0 && is_done(r)) {
-        ps_log(PS_LOG_INFO, "the volume is as it was asked for; nothing was left to do");
+        rc = tidy(r, err);
     } else if (rc == 0) {
         if (!r->options->resume || !ps_writer_is_complete(w))
             rc = ps_writer_write(w, fill, r, err);
@@ -277,8 +307,29 @@ static int gather(const struct mover *r, struct ps_switch *s, uint64_t *stages, 
     return 1;
 }
 
-/* Returns 1 when the change-over has been finished, 0 when there is none to finish. */
-static int finish(const struct mover *r, struct ps_error *err)
+/*
+ * Moved without a difference, the old volume and the new one have one UUID: what is left of the old
+ * one must not be completed by members of the new one, and opened.
+ */
+static bool is_twin(const struct mover *r, const struct ps_switch *s)
+{
+    struct ps_superblock_pair pair;
+    struct stat st;
+    int fd = open(r->paths[0], O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    bool twin = fd >= 0 && fstat(fd, &st) == 0 && !ps_switch_keeps(s, &st) &&
+                ps_superblock_read(fd, r->paths[0], &pair, NULL) == 0 &&
+                memcmp(pair.copy[pair.best].uuid, s->sb[0].uuid, sizeof(s->sb[0].uuid)) == 0;
+    if (fd >= 0)
+        close(fd);
+    return twin;
+}
+
+/*
+ * Returns 1 when the change-over has been finished, 0 when there is none to finish. With all
+ * members in place it is only taken for one when the old volume does not open: else it may be that
+ * volume itself.
+ */
+static int finish(const struct mover *r, bool old_opens, struct ps_error *err)
 {
     const struct ps_rebalance_options *o = r->options;
     struct ps_target *targets = calloc((size_t)o->member_count, sizeof(*targets));
@@ -297,8 +348,8 @@ static int finish(const struct mover *r, struct ps_error *err)
         ps_error_set(err, rc, "rebalance", "not enough memory");
     else
         rc = gather(r, &s, stages, &staged, err);
-    if (rc == 1 && !staged)
-        rc = 0; /* nothing to change over: the old volume itself, or members of their own */
+    if (rc == 1 && !staged && old_opens && !is_twin(r, &s))
+        rc = 0;
     if (rc == 1) {
         int done = ps_switch_run(&s, err);
         rc = done < 0 ? done : 1;
@@ -310,18 +361,6 @@ static int finish(const struct mover *r, struct ps_error *err)
     return rc;
 }
 
-/* The old volume is gone and the new one whole: the last members that left were given back. */
-static bool has_moved(const struct ps_rebalance_options *o)
-{
-    struct ps_volume *v = NULL;
-    bool moved = ps_volume_open(&v, o->members, o->member_count, NULL) == 0 &&
-                 v->member_count == o->member_count;
-    for (int m = 0; moved && m < v->member_count; m++)
-        moved = ps_volume_find_path(v, o->members[m]) == m;
-    ps_volume_close(&v);
-    return moved;
-}
-
 int ps_volume_rebalance(const char *const *paths, int path_count,
                         const struct ps_rebalance_options *options, struct ps_error *err)
 {
@@ -329,16 +368,12 @@ int ps_volume_rebalance(const char *const *paths, int path_count,
     if (options->member_count < 1 || options->member_count > PS_MEMBER_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "rebalance", "name 1 to %d members",
                             PS_MEMBER_COUNT_MAX);
-    int rc = options->resume ? finish(&r, err) : 0;
+    int rc = options->resume ? finish(&r, true, err) : 0;
     if (rc != 0)
         return rc < 0 ? rc : 0;
     rc = ps_volume_open(&r.old, paths, path_count, err);
-    if (rc < 0 && options->resume && rc != -PS_ERR_IN_USE && has_moved(options)) {
-        ps_log(PS_LOG_WARN,
-               "the new volume is complete and the old one cannot be opened; if members "
-               "of it are left, give them back with `penstock wipe`");
+    if (rc < 0 && options->resume && rc != -PS_ERR_IN_USE && finish(&r, false, NULL) == 1)
         return 0;
-    }
     if (rc < 0)
         return rc;
     rc = ps_volume_lock(r.old, err);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -60,7 +62,7 @@ static int change_over(const struct ps_switch *s, struct ps_error *err)
 
 /* ---- members that leave ---------------------------------------------------------------------- */
 
-static bool is_kept(const struct ps_switch *s, const struct stat *st)
+bool ps_switch_keeps(const struct ps_switch *s, const struct stat *st)
 {
     for (uint32_t m = 0; m < s->count; m++) {
         const struct ps_target *t = &s->targets[m];
@@ -78,7 +80,7 @@ static void give_back(const struct ps_switch *s, const char *path, const uint8_t
     struct ps_error err = {0};
     struct ps_target t;
     struct stat st;
-    if (stat(path, &st) != 0 || is_kept(s, &st))
+    if (stat(path, &st) != 0 || ps_switch_keeps(s, &st))
         return;
     int rc = is_held ? ps_target_open_held(&t, path, &err) : ps_target_open(&t, path, &err);
     if (rc == 0) {
@@ -93,47 +95,99 @@ static void give_back(const struct ps_switch *s, const char *path, const uint8_t
             path, err.text);
 }
 
+/* The path that a member table gives, seen from the member `named`. */
+static void resolve(const struct ps_member *named, const char *recorded, char path[PATH_MAX])
+{
+    char folder[PATH_MAX];
+    if (recorded[0] == '/' || realpath(named->path, folder) == NULL) {
+        snprintf(path, PATH_MAX, "%s", recorded);
+        return;
+    }
+    *(strrchr(folder, '/') + 1) = 0;
+    if (snprintf(path, PATH_MAX, "%s%s", folder, recorded) >= PATH_MAX)
+        path[0] = 0;
+}
+
+/* All members of the old volume but `named`, from its table, or wherever else they are found. One
+ * that was marked and not removed is found by its path alone. */
+static void give_back_others(const struct ps_switch *s, const struct ps_member *named)
+{
+    struct ps_disk_table *table = NULL;
+    char path[PATH_MAX];
+    ps_member_table_read(named, &table, NULL);
+    for (uint32_t number = 0; number < named->sb.member_count; number++) {
+        struct ps_member found;
+        if (number == named->sb.member)
+            continue;
+        if (table != NULL) {
+            resolve(named, ps_table_peer(table, number)->path, path);
+            give_back(s, path, named->sb.uuid, false);
+        }
+        if (ps_member_find(&found, named, table, number, NULL) < 0)
+            continue;
+        snprintf(path, sizeof(path), "%s", found.path);
+        ps_member_close(&found); /* and with it the shared lock */
+        give_back(s, path, named->sb.uuid, false);
+    }
+    free(table);
+}
+
 /* Finds the old volume's members from what the stage of member m keeps of it. */
 static void give_back_by_former(const struct ps_switch *s, uint32_t m)
 {
     struct ps_disk_superblock *former = ps_raw_alloc(sizeof(*former));
-    struct ps_disk_table *table = NULL;
     const struct ps_target *t = &s->targets[m];
-    if (former == NULL ||
-        ps_raw_read(t->fd, former, sizeof(*former), s->stages[m] + PS_STAGE_FORMER_OFFSET) < 0 ||
-        ps_superblock_check(former, t->path, NULL) < 0) {
-        free(former);
-        return;
+    if (former != NULL &&
+        ps_raw_read(t->fd, former, sizeof(*former), s->stages[m] + PS_STAGE_FORMER_OFFSET) == 0 &&
+        ps_superblock_check(former, t->path, NULL) == 0) {
+        struct ps_member named = {.fd = t->fd, .path = (char *)t->path, .sb = *former};
+        give_back_others(s, &named);
+        for (int i = 0; i < s->path_count; i++)
+            give_back(s, s->paths[i], former->uuid, false);
     }
-    struct ps_member named = {.fd = t->fd, .path = (char *)t->path, .sb = *former};
-    ps_member_table_read(&named, &table, NULL);
-    for (int i = 0; i < s->path_count; i++)
-        give_back(s, s->paths[i], former->uuid, false);
-    for (uint32_t number = 0; number < former->member_count; number++) {
-        struct ps_member found;
-        if (number == former->member || ps_member_find(&found, &named, table, number, NULL) < 0)
-            continue;
-        char *path = found.path;
-        found.path = NULL;
-        ps_member_close(&found); /* and with it the shared lock */
-        give_back(s, path, former->uuid, false);
-        free(path);
-    }
-    free(table);
     free(former);
 }
 
+/* A member of the old volume that was named, and all that its table leads to. */
+static void give_back_named(const struct ps_switch *s, const char *path)
+{
+    struct ps_superblock_pair pair;
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return;
+    if (fstat(fd, &st) == 0 && !ps_switch_keeps(s, &st) &&
+        ps_superblock_read(fd, path, &pair, NULL) == 0) {
+        struct ps_member named = {.fd = fd, .path = (char *)path, .sb = pair.copy[pair.best]};
+        if (memcmp(named.sb.fingerprint, s->sb[0].fingerprint, sizeof(named.sb.fingerprint)) == 0) {
+            give_back_others(s, &named);
+            give_back(s, path, named.sb.uuid, false);
+        }
+    }
+    close(fd);
+}
+
+/*
+ * The member that the volume was named by is the last: from it a resume, which is named the same,
+ * finds the others.
+ */
 static void give_back_leaving(const struct ps_switch *s)
 {
-    for (int i = 0; s->old != NULL && i < s->old->member_count; i++) {
-        const struct ps_member *m = &s->old->members[i];
-        if (m->fd >= 0)
-            give_back(s, m->path, m->sb.uuid, true);
+    if (s->old != NULL) {
+        int last = ps_volume_find_path(s->old, s->paths[0]);
+        for (int i = 1; i <= s->old->member_count; i++) {
+            const struct ps_member *m = &s->old->members[(last + i) % s->old->member_count];
+            if (m->fd >= 0)
+                give_back(s, m->path, m->sb.uuid, true);
+        }
+        return;
     }
-    for (uint32_t m = 0; s->old == NULL && m < s->count; m++) {
+    for (uint32_t m = 0; m < s->count; m++) {
         if (s->stages[m] != 0)
             give_back_by_former(s, m);
     }
+    for (int i = 0; i < s->path_count; i++)
+        give_back_named(s, s->paths[i]);
 }
 
 /* ---- what is left where the volumes lay side by side ----------------------------------------- */
@@ -151,9 +205,7 @@ static int clear_stages(const struct ps_switch *s, struct ps_error *err)
     return rc < 0 ? rc : flush(s, err);
 }
 
-/* Before the areas of a shifted volume, and after its second superblock, a file holds nothing. What
- * the file system refuses costs space and no more. */
-static void free_space(const struct ps_switch *s)
+void ps_switch_free_space(const struct ps_switch *s)
 {
     for (uint32_t m = 0; m < s->count; m++) {
         const struct ps_target *t = &s->targets[m];
@@ -181,6 +233,6 @@ int ps_switch_run(const struct ps_switch *s, struct ps_error *err)
         rc = clear_stages(s, err);
     }
     if (rc == 0)
-        free_space(s);
+        ps_switch_free_space(s);
     return rc;
 }

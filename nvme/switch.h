@@ -6,6 +6,8 @@
 #ifndef PENSTOCK_NVME_SWITCH_H
 #define PENSTOCK_NVME_SWITCH_H
 
+#include <sys/stat.h>
+
 #include "nvme/device.h"
 #include "nvme/volume.h"
 
@@ -28,6 +30,15 @@ struct ps_switch {
  * it), -ENOMEM.
  */
 int ps_switch_run(const struct ps_switch *s, struct ps_error *err);
+
+/*
+ * Frees what a plain file holds before the areas of a volume that is not at its beginning, and
+ * after its second superblock: nothing. What the file system refuses costs space and no more.
+ */
+void ps_switch_free_space(const struct ps_switch *s);
+
+/* True for a file or device that is one of the new volume's members. */
+bool ps_switch_keeps(const struct ps_switch *s, const struct stat *st);
 
 /* sb with no trace of how it came to be: as it is in its place. */
 void ps_switch_finalize(struct ps_disk_superblock *sb);

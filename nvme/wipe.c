@@ -21,9 +21,10 @@ static int put(const struct ps_target *t, const void *block, uint64_t offset, st
 
 /*
  * First a mark in the first copy: were the power to fail between the two erasures, the second copy
- * alone would look like a volume with a damaged beginning.
+ * alone would look like a volume with a damaged beginning. A file is removed while it carries the
+ * mark, so that what is left of it after a kill can be told.
  */
-static int erase(const struct ps_target *t, struct ps_error *err)
+int ps_target_give_back(const struct ps_target *t, struct ps_error *err)
 {
     struct ps_disk_superblock *block = ps_raw_alloc(sizeof(*block));
     uint64_t second = t->pair.second_offset;
@@ -34,23 +35,17 @@ static int erase(const struct ps_target *t, struct ps_error *err)
     block->state = PS_VOLUME_WIPED;
     ps_superblock_seal(block);
     int rc = put(t, block, 0, err);
+    int removed = rc == 0 && !t->is_device && unlink(t->path) != 0 ? -errno : 0;
     memset(block, 0, sizeof(*block));
     if (rc == 0 && has_second)
         rc = put(t, block, second, err);
     if (rc == 0)
         rc = put(t, block, 0, err);
     free(block);
-    return rc;
-}
-
-int ps_target_give_back(const struct ps_target *t, struct ps_error *err)
-{
-    int rc = erase(t, err);
-    if (rc == 0 && !t->is_device && unlink(t->path) != 0) {
-        rc = -errno;
-        ps_error_set(err, rc, t->path, "it is no longer a volume, but cannot be removed: %s",
-                     ps_strerror(rc));
-    }
+    if (rc == 0 && removed < 0)
+        rc = ps_error_set(err, removed, t->path,
+                          "it is no longer a volume, but cannot be removed: %s",
+                          ps_strerror(removed));
     return rc;
 }
 

@@ -126,6 +126,9 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t bytes, off_t offset)
 static int flush(int fd)
 {
     pthread_mutex_lock(&lock);
+    shim.flush_count++;
+    if (shim.mode == SHIM_POWER && shim.flush_count == shim.flush)
+        cut_power();
     int rc = step() ? -1 : 0;
     if (rc == 0)
         apply_flushed(fd);

@@ -10,11 +10,13 @@ ps_test(rebalance unit SOURCES test_rebalance.c volume_fixture.c LINK penstock_n
 ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)
+ps_test(rebalance_crash crash SOURCES test_rebalance_crash.c volume_fixture.c crash_shim.c
+        LINK penstock_nvme)
 ps_test(layout_loop loop SOURCES test_layout_loop.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)
 set(PS_CRASH_WRAPS pwrite fdatasync fsync fallocate ftruncate)
 foreach(call ${PS_CRASH_WRAPS})
-  foreach(test layout_crash layout_loop volume_record)
+  foreach(test layout_crash layout_loop rebalance_crash volume_record)
     target_link_options(test_${test} PRIVATE -Wl,--wrap=${call})
   endforeach()
 endforeach()

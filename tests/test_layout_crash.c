@@ -17,7 +17,7 @@
 #include "volume_fixture.h"
 
 #define MEMBERS 2
-#define FLUSH_BYTES (96u << 10)
+#define FLUSH_BYTES (128u << 10)
 
 /* What a layout of plain files is planned with. */
 static const struct ps_plan_options plain = {
@@ -32,7 +32,9 @@ struct scene {
     const char *destroy[1];
     uint64_t whole[MEMBERS]; /* hash of each member after an undisturbed layout */
     char uuid[37];
-    uint64_t calls; /* writes and flushes of an undisturbed layout */
+    uint64_t calls, flushes; /* of an undisturbed layout; calls are writes and flushes */
+    uint32_t copies;
+    const struct ps_member_profile *profiles;
 };
 
 static uint64_t hash_file(const char *path)
@@ -53,8 +55,11 @@ static void remove_members(const struct scene *s)
 /* Lays the volume out in this process with the given options. */
 static int lay(struct scene *s, struct fixture *f, bool resume, struct ps_error *err)
 {
-    struct ps_layout_options opts = {
-        .resume = resume, .destroy = s->destroy, .destroy_count = s->destroy[0] != NULL ? 1 : 0};
+    struct ps_layout_options opts = {.resume = resume,
+                                     .copies = s->copies,
+                                     .profiles = s->profiles,
+                                     .destroy = s->destroy,
+                                     .destroy_count = s->destroy[0] != NULL ? 1 : 0};
     memset(err, 0, sizeof(*err));
     return fixture_layout(f, s->paths, MEMBERS, &opts, err);
 }
@@ -67,11 +72,32 @@ static void must_lay(struct scene *s, struct fixture *f, bool resume)
         fail_msg("layout: %d %s: %s", rc, err.where, err.text);
 }
 
+/* Lays the volume out undisturbed, and remembers what that gives. */
+static void measure(struct scene *s)
+{
+    struct ps_error err;
+    struct ps_volume *v = NULL;
+    remove_members(s);
+    shim = (struct shim){.mode = SHIM_PASS};
+    must_lay(s, &s->f, false);
+    s->calls = shim.count;
+    s->flushes = shim.flush_count;
+    for (int m = 0; m < MEMBERS; m++)
+        s->whole[m] = hash_file(s->path[m]);
+    assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), 0);
+    snprintf(s->uuid, sizeof(s->uuid), "%s", ps_volume_uuid(v));
+    ps_volume_close(&v);
+    remove_members(s);
+}
+
 static int scene_make(void **state)
 {
     struct scene *s = calloc(1, sizeof(*s));
     struct ps_error err;
     struct ps_volume *v = NULL;
+    /* In memory: nothing here needs a disk, and thousands of small volumes are written. */
+    if (access("/dev/shm", W_OK) == 0)
+        setenv("TMPDIR", "/dev/shm", 0);
     ps_test_dir_make(s->dir, sizeof(s->dir));
     for (int m = 0; m < MEMBERS; m++) {
         snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
@@ -84,16 +110,7 @@ static int scene_make(void **state)
     assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), 0);
     snprintf(s->old_identity, sizeof(s->old_identity), "penstock:%s", ps_volume_uuid(v));
     ps_volume_close(&v);
-    remove_members(s);
-    shim = (struct shim){.mode = SHIM_PASS};
-    must_lay(s, &s->f, false);
-    s->calls = shim.count;
-    for (int m = 0; m < MEMBERS; m++)
-        s->whole[m] = hash_file(s->path[m]);
-    assert_int_equal(ps_volume_open(&v, s->paths, 1, &err), 0);
-    snprintf(s->uuid, sizeof(s->uuid), "%s", ps_volume_uuid(v));
-    ps_volume_close(&v);
-    remove_members(s);
+    measure(s);
     *state = s;
     return 0;
 }
@@ -138,7 +155,7 @@ static void check_opens_only_whole(struct scene *s, bool *opened)
             continue;
         }
         *opened = true;
-        assert_int_equal(fixture_verify(v), 0);
+        assert_int_equal(fixture_verify_slices(v), 0);
         fixture_check(strcmp(ps_volume_uuid(v), s->uuid) == 0 ? &s->f : &s->old, v);
         ps_volume_close(&v);
     }
@@ -167,7 +184,10 @@ static void crash_and_resume(struct scene *s, const struct shim *how, bool with_
     check_opens_only_whole(s, &opened);
     /* A second crash, during the resume, at another point. */
     struct shim again = *how;
-    again.call = 1 + how->call * 7 % (s->calls / 2);
+    if (how->flush != 0)
+        again.flush = 1 + how->flush * 7 % s->flushes;
+    else
+        again.call = 1 + how->call * 7 % (s->calls / 2);
     status = run_child(s, &again, true);
     assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 1);
     check_opens_only_whole(s, &opened);
@@ -181,7 +201,7 @@ static void crash_and_resume(struct scene *s, const struct shim *how, bool with_
 static void killed_anywhere(void **state)
 {
     struct scene *s = *state;
-    uint64_t stride = s->calls / 40 + 1;
+    uint64_t stride = s->calls / 16 + 1;
     for (uint64_t call = 1; call <= s->calls; call += call < 16 ? 1 : stride) {
         struct shim how = {.mode = SHIM_KILL, .call = call};
         crash_and_resume(s, &how, call % 2 == 0);
@@ -193,18 +213,36 @@ static void killed_anywhere(void **state)
     }
 }
 
-static void power_cut_anywhere(void **state)
+/* At every flush, with what was not flushed applied, lost and torn in several ways. */
+static void power_cut_at_every_flush(void **state)
 {
     struct scene *s = *state;
-    uint64_t stride = s->calls / 40 + 1;
-    for (uint64_t call = 1; call <= s->calls; call += call < 16 ? 1 : stride) {
-        struct shim how = {.mode = SHIM_POWER, .call = call, .seed = call * 77};
-        crash_and_resume(s, &how, call % 2 == 0);
+    for (uint64_t flush = 1; flush <= s->flushes; flush++) {
+        for (uint64_t seed = 0; seed < 2; seed++) {
+            struct shim how = {.mode = SHIM_POWER, .flush = flush, .seed = flush * 77 + seed};
+            crash_and_resume(s, &how, (flush + seed) % 2 == 0);
+        }
     }
-    for (uint64_t call = s->calls - 16; call <= s->calls; call++) {
-        struct shim how = {.mode = SHIM_POWER, .call = call, .seed = call * 31};
-        crash_and_resume(s, &how, false);
+}
+
+/* The same with a second copy of everything, and members of different weight. */
+static void power_cut_of_copies(void **state)
+{
+    struct scene *s = *state;
+    static const struct ps_member_profile profiles[MEMBERS] = {{.bytes_per_s = 3000},
+                                                               {.bytes_per_s = 1000}};
+    struct scene copies = *s;
+    copies.copies = 2;
+    copies.profiles = profiles;
+    copies.destroy[0] = NULL;
+    for (int m = 0; m < MEMBERS; m++)
+        copies.paths[m] = copies.path[m];
+    measure(&copies);
+    for (uint64_t flush = 1; flush <= copies.flushes; flush += 3) {
+        struct shim how = {.mode = SHIM_POWER, .flush = flush, .seed = flush * 31};
+        crash_and_resume(&copies, &how, false);
     }
+    remove_members(s);
 }
 
 static void killed_at_random_times(void **state)
@@ -213,7 +251,7 @@ static void killed_at_random_times(void **state)
     s->destroy[0] = NULL;
     shim = (struct shim){.mode = SHIM_PASS};
     srandom(12345);
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 10; i++) {
         bool opened;
         remove_members(s);
         fflush(NULL);
@@ -438,11 +476,12 @@ static void failing_source(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(killed_anywhere),        cmocka_unit_test(power_cut_anywhere),
-        cmocka_unit_test(killed_at_random_times), cmocka_unit_test(failing_calls),
-        cmocka_unit_test(full_disk_at_once),      cmocka_unit_test(source_changed),
-        cmocka_unit_test(damaged_checksums),      cmocka_unit_test(damaged_tail),
-        cmocka_unit_test(stopped_by_the_user),    cmocka_unit_test(failing_source),
+        cmocka_unit_test(killed_anywhere),     cmocka_unit_test(power_cut_at_every_flush),
+        cmocka_unit_test(power_cut_of_copies), cmocka_unit_test(killed_at_random_times),
+        cmocka_unit_test(failing_calls),       cmocka_unit_test(full_disk_at_once),
+        cmocka_unit_test(source_changed),      cmocka_unit_test(damaged_checksums),
+        cmocka_unit_test(damaged_tail),        cmocka_unit_test(stopped_by_the_user),
+        cmocka_unit_test(failing_source),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
 }

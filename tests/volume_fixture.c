@@ -206,15 +206,27 @@ void fixture_check(struct fixture *f, const struct ps_volume *volume)
     assert_int_equal(ps_volume_metadata(volume, "absent", &data, &bytes), -ENOENT);
 }
 
+static void verify(struct ps_volume *volume, struct ps_verify_report *report)
+{
+    struct ps_error err = {0};
+    struct ps_verify_options options = {.threads = 2};
+    int rc = ps_volume_verify(volume, &options, report, &err);
+    if (rc < 0)
+        fail_msg("verify: %s: %s", err.where, err.text);
+}
+
 uint64_t fixture_verify(struct ps_volume *volume)
 {
     struct ps_verify_report report;
-    struct ps_error err = {0};
-    struct ps_verify_options options = {0};
-    int rc = ps_volume_verify(volume, &options, &report, &err);
-    if (rc < 0)
-        fail_msg("verify: %s: %s", err.where, err.text);
+    verify(volume, &report);
     return report.slices_bad;
+}
+
+uint64_t fixture_verify_slices(struct ps_volume *volume)
+{
+    struct ps_verify_report report;
+    verify(volume, &report);
+    return report.slices_bad - report.ranges_bad;
 }
 
 uint8_t *file_read(const char *path, size_t *bytes)
