@@ -258,23 +258,16 @@ static int move(struct mover *r, struct ps_error *err)
 
 /* ---- a rebalance that was stopped after everything was written ------------------------------- */
 
-/* One member of the new volume as a resume finds it. */
-static bool read_home(struct ps_target *t, uint64_t *stage, struct ps_disk_superblock *sb)
+/* One member of the new volume as a resume finds it: false unless it is complete. */
+static bool read_home(const struct ps_target *t, uint64_t *stage, struct ps_disk_superblock *sb)
 {
-    struct ps_superblock_pair pair = t->pair;
+    struct ps_superblock_pair pair;
     if (!t->is_member || t->sb.state != PS_VOLUME_COMPLETE)
         return false;
-    uint64_t shift = ps_superblock_shift(&t->sb);
     *stage = 0;
-    if (!ps_superblock_find_staged(t->fd, &t->sb, stage, &pair)) {
+    if (!ps_superblock_find_staged(t->fd, &t->sb, stage, &pair) &&
+        !ps_superblock_find_left(t->fd, &t->sb, stage, &pair))
         pair = t->pair;
-        /* Changed over, and the stage not cleared yet? */
-        struct ps_superblock_pair left;
-        if (shift >= 2 * (uint64_t)PS_STAGE_BYTES &&
-            ps_superblock_read_staged(t->fd, shift - PS_STAGE_BYTES, &left) &&
-            memcmp(left.copy[left.best].uuid, t->sb.uuid, sizeof(t->sb.uuid)) == 0)
-            *stage = shift - PS_STAGE_BYTES, pair = left;
-    }
     *sb = pair.copy[pair.best];
     return pair.valid[0] && pair.valid[1] && pair.copy[0].state == PS_VOLUME_COMPLETE &&
            pair.copy[1].state == PS_VOLUME_COMPLETE;

@@ -224,6 +224,18 @@ bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint
     return false;
 }
 
+bool ps_superblock_find_left(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
+                             struct ps_superblock_pair *pair)
+{
+    uint64_t shift = ps_superblock_shift(sb);
+    if (shift < 2 * (uint64_t)PS_STAGE_BYTES ||
+        !ps_superblock_read_staged(fd, shift - PS_STAGE_BYTES, pair) ||
+        memcmp(pair->copy[pair->best].uuid, sb->uuid, sizeof(sb->uuid)) != 0)
+        return false;
+    *stage = shift - PS_STAGE_BYTES;
+    return true;
+}
+
 void ps_uuid_text(const uint8_t uuid[16], char text[37])
 {
     char *at = text;

@@ -63,6 +63,11 @@ bool ps_superblock_read_staged(int fd, uint64_t stage, struct ps_superblock_pair
 bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
                                struct ps_superblock_pair *pair);
 
+/* The same for the stage that the superblock's own volume was written in, if that has not been
+ * cleared: its change-over has not come to its end. */
+bool ps_superblock_find_left(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
+                             struct ps_superblock_pair *pair);
+
 /* The two places for such a volume's stage, multiples of PS_STAGE_BYTES. */
 #define PS_STAGE_BEFORE ((uint64_t)PS_STAGE_BYTES)
 uint64_t ps_superblock_stage_after(const struct ps_disk_superblock *sb);

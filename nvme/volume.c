@@ -262,6 +262,23 @@ static int judge(const struct opening *o, struct ps_error *err)
     return why->code;
 }
 
+/* A member that lacks the others may have been stopped while a rebalance changed over. */
+static int explain(const struct opening *o, int rc, struct ps_error *err)
+{
+    struct ps_superblock_pair pair;
+    uint64_t stage;
+    if (rc != -PS_ERR_MEMBER || o->base < 0)
+        return rc;
+    const struct ps_member *base = &o->volume->members[o->base];
+    bool is_begun = ps_superblock_find_staged(base->fd, &base->sb, &stage, &pair) &&
+                    pair.copy[pair.best].state == PS_VOLUME_COMPLETE;
+    if (!is_begun && !ps_superblock_find_left(base->fd, &base->sb, &stage, &pair))
+        return rc;
+    return ps_error_set(err, -PS_ERR_INCOMPLETE, base->path,
+                        "a rebalance of this volume was stopped while it changed over; finish it "
+                        "with the same command and --resume");
+}
+
 int ps_volume_map_read(const struct ps_member *member, void **data, struct ps_map *map,
                        struct ps_error *err)
 {
@@ -411,6 +428,7 @@ int ps_volume_open(struct ps_volume **out, const char *const *paths, int path_co
         rc = find_others(&o, err);
     if (rc == 0)
         rc = judge(&o, err);
+    rc = explain(&o, rc, err);
     if (rc == 0)
         rc = read_map(v, o.base, err);
     if (rc == 0)

@@ -432,6 +432,118 @@ static void several_devices(void **state)
     unlink(file);
 }
 
+/* A device too small for its share gets what it holds; all together too small are refused. */
+static void unequal_devices(void **state)
+{
+    static const uint64_t bytes[] = {16u << 20, 2u << 20, 16u << 20};
+    struct loop l[3];
+    struct ps_error err = {0};
+    struct fixture large;
+    struct fixture_shape shape = fixture_small;
+    struct ps_volume *v = NULL;
+    const char *paths[3];
+    (void)state;
+    shape.index_count = 20;
+    fixture_init(&large, 1, &shape); /* 6 MB */
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(loop_attach(&l[i], bytes[i]), 0);
+        paths[i] = l[i].device;
+    }
+    must(fixture_layout(&large, paths, 3, NULL, &err), &err);
+    must(ps_volume_open(&v, paths, 1, &err), &err);
+    fixture_check(&large, v);
+    assert_int_equal(fixture_verify(v), 0);
+    uint64_t data[3];
+    for (int i = 0; i < 3; i++) {
+        struct ps_member_info info;
+        ps_volume_member(v, i, &info);
+        data[i] = info.data_end_bytes - info.data_begin_bytes;
+    }
+    /* 2 MiB less tail and head; most of that is used. */
+    assert_true(data[1] > 500000 && data[1] < 900000);
+    assert_true(data[0] > data[2] * 9 / 10 && data[2] > data[0] * 9 / 10);
+    ps_volume_close(&v);
+    for (int i = 0; i < 3; i++)
+        must(ps_member_wipe(paths[i], &err), &err);
+    const char *small[] = {paths[1]};
+    assert_int_equal(fixture_layout(&large, small, 1, NULL, &err), -ENOSPC);
+    struct ps_layout_options copies = {.copies = 2};
+    assert_int_equal(fixture_layout(&large, paths, 2, &copies, &err), -ENOSPC);
+    fixture_fini(&large);
+    shape.index_count = 160;
+    fixture_init(&large, 1, &shape); /* 48 MB */
+    assert_int_equal(fixture_layout(&large, paths, 3, NULL, &err), -ENOSPC);
+    assert_non_null(strstr(err.text, "together"));
+    fixture_fini(&large);
+    for (int i = 0; i < 3; i++)
+        loop_detach(&l[i]);
+}
+
+static int move(const char *volume, const char *const *paths, int count, bool resume,
+                struct ps_error *err)
+{
+    struct ps_rebalance_options o = {.members = paths, .member_count = count, .resume = resume};
+    memset(err, 0, sizeof(*err));
+    return ps_volume_rebalance(&volume, 1, &o, err);
+}
+
+/* Old and new volume on one device, whose second superblocks have one place; killed and cut off. */
+static void moved_devices(void **state)
+{
+    struct loop l[3];
+    struct ps_error err;
+    const char *paths[3], *both[2];
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(loop_attach(&l[i], i < 2 ? DEVICE_BYTES : 3u << 20), 0);
+        paths[i] = l[i].device;
+    }
+    both[0] = paths[1];
+    both[1] = paths[0];
+    shim = (struct shim){.mode = SHIM_PASS};
+    must(lay(paths[0], NULL, false, &err), &err);
+    must(move(paths[0], paths, 2, false, &err), &err);
+    must_open(paths[1]);
+    shim = (struct shim){.mode = SHIM_PASS};
+    must(move(paths[0], both, 2, false, &err), &err);
+    must_open(paths[0]);
+    uint64_t calls = shim.count;
+    for (uint64_t i = 0; i < 30; i++) {
+        fflush(NULL);
+        pid_t pid = fork();
+        if (pid == 0) {
+            shim = (struct shim){.mode = i % 3 == 0 ? SHIM_KILL : SHIM_POWER,
+                                 /* Most of them near the end, where the superblocks change. */
+                                 .call = i < 10 ? 1 + calls * i / 10 : calls - (i - 10),
+                                 .seed = i};
+            _exit(move(paths[0], i % 2 == 0 ? paths : both, 2, false, &err) == 0 ? 0 : 1);
+        }
+        int status;
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 1);
+        for (int m = 0; m < 2; m++) {
+            struct ps_volume *v = NULL;
+            if (ps_volume_open(&v, &paths[m], 1, &err) < 0)
+                continue;
+            fixture_check(&model, v);
+            ps_volume_close(&v);
+        }
+        must(move(paths[0], i % 2 == 0 ? paths : both, 2, true, &err), &err);
+        must_open(paths[0]);
+        must_open(paths[1]);
+    }
+    /* To one of them, whose room suffices for both; the other one is free again. */
+    must(move(paths[0], &paths[1], 1, false, &err), &err);
+    must_open(paths[1]);
+    must(lay(paths[2], NULL, false, &err), &err);
+    struct ps_rebalance_options o = {.members = &paths[2], .member_count = 1, .copies = 1};
+    assert_int_equal(ps_volume_rebalance(&paths[2], 1, &o, &err), -ENOSPC);
+    assert_non_null(strstr(err.text, "are missing here"));
+    must_open(paths[2]);
+    for (int i = 0; i < 3; i++)
+        loop_detach(&l[i]);
+}
+
 static void full_disk(void **state)
 {
     struct loop l;
@@ -547,6 +659,7 @@ int main(void)
         cmocka_unit_test(backup_table_only), cmocka_unit_test(too_small),
         cmocka_unit_test(same_device_twice), cmocka_unit_test(several_devices),
         cmocka_unit_test(full_disk),         cmocka_unit_test(crashes),
+        cmocka_unit_test(unequal_devices),   cmocka_unit_test(moved_devices),
         cmocka_unit_test(read_only_device),
     };
     struct loop probe;
