@@ -34,4 +34,4 @@ for ((node = 0; node < nodes; node++)); do
     say "node $node: $pages hugepages"
     [ "$pages" -eq 0 ] || nodes_used=$((nodes_used + 1))
 done
-[ $nodes_used -ge 1 ] || die "no hugepage on any node: $(cat huge)"
+[ $nodes_used -ge 2 ] || die "all hugepages on one node: $(cat huge)"
