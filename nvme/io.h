@@ -141,7 +141,11 @@ int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_
  */
 uint32_t ps_io_close(struct ps_io **io);
 
-/* How many requests a fault has struck so far; 0 for engines without faults. */
+/* Gives an open fault engine other faults (a text as between "fault:" and ":"), counted from now
+ * on; members that are gone come back, what hangs goes on hanging. */
+void ps_io_faults_set(struct ps_io *io, const char *faults);
+
+/* How many requests a fault has struck since the last change; 0 for engines without faults. */
 uint64_t ps_io_fault_count(const struct ps_io *io);
 
 /* ---- shared by the engines ------------------------------------------------------------------- */

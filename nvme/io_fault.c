@@ -395,6 +395,17 @@ static int fault_open(struct ps_io **out, const struct ps_io_config *config,
     return 0;
 }
 
+void ps_io_faults_set(struct ps_io *io, const char *faults)
+{
+    struct fault *f = (struct fault *)io;
+
+    assert(io->ops == &ps_io_fault);
+    f->rule_count = parse(faults, strlen(faults), f->rules);
+    assert(f->rule_count > 0);
+    memset(f->is_gone, 0, (size_t)f->member_count * sizeof(*f->is_gone));
+    f->struck = 0;
+}
+
 uint64_t ps_io_fault_count(const struct ps_io *io)
 {
     return io->ops == &ps_io_fault ? ((const struct fault *)io)->struck : 0;

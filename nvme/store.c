@@ -31,6 +31,11 @@ struct ps_io *ps_store_io(struct ps_store *store)
     return store->io;
 }
 
+void ps_store_timeout_set(struct ps_store *store, uint32_t timeout_ms)
+{
+    store->scheduler.timeout_ns = timeout_ms * UINT64_C(1000000);
+}
+
 uint64_t ps_store_struct_bytes(void)
 {
     return sizeof(struct ps_store);

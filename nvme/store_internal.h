@@ -42,6 +42,8 @@ int ps_store_plan_check(const struct ps_store_plan *plan, bool fits, struct ps_e
 
 /* The engine that a store reads with, for tests. */
 struct ps_io *ps_store_io(struct ps_store *store);
+/* Also for tests: ps_store_options.timeout_ms of a store that is open. */
+void ps_store_timeout_set(struct ps_store *store, uint32_t timeout_ms);
 
 /* What a store object takes beside its tables. */
 uint64_t ps_store_struct_bytes(void);

@@ -15,8 +15,7 @@ static void check(int rc, const struct ps_error *err)
         fail_msg("%s: %s (%d)", err->where, err->text, rc);
 }
 
-void fixture_layout(struct fixture_volume *volume, const char *source, const char *quant,
-                    uint64_t slice_bytes, int member_count)
+static void lay_out(struct fixture_volume *volume, struct ps_model_layout_options *options)
 {
     const char *tmp = getenv("TMPDIR");
     const char *paths[FIXTURE_MEMBER_COUNT_MAX];
@@ -26,19 +25,28 @@ void fixture_layout(struct fixture_volume *volume, const char *source, const cha
     memset(volume, 0, sizeof(*volume));
     snprintf(volume->dir, sizeof(volume->dir), "%s/penstock-test-XXXXXX", tmp ? tmp : "/var/tmp");
     assert_non_null(mkdtemp(volume->dir));
-    volume->member_count = member_count;
-    for (int i = 0; i < member_count; i++) {
+    volume->member_count = options->member_count;
+    for (int i = 0; i < volume->member_count; i++) {
         snprintf(volume->members[i], sizeof(volume->members[i]), "%s/m%d.pst", volume->dir, i);
         paths[i] = volume->members[i];
     }
+    options->members = paths;
+    check(ps_model_layout(options, &report, &err), &err);
+}
+
+void fixture_layout(struct fixture_volume *volume, const char *source, const char *quant,
+                    uint64_t slice_bytes, int member_count)
+{
     struct ps_model_layout_options options = {
-        .source = source,
-        .members = paths,
-        .member_count = member_count,
-        .quant = quant,
-        .slice_bytes = slice_bytes,
-    };
-    check(ps_model_layout(&options, &report, &err), &err);
+        .source = source, .member_count = member_count, .quant = quant, .slice_bytes = slice_bytes};
+    lay_out(volume, &options);
+}
+
+void fixture_layout_twice(struct fixture_volume *volume, const char *source, int member_count)
+{
+    struct ps_model_layout_options options = {
+        .source = source, .member_count = member_count, .copies = 2};
+    lay_out(volume, &options);
 }
 
 void fixture_remove(struct fixture_volume *volume)

@@ -24,6 +24,8 @@ struct fixture_run { /* zeroes mean defaults */
  */
 void fixture_layout(struct fixture_volume *volume, const char *source, const char *quant,
                     uint64_t slice_bytes, int member_count);
+/* The same with two copies of every slice. */
+void fixture_layout_twice(struct fixture_volume *volume, const char *source, int member_count);
 void fixture_remove(struct fixture_volume *volume);
 
 struct ps_model *fixture_open(const struct fixture_volume *volume);
