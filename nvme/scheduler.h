@@ -160,6 +160,10 @@ void ps_scheduler_leave(struct ps_scheduler *s, struct ps_fetch *fetch);
  */
 int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns);
 
+/* True when everything in flight hangs, and nothing else is waiting to be read: waiting on brings
+ * nothing, unless a drive comes back. */
+bool ps_scheduler_is_stalled(const struct ps_scheduler *s);
+
 /* The sentence for a fetch that has an error; returns fetch->error. */
 int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
                    struct ps_error *err);

@@ -237,6 +237,15 @@ uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
     return deadline_ns;
 }
 
+bool ps_scheduler_is_stalled(const struct ps_scheduler *s)
+{
+    uint32_t stuck = 0;
+
+    for (int d = 0; d < s->queue_count; d++)
+        stuck += s->queues[d].stuck_count;
+    return stuck > 0 && stuck == s->in_flight && !s->heads[PS_FETCH_DEMAND];
+}
+
 /* ---- drives that come back ------------------------------------------------------------------- */
 
 static bool wants_test(const struct ps_scheduler *s, uint32_t member, uint64_t now_ns)

@@ -182,10 +182,10 @@ static int engine_error(const struct ps_store *store, struct ps_error *err)
                         ps_strerror(store->scheduler.error));
 }
 
-/* Longer than it takes to give a hanging read up. */
+/* As long as it takes to give up a read that hangs twice. */
 static uint64_t patience_ns(const struct ps_store *store)
 {
-    return 3 * store->scheduler.timeout_ns;
+    return 2 * store->scheduler.timeout_ns;
 }
 
 /* Waits until the fetch has ended, or has failed and its last reads hang. */
@@ -263,7 +263,7 @@ static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx
 
     *slot_idx = ps_cache_take(&store->cache, object);
     while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object) &&
-           (left_ns = ps_left_ns(end_ns)) > 0) {
+           !ps_scheduler_is_stalled(&store->scheduler) && (left_ns = ps_left_ns(end_ns)) > 0) {
         if (ps_scheduler_pump(&store->scheduler, left_ns) < 0)
             return engine_error(store, err);
         *slot_idx = ps_cache_take(&store->cache, object);
