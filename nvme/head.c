@@ -200,7 +200,7 @@ static void fill_records(struct ps_writer *w)
     if (w->opts->profiles == NULL)
         return;
     ps_record_profiles_pack(profiles, w->opts->profiles, w->member_count);
-    /* 64 profiles of 32 bytes fit beside nothing; what is large goes before them. */
+    /* Always fits but beside entries that fill the half: they stay, and this is left out. */
     ps_record_set(w->records, PS_RECORD_PROFILE, profiles,
                   (uint32_t)(w->member_count * sizeof(*profiles)), 1);
 }

@@ -202,12 +202,14 @@ static int begin_stage(struct ps_writer *w, uint32_t m, struct ps_error *err)
 {
     const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
     const struct ps_target *t = &w->targets[m];
-    const uint64_t places[2] = {PS_STAGE_BEFORE, ps_superblock_stage_after(old)};
+    uint64_t places[2];
     struct ps_superblock_pair pair;
     uint8_t *block = ps_raw_alloc((size_t)2 * PS_SUPERBLOCK_BYTES);
     int rc = block != NULL ? 0 : -ENOMEM;
+    ps_superblock_stages(old, places);
     for (int i = 0; rc == 0 && i < 2; i++) {
-        if (places[i] != w->stages[m] && ps_superblock_read_staged(t->fd, places[i], &pair))
+        if (places[i] != 0 && places[i] != w->stages[m] &&
+            ps_superblock_read_staged(t->fd, places[i], &pair))
             rc = ps_raw_write(t->fd, block, (size_t)2 * PS_SUPERBLOCK_BYTES, places[i]);
     }
     if (rc == 0 && fdatasync(t->fd) != 0)

@@ -178,18 +178,19 @@ int ps_writer_place(struct ps_writer *w, struct ps_error *err)
             continue;
         const struct ps_target *t = &w->targets[m];
         const struct ps_disk_superblock *old = &w->old->members[w->shared[m]].sb;
-        uint64_t end = ps_plan_data_end(&w->plan, m) + PS_STAGE_BYTES + PS_SUPERBLOCK_BYTES;
+        uint64_t bytes = ps_plan_data_end(&w->plan, m) + PS_STAGE_BYTES + PS_SUPERBLOCK_BYTES;
+        uint64_t places[2], limit = UINT64_MAX;
+        ps_superblock_stages(old, places);
         if (w->stages[m] == 0)
-            w->stages[m] = PS_STAGE_BEFORE + end <= old->table_offset
-                               ? PS_STAGE_BEFORE
-                               : ps_superblock_stage_after(old);
+            w->stages[m] =
+                places[0] != 0 && places[0] + bytes <= old->table_offset ? places[0] : places[1];
+        if (w->stages[m] == places[0])
+            limit = old->table_offset;
+        else if (t->is_device)
+            limit = ps_superblock_second_offset(t->bytes, true) + PS_SUPERBLOCK_BYTES;
+        if (w->stages[m] + bytes > limit)
+            return beside_error(t, w->stages[m] + bytes - limit, err);
         shifts[m] = w->stages[m] + PS_STAGE_BYTES;
-        uint64_t limit = w->stages[m] == PS_STAGE_BEFORE ? old->table_offset
-                         : t->is_device
-                             ? ps_superblock_second_offset(t->bytes, true) + PS_SUPERBLOCK_BYTES
-                             : UINT64_MAX;
-        if (w->stages[m] + end > limit)
-            return beside_error(t, w->stages[m] + end - limit, err);
         any = true;
     }
     if (any)

@@ -204,18 +204,20 @@ bool ps_superblock_read_staged(int fd, uint64_t stage, struct ps_superblock_pair
     return pair->valid[0] || pair->valid[1];
 }
 
-uint64_t ps_superblock_stage_after(const struct ps_disk_superblock *sb)
+void ps_superblock_stages(const struct ps_disk_superblock *sb, uint64_t places[2])
 {
     uint64_t end = sb->is_device ? sb->data_end : sb->member_bytes;
-    return ps_align_up(end, PS_STAGE_BYTES);
+    places[0] = sb->table_offset >= 2 * (uint64_t)PS_STAGE_BYTES ? PS_STAGE_BYTES : 0;
+    places[1] = ps_align_up(end, PS_STAGE_BYTES);
 }
 
 bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
                                struct ps_superblock_pair *pair)
 {
-    const uint64_t places[2] = {PS_STAGE_BEFORE, ps_superblock_stage_after(sb)};
+    uint64_t places[2];
+    ps_superblock_stages(sb, places);
     for (int i = 0; i < 2; i++) {
-        if (ps_superblock_read_staged(fd, places[i], pair) &&
+        if (places[i] != 0 && ps_superblock_read_staged(fd, places[i], pair) &&
             memcmp(pair->copy[pair->best].origin, sb->uuid, sizeof(sb->uuid)) == 0) {
             *stage = places[i];
             return true;

@@ -68,9 +68,11 @@ bool ps_superblock_find_staged(int fd, const struct ps_disk_superblock *sb, uint
 bool ps_superblock_find_left(int fd, const struct ps_disk_superblock *sb, uint64_t *stage,
                              struct ps_superblock_pair *pair);
 
-/* The two places for such a volume's stage, multiples of PS_STAGE_BYTES. */
-#define PS_STAGE_BEFORE ((uint64_t)PS_STAGE_BYTES)
-uint64_t ps_superblock_stage_after(const struct ps_disk_superblock *sb);
+/*
+ * The two places for such a volume's stage, multiples of PS_STAGE_BYTES: before the areas of the
+ * superblock's volume (0: there is no room), and after all that it has on the member.
+ */
+void ps_superblock_stages(const struct ps_disk_superblock *sb, uint64_t places[2]);
 
 /* "xxxxxxxx-xxxx-8xxx-xxxx-xxxxxxxxxxxx" into text[37]. */
 void ps_uuid_text(const uint8_t uuid[16], char text[37]);

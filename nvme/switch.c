@@ -108,25 +108,20 @@ static void resolve(const struct ps_member *named, const char *recorded, char pa
         path[0] = 0;
 }
 
-/* All members of the old volume but `named`, from its table, or wherever else they are found. One
- * that was marked and not removed is found by its path alone. */
+/*
+ * All members of the old volume but `named`, where its table says that they are. Not by UUID among
+ * whatever else there is: a copy that somebody keeps is not ours to remove.
+ */
 static void give_back_others(const struct ps_switch *s, const struct ps_member *named)
 {
     struct ps_disk_table *table = NULL;
     char path[PATH_MAX];
-    ps_member_table_read(named, &table, NULL);
+    if (ps_member_table_read(named, &table, NULL) < 0)
+        return;
     for (uint32_t number = 0; number < named->sb.member_count; number++) {
-        struct ps_member found;
         if (number == named->sb.member)
             continue;
-        if (table != NULL) {
-            resolve(named, ps_table_peer(table, number)->path, path);
-            give_back(s, path, named->sb.uuid, false);
-        }
-        if (ps_member_find(&found, named, table, number, NULL) < 0)
-            continue;
-        snprintf(path, sizeof(path), "%s", found.path);
-        ps_member_close(&found); /* and with it the shared lock */
+        resolve(named, ps_table_peer(table, number)->path, path);
         give_back(s, path, named->sb.uuid, false);
     }
     free(table);
