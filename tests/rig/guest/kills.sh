@@ -66,7 +66,8 @@ canary_at()
 
 members_old=()
 members_new=()
-command=()
+command=() # as it is resumed
+fresh=()   # what it is begun with besides
 
 # command_set: what this step interrupts. Layouts: slices of another size make another volume, so that
 # the old one underneath, or a part of it, cannot pass for the new one. Rebalances: from drives 0 and 1
@@ -75,11 +76,13 @@ command_set()
 {
     kind=${kinds[step / count]}
     how=${kind#*:}
+    fresh=()
     members_old=("${drive[place]}" "${drive[place + 1]}")
     case $kind in
     layout:*)
         members_new=("${members_old[@]}")
         command=("$penstock" layout "$demo_gguf" "${members_new[@]}")
+        fresh=(--profile "$profile")
         if [ "$slices" = small ]; then command+=(--slice-bytes 1); fi
         [ -z "$old" ] || command+=(--destroy "penstock:$old")
         ;;
@@ -130,6 +133,11 @@ complete()
     say "step $step: ${kind/:/, }: $opens opens; resumed and verified"
 }
 
+# A layout that knows how fast the drives are writes from its first moment on.
+profile=$RIG_STATE/profile.json
+[ -e "$profile" ] ||
+    quiet "$penstock" probe "${drive[0]}" "${drive[1]}" --seconds 6 --out "$profile"
+
 # ---- the steps -----------------------------------------------------------------------------------
 
 while [ "$step" -lt $((count * ${#kinds[@]})) ]; do
@@ -146,7 +154,7 @@ while [ "$step" -lt $((count * ${#kinds[@]})) ]; do
     whole=${kind%:*}_s
     if [ -z "${!whole}" ]; then # once undisturbed, to know how long it takes
         begin=$EPOCHREALTIME
-        quiet "${command[@]}"
+        quiet "${command[@]}" "${fresh[@]}"
         taken "$begin"
         completed
         save
@@ -161,7 +169,7 @@ while [ "$step" -lt $((count * ${#kinds[@]})) ]; do
         rigctl power-cut "$(awk -v a="$at_s" -v b=$lead_s 'BEGIN {print a + b}')" &
         sleep $lead_s
         begin=$EPOCHREALTIME
-        quiet "${command[@]}"
+        quiet "${command[@]}" "${fresh[@]}"
         kill $! # it had ended before the cut came: this step has to try again
         pending=
         taken "$begin"
@@ -171,7 +179,10 @@ while [ "$step" -lt $((count * ${#kinds[@]})) ]; do
     fi
     begin=$EPOCHREALTIME
     status=0
-    { timeout --signal=KILL "$at_s" "${command[@]}" >out.txt </dev/null 2>err.txt || status=$?; } 2>&-
+    {
+        timeout --signal=KILL "$at_s" "${command[@]}" "${fresh[@]}" >out.txt 2>err.txt </dev/null ||
+            status=$?
+    } 2>&- # the shell would say that it was killed
     if [ $status -eq 137 ]; then
         complete
         step=$((step + 1))
