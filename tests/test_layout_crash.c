@@ -17,7 +17,7 @@
 #include "volume_fixture.h"
 
 #define MEMBERS 2
-#define FLUSH_BYTES (128u << 10)
+#define FLUSH_BYTES (192u << 10)
 
 /* What a layout of plain files is planned with. */
 static const struct ps_plan_options plain = {
@@ -145,6 +145,7 @@ static int run_child(struct scene *s, const struct shim *how, bool resume)
  */
 static void check_opens_only_whole(struct scene *s, bool *opened)
 {
+    const struct fixture *checked = NULL;
     *opened = false;
     for (int m = 0; m < MEMBERS; m++) {
         struct ps_error err = {0};
@@ -155,8 +156,12 @@ static void check_opens_only_whole(struct scene *s, bool *opened)
             continue;
         }
         *opened = true;
-        assert_int_equal(fixture_verify_slices(v), 0);
-        fixture_check(strcmp(ps_volume_uuid(v), s->uuid) == 0 ? &s->f : &s->old, v);
+        struct fixture *f = strcmp(ps_volume_uuid(v), s->uuid) == 0 ? &s->f : &s->old;
+        if (checked != f) {
+            assert_int_equal(fixture_verify_slices(v), 0);
+            fixture_check(f, v);
+        }
+        checked = f;
         ps_volume_close(&v);
     }
 }

@@ -206,6 +206,23 @@ static void more_copies(void **state)
     check(s, "1", 1);
 }
 
+/* A copy that somebody keeps beside a member that leaves is none of ours. */
+static void backups_stay(void **state)
+{
+    struct scene *s = *state;
+    char backup[320];
+    snprintf(backup, sizeof(backup), "%s/backup", s->dir);
+    remove_all(s);
+    lay(s, "01", 1, NULL);
+    file_copy(s->path[1], backup);
+    must_move(s, "0", "02", NULL);
+    check(s, "02", 1);
+    struct ps_rebalance_options o = {.resume = true};
+    must_move(s, "0", "02", &o);
+    assert_true(file_exists(backup));
+    unlink(backup);
+}
+
 static int warnings;
 static char warned[1024];
 
@@ -374,9 +391,9 @@ static void records(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(all_new),  cmocka_unit_test(shared),  cmocka_unit_test(more_copies),
-        cmocka_unit_test(degraded), cmocka_unit_test(consent), cmocka_unit_test(bad_slices),
-        cmocka_unit_test(records),
+        cmocka_unit_test(all_new),  cmocka_unit_test(shared),       cmocka_unit_test(more_copies),
+        cmocka_unit_test(degraded), cmocka_unit_test(consent),      cmocka_unit_test(bad_slices),
+        cmocka_unit_test(records),  cmocka_unit_test(backups_stay),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
 }

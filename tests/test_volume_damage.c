@@ -282,8 +282,9 @@ static void contradicting_superblock(void **state)
     struct scene *s = *state;
     struct ps_error err;
     const struct ps_disk_superblock good = s->sb;
-    struct ps_disk_superblock bad[] = {good, good, good, good, good, good, good,
-                                       good, good, good, good, good, good};
+    struct ps_disk_superblock bad[18];
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+        bad[i] = good;
     bad[0].member_count = 0;
     bad[1].member_count = 65;
     bad[2].member = 2;
@@ -297,6 +298,11 @@ static void contradicting_superblock(void **state)
     bad[10].watermark = good.slice_count + 1;
     bad[11].state = 4;
     bad[12].not_boot[0] = 0x55;
+    bad[13].weights[0] = 1; /* of two members */
+    bad[14].weights[2] = 1;
+    bad[15].nodes[2] = 1;
+    bad[16].piece_bytes_min = PS_PIECE_BYTES_MAX + 1;
+    bad[17].further_copies = 2;
     assert_int_equal(ps_superblock_check(&good, "x", &err), 0);
     for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
         ps_superblock_seal(&bad[i]);
