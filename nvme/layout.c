@@ -10,6 +10,7 @@
 #include "core/log.h"
 #include "core/pool.h"
 #include "core/util.h"
+#include "nvme/identity.h"
 #include "nvme/layout_internal.h"
 #include "nvme/raw_io.h"
 #include "nvme/weigh.h"
@@ -152,11 +153,14 @@ static void fresh_options(const struct ps_writer *w, struct ps_plan_options *opt
     options->copies = w->old != NULL ? ps_volume_copy_count(w->old) : 1;
     if (w->opts->copies != 0)
         options->copies = w->opts->copies;
+    uint64_t drives[PS_MEMBER_COUNT_MAX];
     for (uint32_t m = 0; m < w->member_count; m++) {
-        int node = w->targets[m].node;
+        const struct ps_target *t = &w->targets[m];
+        int node = t->node;
+        drives[m] = ps_identity_drive(t->is_device ? t->device : t->file_dev);
         options->nodes[m] = node >= 0 && node < (int)PS_NODE_NONE ? (uint8_t)node : PS_NODE_NONE;
     }
-    ps_weigh_profiles(options, w->opts->profiles);
+    ps_weigh_profiles(options, w->opts->profiles, drives);
 }
 
 static int make_plan(struct ps_writer *w, struct ps_error *err)

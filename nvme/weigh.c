@@ -7,20 +7,34 @@
 #define WEIGHT_FASTEST 1000u
 #define ROUNDS_MAX 10000
 
-void ps_weigh_profiles(struct ps_plan_options *options, const struct ps_member_profile *profiles)
+/* What a member can count on of its drive's bandwidth. */
+static uint64_t rate_of(const struct ps_plan_options *options,
+                        const struct ps_member_profile *profiles, const uint64_t *drives,
+                        uint32_t member)
+{
+    uint64_t sharing = 1;
+    for (uint32_t m = 0; m < options->member_count; m++)
+        sharing += m != member && drives[member] != 0 && drives[m] == drives[member];
+    return profiles[member].bytes_per_s / sharing;
+}
+
+void ps_weigh_profiles(struct ps_plan_options *options, const struct ps_member_profile *profiles,
+                       const uint64_t *drives)
 {
     uint64_t fastest = 0, slowest = UINT64_MAX, piece = PS_PIECE_BYTES_MIN;
+    uint64_t rates[PS_MEMBER_COUNT_MAX];
     memset(options->weights, 0, sizeof(options->weights));
     for (uint32_t m = 0; profiles != NULL && m < options->member_count; m++) {
-        fastest = ps_max_u64(fastest, profiles[m].bytes_per_s);
-        slowest = ps_min_u64(slowest, profiles[m].bytes_per_s);
+        rates[m] = rate_of(options, profiles, drives, m);
+        fastest = ps_max_u64(fastest, rates[m]);
+        slowest = ps_min_u64(slowest, rates[m]);
         piece = ps_max_u64(piece, profiles[m].piece_bytes_min);
     }
     options->piece_bytes_min = (uint32_t)ps_min_u64(piece, PS_PIECE_BYTES_MAX);
     if (profiles == NULL || slowest == 0 || slowest >= fastest - fastest / 10)
         return;
     for (uint32_t m = 0; m < options->member_count; m++) {
-        double weight = (double)profiles[m].bytes_per_s / (double)fastest * WEIGHT_FASTEST;
+        double weight = (double)rates[m] / (double)fastest * WEIGHT_FASTEST;
         options->weights[m] = (uint32_t)ps_max_u64((uint64_t)(weight + 0.5), 1);
     }
 }

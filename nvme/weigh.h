@@ -14,11 +14,13 @@ struct ps_room {
 };
 
 /*
- * Sets weights and piece_bytes_min by what was measured ([member_count] profiles, or NULL). Drives
+ * Sets weights and piece_bytes_min by what was measured ([member_count] profiles, or NULL). Members
+ * of one drive (equal numbers in drives[member_count]; 0: unknown) share its bandwidth. Members
  * within 10 % of each other, or of which one is unknown, count as equal; else the fastest gets
  * 1000.
  */
-void ps_weigh_profiles(struct ps_plan_options *options, const struct ps_member_profile *profiles);
+void ps_weigh_profiles(struct ps_plan_options *options, const struct ps_member_profile *profiles,
+                       const uint64_t *drives);
 
 /*
  * Lowers weights until no room is given more than it holds: what is too small gets what it holds,

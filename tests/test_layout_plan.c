@@ -439,23 +439,31 @@ static void weights_of_profiles(void **state)
         {.bytes_per_s = 1500000000, .piece_bytes_min = 300000},
         {.bytes_per_s = 1000, .piece_bytes_min = 0},
     };
+    static const uint64_t apart[3] = {7, 8, 0}, together[3] = {7, 8, 7};
     (void)state;
-    ps_weigh_profiles(&options, profiles);
+    ps_weigh_profiles(&options, profiles, apart);
     assert_int_equal(options.weights[0], 1000);
     assert_int_equal(options.weights[1], 500);
     assert_int_equal(options.weights[2], 1);
     assert_int_equal(options.piece_bytes_min, 300000);
     profiles[2].bytes_per_s = 0; /* unknown */
-    ps_weigh_profiles(&options, profiles);
+    ps_weigh_profiles(&options, profiles, apart);
     assert_int_equal(options.weights[0] | options.weights[1] | options.weights[2], 0);
     profiles[1].bytes_per_s = 2800000000;
     profiles[2].bytes_per_s = 2700000000;
     profiles[0].piece_bytes_min = 64 << 20;
-    ps_weigh_profiles(&options, profiles);
+    ps_weigh_profiles(&options, profiles, apart);
     assert_int_equal(options.weights[0] | options.weights[1] | options.weights[2], 0);
     assert_int_equal(options.piece_bytes_min, PS_PIECE_BYTES_MAX);
-    ps_weigh_profiles(&options, NULL);
+    ps_weigh_profiles(&options, NULL, apart);
     assert_int_equal(options.piece_bytes_min, PS_PIECE_BYTES_MIN);
+    /* Two members of one drive have half of it each. */
+    profiles[2].bytes_per_s = 3000000000;
+    profiles[1].bytes_per_s = 3000000000;
+    ps_weigh_profiles(&options, profiles, together);
+    assert_int_equal(options.weights[0], 500);
+    assert_int_equal(options.weights[1], 1000);
+    assert_int_equal(options.weights[2], 500);
 }
 
 /* What the weights give each member of so many bytes, in all copies. */

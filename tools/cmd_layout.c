@@ -142,27 +142,6 @@ static json_t *report_json(const struct layout_args *args,
                      report->skipped_groups, "has_tokenizer", (int)report->has_tokenizer);
 }
 
-/* What is known of the drives, for a cut by their speed. */
-static int profiles_get(struct layout_args *args, struct ps_error *err)
-{
-    int rc = 0;
-
-    if (args->options.resume || args->options.member_count < 2)
-        return 0;
-    if (args->profile == NULL) {
-        rc = tool_profile_measure(args->members, args->options.member_count, args->profiles, err);
-    } else {
-        rc = tool_profile_read(args->profile, args->members, args->options.member_count,
-                               args->profiles, err);
-        if (rc == 0)
-            tool_profile_share(args->members, args->options.member_count, args->profiles);
-        rc = rc == 0 ? 1 : rc;
-    }
-    if (rc == 1)
-        args->options.profiles = args->profiles;
-    return rc;
-}
-
 int cmd_layout(int argc, char **argv)
 {
     struct layout_args args = {0};
@@ -179,11 +158,16 @@ int cmd_layout(int argc, char **argv)
     args.options.progress = tool_progress_step;
     args.options.progress_ctx = &progress;
     args.options.stop = tool_stop_flag();
-    if (profiles_get(&args, &err) < 0)
-        return tool_end(err.code, &err);
+    /* A layout that goes on is cut as it was begun. */
+    int rc = args.options.resume ? 0
+                                 : tool_profile_get(args.profile, args.members,
+                                                    args.options.member_count, args.profiles, &err);
+    if (rc < 0)
+        return tool_end(rc, &err);
+    args.options.profiles = rc == 1 ? args.profiles : NULL;
 
     uint64_t begin_ns = ps_now_ns();
-    int rc = ps_model_layout(&args.options, &report, &err);
+    rc = ps_model_layout(&args.options, &report, &err);
     tool_progress_end(&progress);
     if (rc == -EINTR && tool_stop_status() != 0) {
         fputs("penstock: stopped; the same command with --resume continues it\n", stderr);

@@ -5,8 +5,9 @@
 
 #include "core/budget.h"
 #include "core/util.h"
+#include "tools/profile.h"
 
-enum { KEY_COPIES = 1, KEY_RESUME, KEY_DESTROY, KEY_JSON };
+enum { KEY_COPIES = 1, KEY_PROFILE, KEY_RESUME, KEY_DESTROY, KEY_JSON };
 
 struct rebalance_args {
     struct ps_rebalance_options options;
@@ -15,6 +16,8 @@ struct rebalance_args {
     const char *volume; /* the first of them */
     const char *members[PS_MEMBER_COUNT_MAX];
     const char *destroy[PS_MEMBER_COUNT_MAX];
+    const char *profile;
+    struct ps_member_profile profiles[PS_MEMBER_COUNT_MAX];
     uint64_t total_bytes;
     struct tool_progress progress;
     bool json, verbose;
@@ -39,6 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_COPIES:
         args->options.copies = (uint32_t)tool_number(state, "--copies", arg, 1, 2);
+        break;
+    case KEY_PROFILE:
+        args->profile = arg;
         break;
     case KEY_RESUME:
         args->options.resume = true;
@@ -80,6 +86,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_option options[] = {
     {"copies", KEY_COPIES, "N", 0,
      "copies of everything from now on: 1 or 2 (default: as many as there are)", 0},
+    {"profile", KEY_PROFILE, "FILE", 0,
+     "cut by what penstock probe --out has measured (default: a short look at the drives)", 0},
     {"resume", KEY_RESUME, NULL, 0, "continue a rebalance that was stopped", 0},
     {"destroy", KEY_DESTROY, "IDENTITY", 0,
      "allow what a refusal named by this identity to be overwritten; may be repeated", 0},
@@ -94,7 +102,7 @@ static const struct argp argp = {
     .args_doc = "VOLUME MEMBER...",
     .doc =
         "Moves VOLUME, named by any of its members, to the MEMBERs, without its source: to more, "
-        "fewer or other ones, or to the same ones with the weights that are recorded now. "
+        "fewer or other ones, or to the same ones with the weights that they have now. "
         "Everything is checked as it is read. Until the new volume is complete the old one "
         "stays as it is, so members of both need room for both; members that are left over are "
         "given back."};
@@ -150,8 +158,16 @@ int cmd_rebalance(int argc, char **argv)
     args.options.progress_ctx = &args;
     args.options.stop = tool_stop_flag();
 
+    /* A move that goes on is cut as it was begun. */
+    int rc = args.options.resume ? 0
+                                 : tool_profile_get(args.profile, args.members,
+                                                    args.options.member_count, args.profiles, &err);
+    if (rc < 0)
+        return tool_end(rc, &err);
+    args.options.profiles = rc == 1 ? args.profiles : NULL;
+
     uint64_t begin_ns = ps_now_ns();
-    int rc = ps_volume_rebalance(args.paths, 1 + args.path_count, &args.options, &err);
+    rc = ps_volume_rebalance(args.paths, 1 + args.path_count, &args.options, &err);
     tool_progress_end(&args.progress);
     if (rc == -EINTR && tool_stop_status() != 0) {
         fputs("penstock: stopped; the same command with --resume continues it\n", stderr);

@@ -30,16 +30,14 @@ int tool_profile_write(FILE *file, const char *name, const struct tool_probed *p
 int tool_profile_read(const char *path, const char *const *members, int member_count,
                       struct ps_member_profile *profiles, struct ps_error *err);
 
-/* Gives members that lie on one drive equal parts of its bandwidth. */
-void tool_profile_share(const char *const *members, int member_count,
-                        struct ps_member_profile *profiles);
-
 /*
- * Measures for about a second each of the drives that the members are or lie on, for a layout, and
- * says on standard error what follows. Returns 1; 0 when there is nothing to tell apart (one drive,
- * or one file system) or a drive cannot be measured, of which it says so; -EINTR when stopped.
+ * What is known of the drives that the members are or lie on, for a cut by their speed: from the
+ * profile file, or, with file NULL, measured now for about a second each, which says on standard
+ * error what follows. Returns 1; 0 when there is nothing to tell apart (one member, one drive, one
+ * file system) or a drive cannot be measured, of which it says so; -EINTR when stopped; errors of
+ * tool_profile_read.
  */
-int tool_profile_measure(const char *const *members, int member_count,
-                         struct ps_member_profile *profiles, struct ps_error *err);
+int tool_profile_get(const char *file, const char *const *members, int member_count,
+                     struct ps_member_profile *profiles, struct ps_error *err);
 
 #endif

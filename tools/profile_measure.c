@@ -1,4 +1,4 @@
-/* Profiles without a profile file: a short look at the drives before a layout. */
+/* What is known of the drives of a layout: by a profile file, or by a short look at them. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,19 +61,15 @@ static bool all_alike(const struct place *places, int count)
     return true;
 }
 
-void tool_profile_share(const char *const *members, int member_count,
-                        struct ps_member_profile *profiles)
+/* What a member can count on of its drive's bandwidth: the layout divides it likewise. */
+static uint64_t rate_of(const struct place *places, int count,
+                        const struct ps_member_profile *profiles, int member)
 {
-    struct place places[PS_MEMBER_COUNT_MAX];
+    uint64_t sharing = 1;
 
-    for (int i = 0; i < member_count; i++)
-        place_find(&places[i], members[i]);
-    for (int i = 0; i < member_count; i++) {
-        uint64_t sharing = 1;
-        for (int j = 0; j < member_count; j++)
-            sharing += j != i && same_drive(&places[i], &places[j]);
-        profiles[i].bytes_per_s = ps_max_u64(profiles[i].bytes_per_s / sharing, 1);
-    }
+    for (int i = 0; i < count; i++)
+        sharing += i != member && same_drive(&places[i], &places[member]);
+    return profiles[member].bytes_per_s / sharing;
 }
 
 static int measure_one(const char *path, struct ps_member_profile *profile, struct ps_error *err)
@@ -138,7 +134,7 @@ static void cut_print(const struct place *places, int count,
 
     fputs("penstock: members: ", stderr);
     for (int i = 0; i < count; i++) {
-        uint64_t rate = profiles[i].bytes_per_s;
+        uint64_t rate = rate_of(places, count, profiles, i);
         bool is_fast = rate >= 1000000000;
         fprintf(stderr, "%s%s %.2f %s", i > 0 ? ", " : "", places[i].member,
                 (double)rate / (is_fast ? 1e9 : 1e6), is_fast ? "GB/s" : "MB/s");
@@ -152,12 +148,12 @@ static void cut_print(const struct place *places, int count,
     }
     for (int i = 0; i < count; i++)
         fprintf(stderr, "%s%.0f", i > 0 ? " : " : ": cut ",
-                100.0 * (double)profiles[i].bytes_per_s / (double)sum);
+                100.0 * (double)rate_of(places, count, profiles, i) / (double)sum);
     fputc('\n', stderr);
 }
 
-int tool_profile_measure(const char *const *members, int member_count,
-                         struct ps_member_profile *profiles, struct ps_error *err)
+static int profile_measure(const char *const *members, int member_count,
+                           struct ps_member_profile *profiles, struct ps_error *err)
 {
     struct place places[PS_MEMBER_COUNT_MAX];
     struct ps_error reason = {0};
@@ -177,7 +173,17 @@ int tool_profile_measure(const char *const *members, int member_count,
                 reason.where, reason.text);
         return 0;
     }
-    tool_profile_share(members, member_count, profiles);
     cut_print(places, member_count, profiles);
     return 1;
+}
+
+int tool_profile_get(const char *file, const char *const *members, int member_count,
+                     struct ps_member_profile *profiles, struct ps_error *err)
+{
+    if (member_count < 2)
+        return 0;
+    if (file == NULL)
+        return profile_measure(members, member_count, profiles, err);
+    int rc = tool_profile_read(file, members, member_count, profiles, err);
+    return rc == 0 ? 1 : rc;
 }
