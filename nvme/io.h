@@ -5,11 +5,13 @@
  * sized at open, and hands back completions in whatever order they come. Short reads are continued
  * inside, so that a result less than what was asked for means the end of the file. Thread rule: an
  * engine belongs to the thread that opened it, and only that one submits, reaps and closes (the
- * kernel holds io_uring to this, which spares the interrupts that other threads would need).
+ * kernel holds io_uring to this, which spares the interrupts that other threads would need). Any
+ * thread may wake it while it is open.
  */
 #ifndef PENSTOCK_NVME_IO_H
 #define PENSTOCK_NVME_IO_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -86,6 +88,9 @@ struct ps_io_ops {
      */
     int (*reap)(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
                 uint64_t wait_ns);
+    /* Ends the reap that blocks now, or else at most one later one, though nothing has come back.
+     * Any thread. */
+    void (*wake)(struct ps_io *io);
     /* See ps_io_close. */
     uint32_t (*close)(struct ps_io *io);
 };
@@ -93,11 +98,11 @@ struct ps_io_ops {
 /* What every engine begins with. */
 struct ps_io {
     const struct ps_io_ops *ops;
-    uint32_t capacity; /* member_count * depth: most requests in flight */
-    bool direct;       /* past the page cache on every member that is there */
-    bool registered;   /* every buffer of the config is registered with the kernel */
-    bool iopoll;       /* completions are polled for, without interrupts */
-    bool sqpoll;       /* a thread of the kernel takes the requests */
+    uint32_t capacity;       /* member_count * depth: most requests in flight */
+    bool direct;             /* past the page cache on every member that is there */
+    _Atomic bool registered; /* every buffer of the config is registered with the kernel */
+    bool iopoll;             /* completions are polled for, without interrupts */
+    bool sqpoll;             /* a thread of the kernel takes the requests */
     uint64_t memory_bytes;
 };
 
@@ -142,11 +147,12 @@ int ps_io_open(struct ps_io **out, const struct ps_io_config *config, struct ps_
 uint32_t ps_io_close(struct ps_io **io);
 
 /* Gives an open fault engine other faults (a text as between "fault:" and ":"), counted from now
- * on; members that are gone come back, what hangs goes on hanging. */
+ * on; members that are gone come back, what hangs goes on hanging. Any thread. */
 void ps_io_faults_set(struct ps_io *io, const char *faults);
 
-/* How many requests a fault has struck since the last change; 0 for engines without faults. */
-uint64_t ps_io_fault_count(const struct ps_io *io);
+/* How many requests a fault has struck since the last change; 0 for engines without faults. Any
+ * thread. */
+uint64_t ps_io_fault_count(struct ps_io *io);
 
 /* ---- shared by the engines ------------------------------------------------------------------- */
 

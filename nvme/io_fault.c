@@ -4,17 +4,17 @@
  */
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "core/cond.h"
 #include "core/log.h"
 #include "core/util.h"
 #include "nvme/io.h"
 
 #define RULE_COUNT_MAX 16u
 #define DELAY_MS_MAX 86400000u
-#define SLEEP_NS_MAX UINT64_C(1000000000)
 #define NEVER UINT64_MAX
 
 enum kind { NOTHING, READ_ERROR, SHORT, EMPTY, GONE, HANG, CORRUPT, SLOW };
@@ -44,6 +44,7 @@ struct slot {
     struct ps_io_request request;
     enum kind kind;
     uint64_t delay_ns, due_ns; /* due_ns: held until then; NEVER */
+    uint64_t number;           /* of the fault that struck it */
     int32_t result;
     bool is_held;
 };
@@ -51,11 +52,14 @@ struct slot {
 struct fault {
     struct ps_io io;
     struct ps_io *inner;
+    pthread_mutex_t lock; /* over what other threads may change: from here ... */
+    pthread_cond_t wake;
+    bool is_woken;
     struct rule rules[RULE_COUNT_MAX];
     uint32_t rule_count;
     int member_count;
-    bool *is_gone; /* [member_count] */
-    uint64_t struck;
+    bool *is_gone;   /* [member_count] */
+    uint64_t struck; /* ... to here */
     uint32_t in_flight, with_inner;
     struct slot *slots;   /* [capacity]; what follows, too */
     uint32_t *free_slots; /* stack */
@@ -164,21 +168,31 @@ static void hold(struct slot *slot, int32_t result, uint64_t due_ns)
     slot->due_ns = due_ns;
 }
 
-/* Decides a request's fate. Returns how many of its bytes are to be read; 0: it is held here. */
-static uint32_t begin(struct fault *f, struct slot *slot)
+static void find_fault(struct fault *f, struct slot *slot)
 {
-    uint32_t member = slot->request.member, bytes = slot->request.bytes;
-    const struct rule *rule = judge(f, member);
+    uint32_t member = slot->request.member;
 
+    pthread_mutex_lock(&f->lock);
+    const struct rule *rule = judge(f, member);
     slot->kind = f->is_gone[member] ? GONE : rule ? rule->kind : NOTHING;
     slot->delay_ns = rule ? rule->delay_ns : 0;
     f->struck += slot->kind != NOTHING;
+    f->is_gone[member] = slot->kind == GONE;
+    slot->number = f->struck;
+    pthread_mutex_unlock(&f->lock);
+}
+
+/* Decides a request's fate. Returns how many of its bytes are to be read; 0: it is held here. */
+static uint32_t begin(struct fault *f, struct slot *slot)
+{
+    uint32_t bytes = slot->request.bytes;
+
+    find_fault(f, slot);
     switch (slot->kind) {
     case READ_ERROR:
         hold(slot, -EIO, 0);
         return 0;
     case GONE:
-        f->is_gone[member] = true;
         hold(slot, -ENODEV, 0);
         return 0;
     case EMPTY:
@@ -238,12 +252,12 @@ static void fill_with_garbage(struct slot *slot)
         data[i] = (uint8_t)(data[i] ^ (0x5A + i % 61));
 }
 
-static void flip_bit(struct fault *f, struct slot *slot)
+static void flip_bit(struct slot *slot)
 {
     uint8_t *data = slot->request.buf;
 
     if (slot->result > 0)
-        data[f->struck * 40503u % (uint32_t)slot->result] ^= (uint8_t)(1u << f->struck % 8);
+        data[slot->number * 40503u % (uint32_t)slot->result] ^= (uint8_t)(1u << slot->number % 8);
 }
 
 /* Takes what the other engine has finished: it is due now, unless it is to be slow. */
@@ -255,7 +269,7 @@ static int take_inner(struct fault *f, uint64_t wait_ns)
         struct slot *slot = &f->slots[f->reaped[i].tag];
         hold(slot, f->reaped[i].result, slot->kind == SLOW ? ps_now_ns() + slot->delay_ns : 0);
         if (slot->kind == CORRUPT)
-            flip_bit(f, slot);
+            flip_bit(slot);
         f->with_inner--;
     }
     return count;
@@ -287,13 +301,27 @@ static uint32_t hand_back(struct fault *f, struct ps_io_completion *out, uint32_
     return n;
 }
 
-static void sleep_ns(uint64_t ns)
+/* Waits until the deadline, or for a wake, which is used up; true: there was one. */
+static bool sleep_until(struct fault *f, uint64_t end_ns)
 {
-    /* A wait without end is slept through in pieces. */
-    uint64_t piece_ns = ps_min_u64(ns, SLEEP_NS_MAX);
-    struct timespec t = {(time_t)(piece_ns / 1000000000u), (long)(piece_ns % 1000000000u)};
+    pthread_mutex_lock(&f->lock);
+    while (!f->is_woken && ps_cond_wait(&f->wake, &f->lock, end_ns))
+        ;
+    bool is_woken = f->is_woken;
+    f->is_woken = false;
+    pthread_mutex_unlock(&f->lock);
+    return is_woken;
+}
 
-    nanosleep(&t, NULL);
+static void fault_wake(struct ps_io *io)
+{
+    struct fault *f = (struct fault *)io;
+
+    pthread_mutex_lock(&f->lock);
+    f->is_woken = true;
+    pthread_cond_signal(&f->wake);
+    pthread_mutex_unlock(&f->lock);
+    f->inner->ops->wake(f->inner);
 }
 
 static int fault_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
@@ -308,13 +336,13 @@ static int fault_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t c
         uint64_t left_ns = n == 0 && f->in_flight > 0 ? ps_left_ns(end_ns) : 0;
         if (rc < 0 && n == 0)
             return rc;
-        if (left_ns == 0)
+        if (left_ns == 0 || sleep_until(f, 0))
             return (int)n;
         /* At least a nanosecond, as 0 would not be a wait. */
         uint64_t due_ns = next_ns == NEVER ? NEVER : ps_max_u64(ps_left_ns(next_ns), 1);
         limit_ns = ps_min_u64(left_ns, due_ns);
-        if (f->with_inner == 0)
-            sleep_ns(limit_ns);
+        if (f->with_inner == 0 && sleep_until(f, ps_deadline_ns(limit_ns)))
+            return 0;
     }
 }
 
@@ -325,6 +353,8 @@ static uint32_t fault_close(struct ps_io *io)
     struct fault *f = (struct fault *)io;
     uint32_t left = ps_io_close(&f->inner);
 
+    pthread_mutex_destroy(&f->lock);
+    pthread_cond_destroy(&f->wake);
     free(f->is_gone);
     free(f->slots);
     free(f->free_slots);
@@ -368,6 +398,8 @@ static int fault_open(struct ps_io **out, const struct ps_io_config *config,
     if (!f)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     f->io.ops = &ps_io_fault;
+    pthread_mutex_init(&f->lock, NULL);
+    ps_cond_init(&f->wake);
     f->rule_count = parse(engine->faults, engine->faults_bytes, f->rules);
     int rc = 0;
     for (uint32_t i = 0; i < f->rule_count && rc == 0; i++) {
@@ -400,15 +432,25 @@ void ps_io_faults_set(struct ps_io *io, const char *faults)
     struct fault *f = (struct fault *)io;
 
     assert(io->ops == &ps_io_fault);
+    pthread_mutex_lock(&f->lock);
     f->rule_count = parse(faults, strlen(faults), f->rules);
     assert(f->rule_count > 0);
     memset(f->is_gone, 0, (size_t)f->member_count * sizeof(*f->is_gone));
     f->struck = 0;
+    pthread_mutex_unlock(&f->lock);
 }
 
-uint64_t ps_io_fault_count(const struct ps_io *io)
+uint64_t ps_io_fault_count(struct ps_io *io)
 {
-    return io->ops == &ps_io_fault ? ((const struct fault *)io)->struck : 0;
+    struct fault *f = (struct fault *)io;
+    uint64_t count;
+
+    if (io->ops != &ps_io_fault)
+        return 0;
+    pthread_mutex_lock(&f->lock);
+    count = f->struck;
+    pthread_mutex_unlock(&f->lock);
+    return count;
 }
 
 const struct ps_io_ops ps_io_fault = {
@@ -417,5 +459,6 @@ const struct ps_io_ops ps_io_fault = {
     .open = fault_open,
     .submit = fault_submit,
     .reap = fault_reap,
+    .wake = fault_wake,
     .close = fault_close,
 };

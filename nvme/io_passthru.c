@@ -359,9 +359,14 @@ static int passthru_reap(struct ps_io *io, struct ps_io_completion *out, uint32_
             ps_ring_wait(ring, left_ns);
         if (ring->error && n == 0)
             return ring->error;
-        if (left_ns == 0)
+        if (left_ns == 0 || ps_ring_take_wake(ring))
             return (int)n;
     }
+}
+
+static void passthru_wake(struct ps_io *io)
+{
+    ps_ring_wake(&((struct passthru *)io)->ring);
 }
 
 /* ---- closing --------------------------------------------------------------------------------- */
@@ -471,14 +476,13 @@ static int open_members(struct passthru *p, const struct ps_io_config *config, s
 
 static int start_ring(struct passthru *p, const struct ps_io_config *config, struct ps_error *err)
 {
-    static const uint8_t opcodes[] = {IORING_OP_URING_CMD};
     int *fds = calloc((size_t)p->member_count, sizeof(*fds));
 
     if (!fds)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     for (int i = 0; i < p->member_count; i++)
         fds[i] = p->members[i].ns.fd;
-    int rc = ps_ring_start(&p->ring, fds, config, opcodes, PS_ARRAY_LEN(opcodes), err);
+    int rc = ps_ring_start(&p->ring, fds, config, IORING_OP_URING_CMD, err);
     free(fds);
     return rc;
 }
@@ -549,5 +553,6 @@ const struct ps_io_ops ps_io_passthru = {
     .open = passthru_open,
     .submit = passthru_submit,
     .reap = passthru_reap,
+    .wake = passthru_wake,
     .close = passthru_close,
 };

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "core/budget.h"
 #include "core/log.h"
@@ -15,7 +17,9 @@
 #define RING_HEADER_BYTES (4u * 4096u)
 /* Longer than the arithmetic between two reads of a token, and soon over once nobody reads. */
 #define SQPOLL_IDLE_MS 10u
-#define OPCODE_COUNT_MAX 4u
+/* Behind the scratch: where the eventfd is read to, memory that stays the ring's to its end. */
+#define WAKE_BYTES 4096u
+#define WAKE_TAG UINT64_MAX
 
 /*
  * Newest first. DEFER_TASKRUN (6.1) hands completions over when we ask for them and at no other
@@ -53,10 +57,11 @@ int ps_ring_open(struct ps_ring *ring, uint32_t entries, unsigned extra,
 {
     int rc = -EINVAL;
 
+    ring->wake_fd = -1;
     for (size_t i = 0; i < PS_ARRAY_LEN(setups) && rc == -EINVAL; i++) {
         struct io_uring_params params = {.flags = setup_flags(i, extra, engine),
                                          .sq_thread_idle = SQPOLL_IDLE_MS};
-        rc = io_uring_queue_init_params(entries, &ring->uring, &params);
+        rc = io_uring_queue_init_params(entries + 1, &ring->uring, &params);
         if (rc == 0 && setups[i].lacks)
             ps_log(PS_LOG_INFO,
                    "this kernel's io_uring has no %s; a newer one (6.1) disturbs the arithmetic "
@@ -80,9 +85,11 @@ void ps_ring_close(struct ps_ring *ring)
         io_uring_queue_exit(&ring->uring);
     /* The kernel holds the pages of a test read that never came back. */
     if (ring->scratch)
-        munmap(ring->scratch, PS_RING_SCRATCH_BYTES);
+        munmap(ring->scratch, PS_RING_SCRATCH_BYTES + WAKE_BYTES);
+    if (ring->is_open && ring->wake_fd >= 0)
+        close(ring->wake_fd);
     free(ring->buffers);
-    *ring = (struct ps_ring){.is_open = false};
+    memset(ring, 0, sizeof(*ring));
 }
 
 /* ---- buffers --------------------------------------------------------------------------------- */
@@ -146,7 +153,7 @@ static int register_buffers(struct ps_ring *ring, const struct ps_io_config *con
 {
     uint64_t bytes = 0;
 
-    ring->scratch = mmap(NULL, PS_RING_SCRATCH_BYTES, PROT_READ | PROT_WRITE,
+    ring->scratch = mmap(NULL, PS_RING_SCRATCH_BYTES + WAKE_BYTES, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ring->scratch == MAP_FAILED)
         ring->scratch = NULL;
@@ -192,23 +199,19 @@ const struct ps_ring_buffer *ps_ring_buffer_find(const struct ps_ring *ring, con
 /* ---- starting -------------------------------------------------------------------------------- */
 
 /*
- * The engine's own operations on registered files alone. Through the raw call because liburing
- * 2.3's shared library does not export its wrapper.
+ * Reads of registered files alone. Through the raw call because liburing 2.3's shared library does
+ * not export its wrapper.
  */
-static int restrict_ring(struct ps_ring *ring, const uint8_t *opcodes, uint32_t opcode_count,
-                         struct ps_error *err)
+static int restrict_ring(struct ps_ring *ring, uint8_t opcode, struct ps_error *err)
 {
-    struct io_uring_restriction allowed[OPCODE_COUNT_MAX + 2] = {
+    struct io_uring_restriction allowed[] = {
         {.opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED, .sqe_flags = IOSQE_FIXED_FILE},
         {.opcode = IORING_RESTRICTION_SQE_FLAGS_REQUIRED, .sqe_flags = IOSQE_FIXED_FILE},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = IORING_OP_READ},
+        {.opcode = IORING_RESTRICTION_SQE_OP, .sqe_op = opcode},
     };
-    unsigned count = 2;
-
-    for (uint32_t i = 0; i < opcode_count && i < OPCODE_COUNT_MAX; i++)
-        allowed[count++] = (struct io_uring_restriction){.opcode = IORING_RESTRICTION_SQE_OP,
-                                                         .sqe_op = opcodes[i]};
     int rc = io_uring_register((unsigned)ring->uring.ring_fd, IORING_REGISTER_RESTRICTIONS, allowed,
-                               count);
+                               PS_ARRAY_LEN(allowed));
     if (rc < 0)
         return ps_error_set(err, rc, PS_IO_URING_WHERE, "restrictions: %s", strerror(-rc));
     rc = io_uring_register((unsigned)ring->uring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
@@ -217,14 +220,50 @@ static int restrict_ring(struct ps_ring *ring, const uint8_t *opcodes, uint32_t 
     return 0;
 }
 
-int ps_ring_start(struct ps_ring *ring, const int *fds, const struct ps_io_config *config,
-                  const uint8_t *opcodes, uint32_t opcode_count, struct ps_error *err)
+/* The ring's own file comes after the members'. */
+static int register_files(struct ps_ring *ring, const int *fds, int member_count,
+                          struct ps_error *err)
 {
-    int rc = io_uring_register_files(&ring->uring, fds, (unsigned)config->member_count);
-    if (rc < 0)
-        return ps_error_set(err, rc, PS_IO_URING_WHERE, "registering files: %s", strerror(-rc));
-    rc = register_buffers(ring, config, err);
-    return rc < 0 ? rc : restrict_ring(ring, opcodes, opcode_count, err);
+    size_t count = (size_t)member_count;
+    int *all = calloc(count + 1, sizeof(*all));
+
+    if (!all)
+        return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
+    ring->wake_fd = eventfd(0, EFD_CLOEXEC);
+    ring->wake_file = (unsigned)member_count;
+    memcpy(all, fds, count * sizeof(*all));
+    all[count] = ring->wake_fd;
+    int rc = ring->wake_fd < 0
+                 ? -errno
+                 : io_uring_register_files(&ring->uring, all, (unsigned)member_count + 1);
+    free(all);
+    return rc < 0 ? ps_error_set(err, rc, PS_IO_URING_WHERE, "registering files: %s", strerror(-rc))
+                  : 0;
+}
+
+/* A ring that polls takes no reads of other files than drives. */
+static void expect_wake(struct ps_ring *ring)
+{
+    if (ring->iopoll)
+        return;
+    struct io_uring_sqe *sqe = ps_ring_sqe(ring);
+    io_uring_prep_read(sqe, (int)ring->wake_file, (uint8_t *)ring->scratch + PS_RING_SCRATCH_BYTES,
+                       sizeof(uint64_t), 0);
+    io_uring_sqe_set_flags(sqe, IOSQE_FIXED_FILE);
+    sqe->user_data = WAKE_TAG;
+}
+
+int ps_ring_start(struct ps_ring *ring, const int *fds, const struct ps_io_config *config,
+                  uint8_t opcode, struct ps_error *err)
+{
+    int rc = register_files(ring, fds, config->member_count, err);
+    if (rc == 0)
+        rc = register_buffers(ring, config, err);
+    if (rc == 0)
+        rc = restrict_ring(ring, opcode, err);
+    if (rc == 0)
+        expect_wake(ring);
+    return rc;
 }
 
 /* ---- waiting --------------------------------------------------------------------------------- */
@@ -253,7 +292,7 @@ static void note_error(struct ps_ring *ring, int rc)
     ring->error = rc;
 }
 
-struct io_uring_cqe *ps_ring_peek(struct ps_ring *ring)
+static struct io_uring_cqe *peek(struct ps_ring *ring)
 {
     struct io_uring_cqe *cqe = NULL;
 
@@ -268,6 +307,20 @@ struct io_uring_cqe *ps_ring_peek(struct ps_ring *ring)
     return io_uring_peek_cqe(&ring->uring, &cqe) == 0 ? cqe : NULL;
 }
 
+struct io_uring_cqe *ps_ring_peek(struct ps_ring *ring)
+{
+    struct io_uring_cqe *cqe;
+
+    while ((cqe = peek(ring)) != NULL && cqe->user_data == WAKE_TAG) {
+        int rc = cqe->res;
+        io_uring_cqe_seen(&ring->uring, cqe);
+        note_error(ring, rc);
+        if (!ring->error)
+            expect_wake(ring);
+    }
+    return cqe;
+}
+
 /* The kernel passes over the limit of a wait on a polling ring (io_uring/io_uring.c,
  * io_iopoll_check), so it is asked to look again and again, which is what it would do itself. */
 static void poll_until(struct ps_ring *ring, uint64_t wait_ns)
@@ -275,7 +328,8 @@ static void poll_until(struct ps_ring *ring, uint64_t wait_ns)
     uint64_t end_ns = ps_deadline_ns(wait_ns);
 
     note_error(ring, io_uring_submit(&ring->uring));
-    while (!ring->error && io_uring_cq_ready(&ring->uring) == 0 && ps_left_ns(end_ns) > 0)
+    while (!ring->error && io_uring_cq_ready(&ring->uring) == 0 && !ring->is_woken &&
+           ps_left_ns(end_ns) > 0)
         note_error(ring, io_uring_get_events(&ring->uring));
 }
 
@@ -285,12 +339,27 @@ void ps_ring_wait(struct ps_ring *ring, uint64_t wait_ns)
                                       .tv_nsec = (int64_t)(wait_ns % 1000000000u)};
     struct io_uring_cqe *cqe;
 
-    if (wait_ns == 0 || wait_ns == PS_IO_WAIT_FOREVER)
-        note_error(ring, io_uring_submit_and_wait(&ring->uring, wait_ns != 0));
-    else if (polls_itself(ring))
+    if (ring->iopoll && wait_ns > 0)
         poll_until(ring, wait_ns);
+    else if (wait_ns == 0 || wait_ns == PS_IO_WAIT_FOREVER)
+        note_error(ring, io_uring_submit_and_wait(&ring->uring, wait_ns != 0));
     else
         note_error(ring, io_uring_submit_and_wait_timeout(&ring->uring, &cqe, 1, &limit, NULL));
+}
+
+void ps_ring_wake(struct ps_ring *ring)
+{
+    uint64_t one = 1;
+
+    ring->is_woken = true;
+    /* It cannot fail: the number is far from full, and nobody closes the descriptor meanwhile. */
+    if (!ring->iopoll && write(ring->wake_fd, &one, sizeof(one)) < 0)
+        ps_log(PS_LOG_ERROR, "a reading thread could not be woken: %s", strerror(errno));
+}
+
+bool ps_ring_take_wake(struct ps_ring *ring)
+{
+    return atomic_exchange(&ring->is_woken, false);
 }
 
 int ps_ring_try(struct ps_ring *ring, int32_t *result)
@@ -315,6 +384,6 @@ uint64_t ps_ring_memory_bytes(uint64_t entries, unsigned extra)
     uint64_t sqe_bytes = sizeof(struct io_uring_sqe) * (extra & IORING_SETUP_SQE128 ? 2 : 1);
     uint64_t cqe_bytes = sizeof(struct io_uring_cqe) * (extra & IORING_SETUP_CQE32 ? 2 : 1);
 
-    return 2 * entries * (sqe_bytes + sizeof(uint32_t) + 2 * cqe_bytes) + RING_HEADER_BYTES +
-           PS_RING_SCRATCH_BYTES;
+    return 2 * (entries + 1) * (sqe_bytes + sizeof(uint32_t) + 2 * cqe_bytes) + RING_HEADER_BYTES +
+           PS_RING_SCRATCH_BYTES + WAKE_BYTES;
 }

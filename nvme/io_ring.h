@@ -1,12 +1,14 @@
 /*
  * What the engines on io_uring share: a ring with the newest flags that the kernel takes, which
- * accepts nothing but the engine's own operations on registered files, and how to wait for it.
- * Private to those engines. Thread rule: a ring belongs to the thread that opened it.
+ * accepts nothing but reads of registered files, how to wait for it, and how to end that wait.
+ * Private to those engines. Thread rule: a ring belongs to the thread that opened it, but for
+ * ps_ring_wake.
  */
 #ifndef PENSTOCK_NVME_IO_RING_H
 #define PENSTOCK_NVME_IO_RING_H
 
 #include <liburing.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -28,11 +30,15 @@ struct ps_ring {
     int error;                      /* of io_uring_enter; the ring is of no more use */
     struct ps_ring_buffer *buffers; /* [buffer_count], by address */
     uint32_t buffer_count;
-    void *scratch; /* [PS_RING_SCRATCH_BYTES], not registered */
+    void *scratch;      /* [PS_RING_SCRATCH_BYTES], not registered */
+    int wake_fd;        /* an eventfd that the ring reads, -1: none */
+    unsigned wake_file; /* its number among the registered files */
+    _Atomic bool is_woken;
 };
 
 /*
  * Sets up a ring of `entries` submissions, disabled as yet. extra: 0, or flags for larger entries.
+ * The ring has one entry more for itself.
  * Logs one line if the kernel has no newer flags. *ring: zeroed by the caller. Errors have
  * PS_IO_URING_WHERE.
  */
@@ -40,11 +46,12 @@ int ps_ring_open(struct ps_ring *ring, uint32_t entries, unsigned extra,
                  const struct ps_io_engine *engine, struct ps_error *err);
 
 /*
- * Registers the files (-1: none there) and the buffers of config, and enables the ring for the
- * opcodes alone. That the buffers cannot be registered is no error, but a log line.
+ * Registers the files (-1: none there) and the buffers of config, and enables the ring for plain
+ * reads and the opcode given alone. That the buffers cannot be registered is no error, but a log
+ * line.
  */
 int ps_ring_start(struct ps_ring *ring, const int *fds, const struct ps_io_config *config,
-                  const uint8_t *opcodes, uint32_t opcode_count, struct ps_error *err);
+                  uint8_t opcode, struct ps_error *err);
 
 /* Takes rings in any state. What is still in flight is the kernel's. */
 void ps_ring_close(struct ps_ring *ring);
@@ -61,11 +68,16 @@ const struct ps_ring_buffer *ps_ring_buffer_find(const struct ps_ring *ring, con
 struct io_uring_cqe *ps_ring_peek(struct ps_ring *ring);
 
 /*
- * Submits, and waits up to wait_ns until there is a completion. May return before. What the kernel
- * does not take now stays in the ring and is offered again by the next call. A failure is in
- * ring->error.
+ * Submits, and waits up to wait_ns until there is a completion or a wake. May return before. What
+ * the kernel does not take now stays in the ring and is offered again by the next call. A failure
+ * is in ring->error.
  */
 void ps_ring_wait(struct ps_ring *ring, uint64_t wait_ns);
+
+/* See ps_io_ops.wake. */
+void ps_ring_wake(struct ps_ring *ring);
+/* Whether there was a wake since the last call. */
+bool ps_ring_take_wake(struct ps_ring *ring);
 
 /* Submits the one entry prepared and waits for its completion. Returns 0 with *result, -ETIMEDOUT
  * after PS_IO_CLOSE_WAIT_NS, or ring->error. For test reads. */

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "core/cond.h"
 #include "core/log.h"
 #include "core/util.h"
 #include "nvme/raw_io.h"
@@ -52,7 +53,8 @@ struct threads {
     _Atomic bool stop;  /* set under the lock; reads of several steps look at it in between */
     uint32_t running;   /* threads that have not ended */
     uint32_t reading;   /* of them, in a read */
-    bool is_left;       /* closed while threads were stuck: the last one frees */
+    bool is_woken;
+    bool is_left; /* closed while threads were stuck: the last one frees */
 
     uint32_t thread_count;
     pthread_t thread[PS_IO_THREAD_COUNT_MAX];
@@ -233,20 +235,6 @@ static uint32_t threads_submit(struct ps_io *io, const struct ps_io_request *req
     return n;
 }
 
-/* Waits for a completion until the deadline; false when that has passed. Called with the lock held.
- */
-static bool wait_done(struct threads *t, uint64_t end_ns)
-{
-    struct timespec end = {.tv_sec = (time_t)(end_ns / 1000000000u),
-                           .tv_nsec = (long)(end_ns % 1000000000u)};
-
-    if (end_ns == 0)
-        return false;
-    if (end_ns == UINT64_MAX)
-        return pthread_cond_wait(&t->done, &t->lock) == 0;
-    return pthread_cond_timedwait(&t->done, &t->lock, &end) == 0;
-}
-
 static int threads_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t capacity,
                         uint64_t wait_ns)
 {
@@ -255,8 +243,10 @@ static int threads_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t
     uint32_t n = 0;
 
     pthread_mutex_lock(&t->lock);
-    while (t->finished_count == 0 && t->in_flight > 0 && wait_done(t, end_ns))
+    while (t->finished_count == 0 && t->in_flight > 0 && !t->is_woken &&
+           ps_cond_wait(&t->done, &t->lock, end_ns))
         ;
+    t->is_woken = false;
     while (n < capacity && t->finished_count > 0) {
         out[n++] = t->finished[t->finished_head];
         t->finished_head = (t->finished_head + 1) % io->capacity;
@@ -265,6 +255,16 @@ static int threads_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t
     }
     pthread_mutex_unlock(&t->lock);
     return (int)n;
+}
+
+static void threads_wake(struct ps_io *io)
+{
+    struct threads *t = (struct threads *)io;
+
+    pthread_mutex_lock(&t->lock);
+    t->is_woken = true;
+    pthread_cond_signal(&t->done);
+    pthread_mutex_unlock(&t->lock);
 }
 
 /*
@@ -279,7 +279,7 @@ static uint32_t threads_close(struct ps_io *io)
     pthread_mutex_lock(&t->lock);
     t->stop = true;
     pthread_cond_broadcast(&t->work);
-    while (t->running > 0 && wait_done(t, end_ns))
+    while (t->running > 0 && ps_cond_wait(&t->done, &t->lock, end_ns))
         ;
     uint32_t left = t->running > 0 ? t->reading : 0;
     t->is_left = t->running > 0;
@@ -356,16 +356,12 @@ static int threads_open(struct threads **out, const struct ps_io_config *config,
 {
     size_t members = (size_t)config->member_count;
     struct threads *t = calloc(1, sizeof(*t));
-    pthread_condattr_t clock;
 
     if (!t)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     pthread_mutex_init(&t->lock, NULL);
     pthread_cond_init(&t->work, NULL);
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&t->done, &clock);
-    pthread_condattr_destroy(&clock);
+    ps_cond_init(&t->done);
     t->io = (struct ps_io){.ops = ops, .capacity = (uint32_t)members * config->depth};
     t->io.memory_bytes = ops->memory_bytes(config->member_count, config->depth);
     t->read = read;
@@ -472,6 +468,7 @@ const struct ps_io_ops ps_io_pread = {
     .open = pread_open,
     .submit = threads_submit,
     .reap = threads_reap,
+    .wake = threads_wake,
     .close = threads_close,
 };
 
@@ -481,6 +478,7 @@ const struct ps_io_ops ps_io_pagecache = {
     .open = pagecache_open,
     .submit = threads_submit,
     .reap = threads_reap,
+    .wake = threads_wake,
     .close = threads_close,
 };
 
@@ -490,5 +488,6 @@ const struct ps_io_ops ps_io_mmap = {
     .open = mmap_open,
     .submit = threads_submit,
     .reap = threads_reap,
+    .wake = threads_wake,
     .close = threads_close,
 };

@@ -111,9 +111,14 @@ static int uring_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t c
             ps_ring_wait(ring, left_ns);
         if (ring->error && n == 0)
             return ring->error;
-        if (left_ns == 0)
+        if (left_ns == 0 || ps_ring_take_wake(ring))
             return (int)n;
     }
+}
+
+static void uring_wake(struct ps_io *io)
+{
+    ps_ring_wake(&((struct uring *)io)->ring);
 }
 
 /* Reads in flight into memory that is not registered. */
@@ -182,14 +187,13 @@ static uint64_t uring_memory_bytes(int member_count, uint32_t depth)
 
 static int start_ring(struct uring *u, const struct ps_io_config *config, struct ps_error *err)
 {
-    static const uint8_t opcodes[] = {IORING_OP_READ, IORING_OP_READ_FIXED};
     int *fds = calloc((size_t)u->member_count, sizeof(*fds));
 
     if (!fds)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     for (int i = 0; i < u->member_count; i++)
         fds[i] = u->files[i].fd;
-    int rc = ps_ring_start(&u->ring, fds, config, opcodes, PS_ARRAY_LEN(opcodes), err);
+    int rc = ps_ring_start(&u->ring, fds, config, IORING_OP_READ_FIXED, err);
     free(fds);
     return rc;
 }
@@ -269,5 +273,6 @@ const struct ps_io_ops ps_io_uring = {
     .open = uring_open,
     .submit = uring_submit,
     .reap = uring_reap,
+    .wake = uring_wake,
     .close = uring_close,
 };

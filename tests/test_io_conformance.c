@@ -9,6 +9,8 @@
 
 #include <linux/fs.h>
 #include <linux/loop.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/utsname.h>
@@ -347,6 +349,85 @@ static void short_waits(const char *engine, uint64_t wait_ns)
     ps_io_close(&io);
 }
 
+struct waker {
+    struct ps_io *io;
+    unsigned pause_us;
+    _Atomic bool stop;
+};
+
+static void *wake(void *arg)
+{
+    struct waker *w = arg;
+
+    do {
+        usleep(w->pause_us);
+        w->io->ops->wake(w->io);
+    } while (!w->stop);
+    return NULL;
+}
+
+/* Another thread that keeps waking takes nothing away and adds nothing. */
+static void woken_often(const char *engine)
+{
+    struct ps_io_request requests[MEMBER_COUNT_MAX * DEPTH];
+    struct ps_io_completion got[3];
+    struct ps_io *io = open_engine(engine, true);
+    struct waker waker = {.io = io, .pause_us = 50};
+    pthread_t thread;
+
+    assert_int_equal(pthread_create(&thread, NULL, wake, &waker), 0);
+    for (int round = 0; round < 8; round++) {
+        submit_all(io, requests, 1 << 20);
+        for (uint32_t reaped = 0; reaped < io->capacity;) {
+            int k = io->ops->reap(io, got, PS_ARRAY_LEN(got), PS_IO_WAIT_FOREVER);
+            assert_true(k >= 0);
+            for (int i = 0; i < k; i++, reaped++) {
+                const struct ps_io_request *rq = &requests[got[i].tag];
+                assert_int_equal(got[i].result, rq->bytes);
+                check_bytes(rq->member, rq->offset, rq->buf, rq->bytes);
+            }
+        }
+    }
+    waker.stop = true;
+    pthread_join(thread, NULL);
+    assert_int_equal(io->ops->reap(io, got, PS_ARRAY_LEN(got), 0), 0);
+    ps_io_close(&io);
+}
+
+/* A wait that only a wake can end: nobody writes into the pipe that is read. */
+static void woken_from_waiting(const char *engine)
+{
+    char path[320];
+    struct ps_io *io = NULL;
+    struct ps_io_request request = {.buf = bed.region.base, .bytes = 4096};
+    struct ps_io_completion got;
+    struct ps_error err = {0};
+    pthread_t thread;
+
+    snprintf(path, sizeof(path), "%s/pipe", bed.dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    const char *name = path;
+    struct ps_io_config config = {
+        .engine = engine, .fds = &fd, .names = &name, .member_count = 1, .depth = 1};
+    if (ps_io_open(&io, &config, &err) < 0)
+        fail_msg("%s: %s", err.where, err.text);
+    assert_int_equal(io->ops->submit(io, &request, 1), 1);
+    for (int round = 0; round < 3; round++) {
+        struct waker waker = {.io = io, .pause_us = 2000, .stop = true};
+        assert_int_equal(pthread_create(&thread, NULL, wake, &waker), 0);
+        assert_int_equal(io->ops->reap(io, &got, 1, PS_IO_WAIT_FOREVER), 0);
+        pthread_join(thread, NULL);
+    }
+    static const uint8_t data[4096] = {1};
+    assert_int_equal(write(fd, data, sizeof(data)), sizeof(data));
+    assert_int_equal(io->ops->reap(io, &got, 1, PS_IO_WAIT_FOREVER), 1);
+    assert_int_equal(got.result, sizeof(data));
+    ps_io_close(&io);
+    close(fd);
+    unlink(path);
+}
+
 /* A member that is not there fails its own requests and nothing else. */
 static void absent_member(const char *engine)
 {
@@ -540,6 +621,9 @@ static void test_engine(void **state)
     end_of_file(engine);
     short_waits(engine, 0);
     short_waits(engine, 1000);
+    woken_often(engine);
+    if (strcmp(engine, "uring") == 0 || strcmp(engine, "uring+sqpoll") == 0)
+        woken_from_waiting(engine);
     if (bed.member_count > 1) {
         absent_member(engine);
         bad_descriptor(engine);

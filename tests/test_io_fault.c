@@ -4,6 +4,8 @@
  */
 #include "util.h"
 
+#include <pthread.h>
+
 #include "core/log.h"
 #include "core/util.h"
 #include "nvme/io.h"
@@ -242,6 +244,30 @@ static void test_hang(void **state)
         assert_true(is_untouched(i));
 }
 
+static void *wake_later(void *arg)
+{
+    (void)arg;
+    usleep(5000);
+    bed.io->ops->wake(bed.io);
+    return NULL;
+}
+
+/* A wait for what hangs, alone or beside reads that are slow, ends when another thread says so. */
+static void test_wake(void **state)
+{
+    struct ps_io_completion got;
+    pthread_t thread;
+
+    need_engine("hang@1,slow=60000@2", *state);
+    for (uint64_t i = 0; i < 2; i++) {
+        submit(i, 0);
+        assert_int_equal(pthread_create(&thread, NULL, wake_later, NULL), 0);
+        assert_int_equal(bed.io->ops->reap(bed.io, &got, 1, PS_IO_WAIT_FOREVER), 0);
+        pthread_join(thread, NULL);
+    }
+    ps_io_close(&bed.io);
+}
+
 static void test_no_such_member(void **state)
 {
     struct ps_error err = {0};
@@ -272,10 +298,11 @@ static void set_up(void)
 
 int main(void)
 {
-    static void (*const run[])(void **) = {test_every_n, test_onwards, test_hang_for_a_time,
-                                           test_slow,    test_hang,    test_no_such_member};
-    static const char *const names[] = {"every n", "onwards", "hang for a time",
-                                        "slow",    "hang",    "no such member"};
+    static void (*const run[])(void **) = {test_every_n,       test_onwards, test_hang_for_a_time,
+                                           test_slow,          test_hang,    test_wake,
+                                           test_no_such_member};
+    static const char *const names[] = {"every n", "onwards", "hang for a time", "slow",
+                                        "hang",    "wake",    "no such member"};
     static const char *const engines[] = {"uring", "pread"};
     struct CMUnitTest tests[PS_ARRAY_LEN(run) * PS_ARRAY_LEN(engines)];
     char titles[PS_ARRAY_LEN(tests)][48];
