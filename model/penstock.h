@@ -7,9 +7,8 @@
  * A *session* is one sequence of tokens with its state. Results do not depend on the ceiling, the
  * I/O engine, the thread count, the members, the slice size, or how a prompt is cut into calls.
  *
- * Thread rule: one thread at a time per model; an engine and its sessions belong to the thread that
- * opened the engine. Functions return >= 0, or -errno / -PS_ERR_* with *err filled. Close in
- * reverse order; close functions take NULL.
+ * Thread rule: one thread at a time per model, its engine and its sessions. Functions return >= 0,
+ * or -errno / -PS_ERR_* with *err filled. Close in reverse order; close functions take NULL.
  */
 #ifndef PENSTOCK_H
 #define PENSTOCK_H
@@ -135,7 +134,7 @@ bool ps_model_is_end(const struct ps_model *model, int32_t id);
 
 struct ps_engine_options {
     uint64_t memory_bytes;    /* ceiling on resident set plus hugepages */
-    const char *io;           /* NULL = "uring"; "pread", "pagecache", "mmap" */
+    const char *io;           /* ps_store_options.engine; NULL = "uring" */
     int threads;              /* 0 = one per CPU */
     uint32_t ctx;             /* tokens a session can hold; 0 = min(4096, the model's) */
     uint32_t experts_used;    /* 0 = the model's; fewer changes the output */

@@ -63,6 +63,7 @@ static void place_slots(struct ps_cache *cache)
             slot->nodes = cache->nodes + slice;
             slot->fetch.slices = cache->slices + slice;
             slot->fetch.landed = cache->landed + slice;
+            slot->shown = cache->shown + slice;
             slot->fetch.tries = cache->tries + slice;
             slot->fetch.pending = cache->pending + slice;
             slot->fetch.parts = cache->parts + part;

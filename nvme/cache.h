@@ -80,6 +80,7 @@ enum ps_slot_state { PS_SLOT_FREE, PS_SLOT_READING, PS_SLOT_READY, PS_SLOT_FAILE
 struct ps_slot {
     struct ps_fetch fetch;
     uint8_t *nodes; /* [slice_count]: the node of each slice's memory */
+    uint8_t *shown; /* [slice_count]: fetch.landed as leases have been told */
     uint32_t lease_count;
     uint32_t newer, older; /* in a list of the class, or newer: in its free list */
     uint32_t moved_to;     /* LEFT: where leases find the object now */
@@ -108,7 +109,8 @@ struct ps_cache {
     uint32_t *slot_of;         /* [object_count]: slot or PS_CACHE_NONE */
     uint8_t *class_of;         /* [object_count] */
     uint8_t **slices;          /* [slice_count] */
-    uint8_t *landed, *nodes;   /* [slice_count] */
+    uint8_t *landed, *shown;   /* [slice_count] */
+    uint8_t *nodes;            /* [slice_count] */
     uint8_t *tries;            /* [slice_count] */
     uint32_t *pending;         /* [slice_count] */
     uint8_t *parts;            /* [part_count] */

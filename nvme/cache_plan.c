@@ -156,6 +156,7 @@ uint64_t ps_cache_tables_place(struct ps_cache *cache, const struct ps_cache_pla
     cache->class_of = ps_arena_take(&a, objects, sizeof(*cache->class_of));
     cache->slices = ps_arena_take(&a, plan->slice_count, sizeof(*cache->slices));
     cache->landed = ps_arena_take(&a, plan->slice_count, sizeof(*cache->landed));
+    cache->shown = ps_arena_take(&a, plan->slice_count, sizeof(*cache->shown));
     cache->nodes = ps_arena_take(&a, plan->slice_count, sizeof(*cache->nodes));
     cache->tries = ps_arena_take(&a, plan->slice_count, sizeof(*cache->tries));
     cache->pending = ps_arena_take(&a, plan->slice_count, sizeof(*cache->pending));

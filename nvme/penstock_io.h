@@ -207,8 +207,8 @@ struct ps_store_options {
     uint32_t queue_depth;    /* reads in flight per drive; 0 = as its profile says, or 8 */
     uint32_t prefetch_count; /* most objects that may be held on a guess; 0 = none */
     uint32_t timeout_ms;     /* a drive that answers nothing for so long hangs; 0 = 2000 */
-    /* Where the caller has threads that wait while it does, they can help with checksums. Called
-     * inside ps_store_get, _wait, _read and _prefetch only. NULL: the caller's thread alone. */
+    /* Where the caller has threads that wait while it does, they can help with checksums. Called by
+     * the thread that is inside ps_store_get, _wait or _read. NULL: that thread helps alone. */
     ps_run_fn *run;
     void *run_ctx;
 };
@@ -241,11 +241,13 @@ void ps_store_placement(const struct ps_volume *volume, const struct ps_store_op
                         struct ps_store_placement *placement);
 
 /*
- * Maps the cache in hugepages, opens the engine and registers files and buffers. Everything the
- * store ever allocates is allocated here. An engine that the kernel or the file system refuses
- * falls back (uring to pread, O_DIRECT to buffered) with one log line; ps_store_stats tells what is
- * used. Errors: -PS_ERR_ARGUMENT (unknown engine), -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open().
- * Thread rule: a store belongs to the thread that opened it. The volume must outlive it.
+ * Maps the cache in hugepages, and starts a thread that opens the engine, registers files and
+ * buffers, and issues reads and checks what comes back from then on. Everything the store ever
+ * allocates is allocated here, and no thread is created later. An engine that the kernel or the
+ * file system refuses falls back (uring to pread, O_DIRECT to buffered) with one log line;
+ * ps_store_stats tells what is used. Errors: -PS_ERR_ARGUMENT (unknown engine),
+ * -PS_ERR_MEMORY_FLOOR, -ENOMEM, -errno of open(). Thread rule: one thread at a time;
+ * ps_store_stats and _member_stats: any. The volume must outlive it.
  *
  * Faults, for everything below: a read that fails, ends early or does not have its checksum is read
  * once more from the same member, then, in a volume with two copies, from the other one. A drive
@@ -269,7 +271,8 @@ uint32_t ps_store_close(struct ps_store **store);
  * good: on error the content of buf is undefined.
  * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member. After
  * -ETIMEDOUT the drive may still write to buf: leave it alone until ps_store_close has returned 0.
- * -EBUSY: an earlier read into another buffer hangs like that.
+ * In a volume with two copies the object can be read into another buffer then, as the drive is not
+ * asked for it again. -EBUSY: four earlier reads hang like that.
  */
 int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err);
 
@@ -336,7 +339,7 @@ struct ps_store_stats {
     uint64_t hits, misses;   /* ps_store_get calls; one that joins reads in flight is a miss too */
     uint64_t evictions;
     uint64_t prefetches, prefetches_used; /* guesses read, and those asked for afterwards */
-    uint64_t retries, errors;             /* reads that failed, and those tried again */
+    uint64_t retries, errors;             /* reads tried again, and those that failed */
     uint64_t wait_ns;                     /* time spent inside ps_store_wait */
     uint64_t check_ns;                    /* time spent on checksums, mostly while others land */
     uint64_t slot_count;                  /* over all size classes */
@@ -344,7 +347,7 @@ struct ps_store_stats {
     uint64_t cache_waste_bytes;           /* of them, never usable: rounding of slots and pages */
     uint64_t memory_bytes;                /* everything the store allocated */
 };
-void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats);
+void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats);
 
 struct ps_store_member_stats {
     uint64_t read_bytes, read_count;
@@ -352,8 +355,7 @@ struct ps_store_member_stats {
     bool is_slow; /* takes more than three times as long as usual */
     bool is_off;  /* fails or hangs, and is not asked where there is a copy */
 };
-void ps_store_member_stats(const struct ps_store *store, int member,
-                           struct ps_store_member_stats *stats);
+void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_member_stats *stats);
 
 /* ---- drives -----------------------------------------------------------------------------------
  */

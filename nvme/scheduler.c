@@ -5,16 +5,14 @@
 #include <string.h>
 
 #include "core/arena.h"
+#include "core/cond.h"
 #include "core/util.h"
-#include "nvme/checksum.h"
 #include "nvme/scheduler_internal.h"
 #include "nvme/volume_internal.h"
 
 /* A drive takes a part that another one has too unless that would have it so many times sooner:
  * without some slack the two would trade parts for nothing. */
 #define SOONER 1.25
-/* Less than this is checked sooner than other threads are woken. */
-#define RUN_BYTES_MIN (1u << 20)
 
 /* ---- tables ---------------------------------------------------------------------------------- */
 
@@ -74,14 +72,16 @@ static void find_queues(struct ps_scheduler *s, uint32_t depth)
     }
 }
 
-void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, struct ps_io *io,
-                       uint32_t depth, void *table)
+void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, uint32_t depth,
+                       void *table)
 {
     uint32_t engine_depth = ps_scheduler_engine_depth(volume, depth);
 
     memset(s, 0, sizeof(*s));
+    pthread_mutex_init(&s->lock, NULL);
+    ps_cond_init(&s->news);
+    ps_cond_init(&s->work);
     s->volume = volume;
-    s->io = io;
     s->member_count = ps_volume_member_count(volume);
     s->copy_count = ps_volume_copy_count(volume);
     s->capacity = (uint32_t)s->member_count * engine_depth;
@@ -92,6 +92,13 @@ void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, s
     find_queues(s, depth);
     for (uint32_t i = 0; i < 2 * s->capacity; i++)
         s->free_reads[s->free_count++] = i;
+}
+
+void ps_scheduler_fini(struct ps_scheduler *s)
+{
+    pthread_mutex_destroy(&s->lock);
+    pthread_cond_destroy(&s->news);
+    pthread_cond_destroy(&s->work);
 }
 
 /* ---- parts ----------------------------------------------------------------------------------- */
@@ -201,7 +208,7 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
     fetch->first = (struct ps_part_place){0};
     fetch->class = class;
     fetch->is_active = true;
-    fetch->is_left = fetch->is_queued = false;
+    fetch->is_left = fetch->is_queued = fetch->has_no_place = false;
     fetch->error = 0;
     memset(fetch->landed, 0, object.slice_count);
     memset(fetch->tries, 0, object.slice_count);
@@ -348,11 +355,19 @@ static void issue(struct ps_scheduler *s)
     s->read_count += taken;
 }
 
+void ps_scheduler_kick(struct ps_scheduler *s)
+{
+    if (s->is_waiting)
+        s->io->ops->wake(s->io);
+    s->is_waiting = false;
+    pthread_cond_signal(&s->work);
+}
+
 void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class)
 {
     ps_fetch_reset(s, fetch, class);
     ps_fetch_queue(s, fetch, false);
-    issue(s);
+    ps_scheduler_kick(s);
 }
 
 void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch)
@@ -365,7 +380,7 @@ void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch)
     fetch->class = PS_FETCH_DEMAND;
     if (was_queued)
         ps_fetch_queue(s, fetch, false);
-    issue(s);
+    ps_scheduler_kick(s);
 }
 
 void ps_scheduler_leave(struct ps_scheduler *s, struct ps_fetch *fetch)
@@ -396,6 +411,7 @@ void ps_fetch_fail(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slic
     fetch->error_slice = slice;
     fetch->error_member = member;
     ps_fetch_unqueue(s, fetch);
+    pthread_cond_broadcast(&s->news);
 }
 
 /* Only what came back while somebody waited for it was seen at the moment it ended. */
@@ -437,7 +453,6 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
         s->test_in_flight = false;
         return;
     }
-    fetch->in_flight--;
     if (completion->result > 0) {
         s->read_bytes += (uint64_t)completion->result;
         s->streamed_bytes += fetch->is_streamed ? (uint64_t)completion->result : 0;
@@ -450,77 +465,36 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
         ps_read_retry(s, read, completion->result < 0 ? completion->result : -PS_ERR_SHORT_READ);
 }
 
-static void check_task(void *ctx, uint32_t i)
-{
-    struct ps_check *check = &((struct ps_check *)ctx)[i];
-    check->sum = ps_checksum(check->fetch->slices[check->slice], check->bytes);
-}
-
-static void land(struct ps_scheduler *s, const struct ps_check *check)
-{
-    struct ps_fetch *fetch = check->fetch;
-
-    if (check->sum != ps_volume_slice_checksum(s->volume, fetch->object, check->slice)) {
-        ps_slice_retry(s, fetch, check->slice);
-        return;
-    }
-    fetch->landed[check->slice] = 1;
-    fetch->landed_count++;
-}
-
-/* Checks the slices that are complete after `count` reads have come back. */
-static void check_slices(struct ps_scheduler *s, int count)
-{
-    uint64_t begin_ns = ps_now_ns(), bytes = 0;
-    uint32_t checks = 0;
-
-    for (int i = 0; i < count; i++) {
-        const struct ps_read *read = &s->reads[s->reaped[i].tag];
-        struct ps_slice_info info;
-        if (!read->ends_slice || read->fetch->error || read->fetch->is_left)
-            continue;
-        ps_volume_slice(s->volume, read->fetch->object, read->slice, &info);
-        s->checks[checks++] =
-            (struct ps_check){.fetch = read->fetch, .slice = read->slice, .bytes = info.bytes};
-        bytes += info.bytes;
-    }
-    if (checks == 0)
-        return;
-    if (s->run && checks > 1 && bytes >= RUN_BYTES_MIN) {
-        s->run(s->run_ctx, check_task, s->checks, checks);
-    } else {
-        for (uint32_t i = 0; i < checks; i++)
-            check_task(s->checks, i);
-    }
-    s->check_ns += ps_now_ns() - begin_ns;
-    for (uint32_t i = 0; i < checks; i++) {
-        if (!s->checks[i].fetch->error)
-            land(s, &s->checks[i]);
-    }
-}
-
-/* Waits until something comes back, a drive begins to hang, or the time is over. */
-static int reap(struct ps_scheduler *s, uint64_t wait_ns, bool *is_prompt)
+/* Waits until something comes back, a drive begins to hang, or there is something to issue. */
+static int reap(struct ps_scheduler *s, bool *is_prompt)
 {
     int count = s->io->ops->reap(s->io, s->reaped, s->capacity, 0);
 
     *is_prompt = false;
-    if (count != 0 || wait_ns == 0 || s->in_flight == 0)
+    if (count != 0 || s->in_flight == 0)
         return count;
-    wait_ns = ps_min_u64(wait_ns, ps_max_u64(ps_left_ns(ps_hangs_deadline_ns(s)), 1));
+    uint64_t wait_ns = ps_max_u64(ps_left_ns(ps_hangs_deadline_ns(s)), 1);
     *is_prompt = true;
-    return s->io->ops->reap(s->io, s->reaped, s->capacity, wait_ns);
+    s->is_waiting = true;
+    pthread_mutex_unlock(&s->lock);
+    count = s->io->ops->reap(s->io, s->reaped, s->capacity, wait_ns);
+    pthread_mutex_lock(&s->lock);
+    s->is_waiting = false;
+    return count;
 }
 
-int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns)
+int ps_scheduler_pump(struct ps_scheduler *s)
 {
     bool is_prompt;
 
     if (s->error)
         return s->error;
-    int count = reap(s, wait_ns, &is_prompt);
-    if (count < 0)
+    issue(s);
+    int count = reap(s, &is_prompt);
+    if (count < 0) {
+        pthread_cond_broadcast(&s->news);
         return s->error = count;
+    }
     uint64_t now_ns = ps_now_ns();
     for (int i = 0; i < count; i++)
         take_back(s, &s->reaped[i], is_prompt, now_ns);
@@ -528,12 +502,16 @@ int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns)
         ps_hangs_check(s, now_ns);
     /* The drives are given new work before the checksums, which take longer than all else here. */
     issue(s);
-    check_slices(s, count);
+    ps_slices_check(s, count);
     for (int i = 0; i < count; i++) {
         struct ps_read *read = &s->reads[s->reaped[i].tag];
-        if (read->fetch)
+        if (read->fetch) {
+            read->fetch->in_flight--;
             ps_fetch_end(s, read->fetch);
+        }
         s->free_reads[s->free_count++] = (uint32_t)s->reaped[i].tag;
     }
+    if (count > 0)
+        pthread_cond_broadcast(&s->news);
     return count;
 }

@@ -5,10 +5,14 @@
  * the first. A slice counts as landed when all its bytes are there and have the recorded checksum.
  * A read that fails is tried once more on the same member, then on the copy; a drive that stops
  * answering costs the buffers that it may still write to, and nobody else's time.
+ *
+ * Thread rule: one thread opens and closes the engine and pumps; any other thread that holds the
+ * lock may call what is marked so. done() and move() are called with the lock held.
  */
 #ifndef PENSTOCK_NVME_SCHEDULER_H
 #define PENSTOCK_NVME_SCHEDULER_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -51,13 +55,14 @@ struct ps_fetch {
     uint32_t object;
 
     uint32_t slice_count, landed_count, part_count;
-    uint32_t in_flight;         /* reads with the engine */
+    uint32_t in_flight;         /* reads with the engine, or back and still looked at */
     uint32_t untaken;           /* parts that no drive has taken: > 0: queued */
     struct ps_part_place first; /* no part before it is untaken */
     enum ps_fetch_class class;
     bool is_active; /* started and not yet handed to done() */
     bool is_streamed, is_queued;
     bool is_left;         /* nobody wants the rest: ends when its last read has come back */
+    bool has_no_place;    /* failed because what hangs could not be read to other memory */
     int error;            /* the first failure, or 0: nothing lands after it */
     uint32_t error_slice; /* where it happened */
     int32_t error_member; /* -1: several */
@@ -99,8 +104,13 @@ typedef void ps_fetch_done_fn(void *ctx, struct ps_fetch *fetch);
 typedef struct ps_fetch *ps_fetch_move_fn(void *ctx, struct ps_fetch *fetch);
 
 struct ps_scheduler {
+    pthread_mutex_t lock; /* over all that follows and what done() and move() touch */
+    pthread_cond_t
+        news; /* a slice has landed, a fetch has ended or failed, checks are to be made */
+    pthread_cond_t work; /* something is to be read, for a thread that pumps no more meanwhile */
+    bool is_waiting;     /* the pump waits for the engine, and must be woken */
     const struct ps_volume *volume;
-    struct ps_io *io;
+    struct ps_io *io; /* set before the first pump */
     ps_fetch_done_fn *done;
     ps_fetch_move_fn *move;
     void *ctx;
@@ -119,8 +129,9 @@ struct ps_scheduler {
     uint32_t *free_reads;            /* [2 * capacity] stack */
     struct ps_io_request *batch;     /* [capacity] */
     struct ps_io_completion *reaped; /* [capacity] */
-    struct ps_check *checks;         /* [capacity] */
-    ps_run_fn *run;                  /* NULL: checks are made one after the other */
+    struct ps_check *checks;         /* [capacity], of this pump */
+    uint32_t check_count, checks_begun, checks_made;
+    ps_run_fn *run; /* what ps_scheduler_help makes several checks with at once; NULL: nothing */
     void *run_ctx;
     uint32_t free_count;
     uint8_t *test_buf; /* [PS_TEST_READ_BYTES] */
@@ -135,33 +146,49 @@ uint64_t ps_scheduler_table_bytes(const struct ps_volume *volume, uint32_t depth
 /* Reads that an engine must be able to hold per member: the queue, and as many that hang. */
 uint32_t ps_scheduler_engine_depth(const struct ps_volume *volume, uint32_t depth);
 
-/* The caller sets done, move and ctx afterwards, and run where there are threads. */
-void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, struct ps_io *io,
-                       uint32_t depth, void *table);
+/* The caller sets done, move and ctx afterwards, run where there are threads, and io. */
+void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, uint32_t depth,
+                       void *table);
+void ps_scheduler_fini(struct ps_scheduler *s);
 
 /* How many parts the object is read in. */
 uint32_t ps_object_part_count(const struct ps_volume *volume, uint32_t object);
 
-/* Appends the fetch to the queue of its class and issues what there is room for. Does not block. */
+/* Appends the fetch to the queue of its class and has the pump issue it. Any thread. */
 void ps_scheduler_start(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class);
 
-/* Makes a guessed fetch a demanded one. Takes any fetch. */
+/* Makes a guessed fetch a demanded one. Takes any fetch. Any thread. */
 void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch);
 
+/* Somebody new waits for a fetch that nobody waited for: what has failed so far was not his, and
+ * every read may be tried as often as at first. Takes any fetch. Any thread. */
+void ps_scheduler_renew(struct ps_fetch *fetch);
+
 /* Gives a fetch up: what was not asked for will not be. done() is called now or, with reads in
- * flight, when they have come back. */
+ * flight, when they have come back. Any thread. */
 void ps_scheduler_leave(struct ps_scheduler *s, struct ps_fetch *fetch);
 
+/* Has the pump look at what is new, wherever it waits. Any thread. */
+void ps_scheduler_kick(struct ps_scheduler *s);
+
 /*
- * Takes what the engine has finished, issues what there is room for then, checks the slices that
- * are complete, and calls done() for fetches that have ended. Blocks for at most wait_ns until at
- * least one read has come back or a drive is found to hang, unless none is in flight. Returns the
- * number of reads that came back, or -errno when the engine is broken.
+ * Issues what there is room for, takes what the engine has finished, issues more, checks the slices
+ * that are complete, and calls done() for fetches that have ended. Called with the lock, which it
+ * gives up while it waits or checks. Blocks until a read has come back, a drive is found to hang or
+ * somebody kicks, unless none is in flight. Returns the number of reads that came back, or -errno
+ * when the engine is broken.
  */
-int ps_scheduler_pump(struct ps_scheduler *s, uint64_t wait_ns);
+int ps_scheduler_pump(struct ps_scheduler *s);
+
+/*
+ * For a thread that waits for news: makes checks that the pump has not come to, without the lock
+ * meanwhile, all of them where there is `run` and else one. False: there are none. Any thread, but
+ * `run` is called by it.
+ */
+bool ps_scheduler_help(struct ps_scheduler *s);
 
 /* True when everything in flight hangs, and nothing else is waiting to be read: waiting on brings
- * nothing, unless a drive comes back. */
+ * nothing, unless a drive comes back. Any thread. */
 bool ps_scheduler_is_stalled(const struct ps_scheduler *s);
 
 /* The sentence for a fetch that has an error; returns fetch->error. */

@@ -1,4 +1,4 @@
-/* Between scheduler.c and scheduler_retry.c. */
+/* Between scheduler.c, scheduler_check.c and scheduler_retry.c. */
 #ifndef PENSTOCK_NVME_SCHEDULER_INTERNAL_H
 #define PENSTOCK_NVME_SCHEDULER_INTERNAL_H
 
@@ -46,6 +46,10 @@ void ps_fetch_fail(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slic
 
 /* A read has come back with less than its bytes: has its part read again, or fails the fetch. */
 void ps_read_retry(struct ps_scheduler *s, const struct ps_read *read, int error);
+
+/* Checks the slices that are complete after `count` reads have come back. Gives up the lock
+ * meanwhile. */
+void ps_slices_check(struct ps_scheduler *s, int count);
 
 /* A slice does not have its checksum: has it read again, or fails the fetch. */
 void ps_slice_retry(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slice);

@@ -9,14 +9,14 @@
 
 /*
  * What is to be done with a part that failed on the copy that it was read from: once more from
- * there, then from the other copy, there twice as well. skip_same: there is no use in the former.
- * False: nothing is left to try.
+ * there, then from the other copy, there twice as well. skip_same: where there are two copies each
+ * is asked once only. False: nothing is left to try.
  */
 static bool part_retry(uint8_t *state, bool has_copies, bool skip_same)
 {
     bool other_left = has_copies && !(*state & PART_OUT);
 
-    if (!(*state & PART_RETRIED) && !(skip_same && other_left)) {
+    if (!(*state & PART_RETRIED) && !(skip_same && has_copies)) {
         *state = (uint8_t)((*state & (PART_COPY | PART_OUT)) | PART_HELD | PART_RETRIED);
         return true;
     }
@@ -24,6 +24,15 @@ static bool part_retry(uint8_t *state, bool has_copies, bool skip_same)
         return false;
     *state = (uint8_t)(((*state ^ PART_COPY) & PART_COPY) | PART_HELD | PART_OUT);
     return true;
+}
+
+void ps_scheduler_renew(struct ps_fetch *fetch)
+{
+    if (!fetch->is_active)
+        return;
+    memset(fetch->tries, 0, fetch->slice_count);
+    for (uint32_t i = 0; i < fetch->part_count; i++)
+        fetch->parts[i] &= (uint8_t)~PART_RETRIED;
 }
 
 /* Untaken parts go before everything younger: somebody has waited for them longest. */
@@ -153,8 +162,10 @@ static void move_fetch(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t 
 
     if (to)
         carry_on(s, fetch, to);
-    else if (fetch->class == PS_FETCH_DEMAND)
+    else if (fetch->class == PS_FETCH_DEMAND) {
+        fetch->has_no_place = true;
         ps_fetch_fail(s, fetch, slice, member, -ETIMEDOUT);
+    }
     if (to || fetch->class != PS_FETCH_DEMAND)
         ps_scheduler_leave(s, fetch);
 }
@@ -175,7 +186,9 @@ static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
         if (!read->fetch || read->fetch->error || read->fetch->is_left)
             continue;
         s->tallies[read->member].errors++;
-        if (!part_retry(&read->fetch->parts[read->part], s->copy_count > 1, true))
+        if (part_retry(&read->fetch->parts[read->part], s->copy_count > 1, true))
+            s->tallies[read->member].retries++;
+        else
             ps_fetch_fail(s, read->fetch, read->slice, (int32_t)read->member, -ETIMEDOUT);
     }
     for (uint32_t i = 0; i < 2 * s->capacity; i++) {
@@ -186,6 +199,7 @@ static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
         if (read->fetch && !read->fetch->error && !read->fetch->is_left)
             move_fetch(s, read->fetch, read->slice, (int32_t)read->member);
     }
+    pthread_cond_broadcast(&s->news);
 }
 
 /* A drive whose queue is full of reads that hang takes no more: what only it could read has waited
@@ -301,6 +315,21 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
 
 #define ADVICE "look at the kernel's log (dmesg) and run `penstock verify`"
 
+/* The copy of which the member at fault has a piece. */
+static uint32_t error_copy(const struct ps_volume *volume, const struct ps_fetch *fetch)
+{
+    for (uint32_t c = 0; c < ps_volume_copy_count(volume); c++) {
+        uint32_t count;
+        const struct ps_disk_piece *pieces =
+            ps_volume_slice_pieces(volume, fetch->object, fetch->error_slice, c, &count);
+        for (uint32_t i = 0; i < count; i++) {
+            if ((int32_t)pieces[i].member == fetch->error_member)
+                return c;
+        }
+    }
+    return 0;
+}
+
 int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
                    struct ps_error *err)
 {
@@ -308,7 +337,8 @@ int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
     struct ps_member_info member = {.path = NULL};
     char slice[320];
 
-    ps_volume_slice_text(volume, fetch->object, fetch->error_slice, slice, sizeof(slice));
+    ps_volume_copy_text(volume, fetch->object, fetch->error_slice, error_copy(volume, fetch), slice,
+                        sizeof(slice));
     if (fetch->error_member >= 0)
         ps_volume_member(volume, fetch->error_member, &member);
     switch (fetch->error) {
@@ -325,8 +355,10 @@ int ps_fetch_error(const struct ps_volume *volume, const struct ps_fetch *fetch,
                             slice, twice);
     case -ETIMEDOUT:
         return ps_error_set(err, fetch->error, member.path,
-                            "%s could not be read%s: the drive has stopped answering; " ADVICE,
-                            slice, twice);
+                            "%s could not be read%s: the drive has stopped answering%s; " ADVICE,
+                            slice, fetch->has_no_place ? "" : twice,
+                            fetch->has_no_place ? ", and there is no memory to read it to again"
+                                                : "");
     default:
         return ps_error_set(err, fetch->error, member.path, "%s could not be read%s: %s; " ADVICE,
                             slice, twice, ps_strerror(fetch->error));

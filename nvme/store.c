@@ -3,9 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/cond.h"
 #include "core/util.h"
 #include "nvme/cache.h"
 #include "nvme/io.h"
+#include "nvme/issuer.h"
 #include "nvme/scheduler.h"
 #include "nvme/store_internal.h"
 #include "nvme/volume_internal.h"
@@ -13,27 +15,40 @@
 /* Test reads of the scheduler need whole blocks. */
 #define TABLE_ALIGN PS_IO_ALIGN_BYTES
 
+/* The scheduler's lock is over all of it, as the issuer changes slots when reads come back. */
 struct ps_store {
     struct ps_volume *volume;
-    struct ps_io *io;
     struct ps_scheduler scheduler;
+    struct ps_issuer issuer;
     struct ps_cache cache;
     struct ps_store_source source;
-    struct ps_fetch whole; /* the object that ps_store_read reads */
+    struct ps_fetch whole[PS_STORE_WHOLE_COUNT]; /* what ps_store_read reads, or has given up */
     void *tables;
     uint64_t table_bytes, memory_bytes;
     uint32_t prefetch_count;
     uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
 };
 
+static void lock(struct ps_store *store)
+{
+    pthread_mutex_lock(&store->scheduler.lock);
+}
+
+static void unlock(struct ps_store *store)
+{
+    pthread_mutex_unlock(&store->scheduler.lock);
+}
+
 struct ps_io *ps_store_io(struct ps_store *store)
 {
-    return store->io;
+    return store->scheduler.io;
 }
 
 void ps_store_timeout_set(struct ps_store *store, uint32_t timeout_ms)
 {
+    lock(store);
     store->scheduler.timeout_ns = timeout_ms * UINT64_C(1000000);
+    unlock(store);
 }
 
 uint64_t ps_store_struct_bytes(void)
@@ -50,11 +65,16 @@ static uint32_t slot_of_fetch(const struct ps_store *store, const struct ps_fetc
     return (uint32_t)(slot - store->cache.slots);
 }
 
+static bool is_whole(const struct ps_store *store, const struct ps_fetch *fetch)
+{
+    return fetch >= store->whole && fetch < store->whole + PS_STORE_WHOLE_COUNT;
+}
+
 static void fetch_done(void *ctx, struct ps_fetch *fetch)
 {
     struct ps_store *store = ctx;
 
-    if (fetch != &store->whole)
+    if (!is_whole(store, fetch))
         ps_cache_finish(&store->cache, slot_of_fetch(store, fetch));
 }
 
@@ -62,14 +82,15 @@ static struct ps_fetch *fetch_move(void *ctx, struct ps_fetch *fetch)
 {
     struct ps_store *store = ctx;
 
-    if (fetch == &store->whole)
+    if (is_whole(store, fetch))
         return NULL;
     uint32_t to = ps_cache_move(&store->cache, slot_of_fetch(store, fetch));
     return to == PS_CACHE_NONE ? NULL : &store->cache.slots[to].fetch;
 }
 
-static int open_engine(struct ps_store *store, const struct ps_store_options *options,
-                       struct ps_error *err)
+/* Starts the issuer, which opens the engine. */
+static int start(struct ps_store *store, const struct ps_store_options *options,
+                 struct ps_error *err)
 {
     int fds[PS_MEMBER_COUNT_MAX];
     const char *names[PS_MEMBER_COUNT_MAX];
@@ -89,17 +110,30 @@ static int open_engine(struct ps_store *store, const struct ps_store_options *op
         fds[i] = ps_volume_fd(store->volume, i);
         names[i] = info.path;
     }
-    return ps_io_open(&store->io, &config, err);
+    return ps_issuer_start(&store->issuer, &store->scheduler, &config, err);
+}
+
+static void init_scheduler(struct ps_store *store, const struct ps_store_options *options)
+{
+    struct ps_scheduler *s = &store->scheduler;
+
+    ps_scheduler_init(s, store->volume, options->queue_depth, store->tables);
+    s->done = fetch_done;
+    s->move = fetch_move;
+    s->ctx = store;
+    s->run = options->run;
+    s->run_ctx = options->run_ctx;
+    s->timeout_ns = options->timeout_ms * UINT64_C(1000000);
 }
 
 /* Scheduler's tables first, then the cache's, then those of ps_store_read. */
 static int place_tables(struct ps_store *store, const struct ps_store_plan *plan,
                         struct ps_error *err)
 {
-    struct ps_fetch none;
+    struct ps_fetch none[PS_STORE_WHOLE_COUNT];
 
     store->table_bytes =
-        plan->scheduler_bytes + plan->cache.table_bytes + ps_store_whole_place(plan, NULL, &none);
+        plan->scheduler_bytes + plan->cache.table_bytes + ps_store_whole_place(plan, NULL, none);
     store->tables = aligned_alloc(TABLE_ALIGN, ps_align_up(store->table_bytes, TABLE_ALIGN));
     if (!store->tables)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the store");
@@ -107,7 +141,7 @@ static int place_tables(struct ps_store *store, const struct ps_store_plan *plan
     memset(store->tables, 0, store->table_bytes);
     ps_store_whole_place(plan,
                          (uint8_t *)store->tables + plan->scheduler_bytes + plan->cache.table_bytes,
-                         &store->whole);
+                         store->whole);
     return 0;
 }
 
@@ -132,23 +166,17 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     if (rc == 0)
         rc = ps_cache_init(&store->cache, &plan.cache, &plan.source, plan.topology.node_id,
                            (uint8_t *)store->tables + plan.scheduler_bytes, err);
-    if (rc == 0)
-        rc = open_engine(store, &plan.options, err);
+    if (rc == 0) {
+        init_scheduler(store, &plan.options);
+        rc = start(store, &plan.options, err);
+    }
     if (rc < 0) {
         ps_store_close(&store);
         return rc;
     }
-    ps_scheduler_init(&store->scheduler, volume, store->io, plan.options.queue_depth,
-                      store->tables);
-    store->scheduler.done = fetch_done;
-    store->scheduler.move = fetch_move;
-    store->scheduler.ctx = store;
-    store->scheduler.run = plan.options.run;
-    store->scheduler.run_ctx = plan.options.run_ctx;
-    store->scheduler.timeout_ns = plan.options.timeout_ms * UINT64_C(1000000);
     /* What the engine was planned to take at most, less what it does not. */
     store->memory_bytes =
-        ps_store_plan_total(&plan) + store->io->memory_bytes -
+        ps_store_plan_total(&plan) + store->scheduler.io->memory_bytes -
         ps_io_memory_bytes(plan.options.engine, ps_volume_member_count(volume),
                            ps_scheduler_engine_depth(volume, plan.options.queue_depth));
     *out = store;
@@ -163,7 +191,9 @@ uint32_t ps_store_close(struct ps_store **store)
         return 0;
     /* First the engine, which waits for reads in flight; then the memory they go to. What may still
      * be written to after that must never become other memory, so it is lost on purpose. */
-    uint32_t left = ps_io_close(&s->io);
+    uint32_t left = ps_issuer_stop(&s->issuer);
+    if (s->scheduler.volume)
+        ps_scheduler_fini(&s->scheduler);
     if (left == 0) {
         ps_cache_fini(&s->cache);
         free(s->tables);
@@ -177,7 +207,7 @@ uint32_t ps_store_close(struct ps_store **store)
 
 static int engine_error(const struct ps_store *store, struct ps_error *err)
 {
-    return ps_error_set(err, store->scheduler.error, store->io->ops->id,
+    return ps_error_set(err, store->scheduler.error, store->scheduler.io->ops->id,
                         "the I/O engine has failed (%s); close the store and open it again",
                         ps_strerror(store->scheduler.error));
 }
@@ -188,42 +218,42 @@ static uint64_t patience_ns(const struct ps_store *store)
     return 2 * store->scheduler.timeout_ns;
 }
 
-/* Waits until the fetch has ended, or has failed and its last reads hang. */
-static int wait_whole(struct ps_store *store, struct ps_error *err)
+/* Waits for something that the scheduler does, and helps it meanwhile. False: the time is over. */
+static bool wait_news(struct ps_store *store, uint64_t deadline_ns)
 {
-    struct ps_fetch *fetch = &store->whole;
-    uint64_t end_ns = 0;
+    struct ps_scheduler *s = &store->scheduler;
+    return ps_scheduler_help(s) || ps_cond_wait(&s->news, &s->lock, deadline_ns);
+}
 
-    while (fetch->is_active) {
-        uint64_t left_ns = end_ns ? ps_left_ns(end_ns) : PS_IO_WAIT_FOREVER;
-        if (left_ns == 0)
-            break;
-        if (ps_scheduler_pump(&store->scheduler, left_ns) < 0)
+/* Waits until the fetch has ended, or has failed and its last reads hang. */
+static int wait_whole(struct ps_store *store, struct ps_fetch *fetch, struct ps_error *err)
+{
+    uint64_t end_ns = UINT64_MAX;
+
+    while (fetch->is_active && fetch->error != -ETIMEDOUT) {
+        if (store->scheduler.error)
             return engine_error(store, err);
-        if (fetch->error == -ETIMEDOUT)
-            break;
-        if (fetch->error && end_ns == 0)
+        if (fetch->error && end_ns == UINT64_MAX)
             end_ns = ps_deadline_ns(patience_ns(store));
+        if (!wait_news(store, end_ns))
+            break;
     }
     return fetch->error ? ps_fetch_error(store->volume, fetch, err) : 0;
 }
 
-int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err)
+static int read_whole(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err)
 {
-    struct ps_fetch *fetch = &store->whole;
+    struct ps_fetch *fetch = store->whole;
     struct ps_object_info info;
 
-    if (object >= ps_volume_object_count(store->volume))
-        return ps_error_set(err, -ENOENT, NULL, "the volume has no object %u", object);
-    if ((uintptr_t)buf % PS_IO_ALIGN_BYTES != 0)
-        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
-                            "the buffer of a read must be aligned to %u bytes", PS_IO_ALIGN_BYTES);
     if (store->scheduler.error)
         return engine_error(store, err);
+    while (fetch->is_active && fetch < store->whole + PS_STORE_WHOLE_COUNT - 1)
+        fetch++;
     if (fetch->is_active)
         return ps_error_set(err, -EBUSY, NULL,
-                            "an earlier read still waits for a drive that does not answer; close "
-                            "the store");
+                            "earlier reads still wait for a drive that does not answer; close the "
+                            "store");
     ps_volume_object(store->volume, object, &info);
     fetch->object = object;
     for (uint32_t s = 0; s < info.slice_count; s++) {
@@ -232,19 +262,34 @@ int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_
         fetch->slices[s] = (uint8_t *)buf + slice.offset_bytes;
     }
     ps_scheduler_start(&store->scheduler, fetch, PS_FETCH_DEMAND);
-    return wait_whole(store, err);
+    return wait_whole(store, fetch, err);
+}
+
+int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err)
+{
+    if (object >= ps_volume_object_count(store->volume))
+        return ps_error_set(err, -ENOENT, NULL, "the volume has no object %u", object);
+    if ((uintptr_t)buf % PS_IO_ALIGN_BYTES != 0)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                            "the buffer of a read must be aligned to %u bytes", PS_IO_ALIGN_BYTES);
+    lock(store);
+    int rc = read_whole(store, object, buf, err);
+    unlock(store);
+    return rc;
 }
 
 /* ---- leases ---------------------------------------------------------------------------------- */
 
-/* What the lease says of its slot; news and was_hit are the caller's. */
+/* What the lease says of its slot; news and was_hit are the caller's. The issuer lands slices at
+ * any time, the lease tells of them when its owner asks. */
 static const struct ps_slot *look(const struct ps_store *store, struct ps_lease *lease)
 {
     const struct ps_slot *slot = &store->cache.slots[lease->slot];
 
     lease->object = slot->fetch.object;
     lease->slices = (const uint8_t *const *)slot->fetch.slices;
-    lease->landed = slot->fetch.landed;
+    memcpy(slot->shown, slot->fetch.landed, slot->fetch.slice_count);
+    lease->landed = slot->shown;
     lease->nodes = slot->nodes;
     lease->slice_count = slot->fetch.slice_count;
     lease->landed_count = slot->fetch.landed_count;
@@ -259,12 +304,12 @@ static const struct ps_slot *look(const struct ps_store *store, struct ps_lease 
 static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx,
                      struct ps_error *err)
 {
-    uint64_t end_ns = ps_deadline_ns(patience_ns(store)), left_ns;
+    uint64_t end_ns = ps_deadline_ns(patience_ns(store));
 
     *slot_idx = ps_cache_take(&store->cache, object);
     while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object) &&
-           !ps_scheduler_is_stalled(&store->scheduler) && (left_ns = ps_left_ns(end_ns)) > 0) {
-        if (ps_scheduler_pump(&store->scheduler, left_ns) < 0)
+           !ps_scheduler_is_stalled(&store->scheduler) && wait_news(store, end_ns)) {
+        if (store->scheduler.error)
             return engine_error(store, err);
         *slot_idx = ps_cache_take(&store->cache, object);
     }
@@ -288,23 +333,20 @@ static int64_t find_object(const struct ps_store *store, uint32_t group, uint32_
     return object;
 }
 
-int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
-                 struct ps_error *err)
+static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
+               struct ps_error *err)
 {
-    int64_t object = find_object(store, group, index, err);
-
-    if (object < 0)
-        return (int)object;
-    /* Asking is also the occasion on which the drives are given more to do. */
-    if (ps_scheduler_pump(&store->scheduler, 0) < 0)
+    if (store->scheduler.error)
         return engine_error(store, err);
-    uint32_t slot_idx = ps_cache_find(&store->cache, (uint32_t)object);
+    uint32_t slot_idx = ps_cache_find(&store->cache, object);
     if (slot_idx != PS_CACHE_NONE) {
         store->prefetches_used += store->cache.slots[slot_idx].is_staged;
+        if (store->cache.slots[slot_idx].lease_count == 0)
+            ps_scheduler_renew(&store->cache.slots[slot_idx].fetch);
         ps_cache_lease(&store->cache, slot_idx);
         ps_scheduler_promote(&store->scheduler, &store->cache.slots[slot_idx].fetch);
     } else {
-        int rc = take_slot(store, (uint32_t)object, &slot_idx, err);
+        int rc = take_slot(store, object, &slot_idx, err);
         if (rc < 0)
             return rc;
         ps_scheduler_start(&store->scheduler, &store->cache.slots[slot_idx].fetch, PS_FETCH_DEMAND);
@@ -315,6 +357,19 @@ int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct 
     store->hits += lease->was_hit;
     store->misses += !lease->was_hit;
     return lease->was_hit;
+}
+
+int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct ps_lease *lease,
+                 struct ps_error *err)
+{
+    int64_t object = find_object(store, group, index, err);
+
+    if (object < 0)
+        return (int)object;
+    lock(store);
+    int rc = get(store, (uint32_t)object, lease, err);
+    unlock(store);
+    return rc;
 }
 
 /* Brings the leases up to date. Adds newly landed slices to *news; returns the slot of a lease that
@@ -343,19 +398,18 @@ static uint32_t update_leases(struct ps_store *store, struct ps_lease *leases, s
 static int wait_leases(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
                        struct ps_error *err)
 {
-    uint64_t wait_ns = 0;
     bool all_ready;
     int news = 0;
 
     for (;;) {
-        if (ps_scheduler_pump(&store->scheduler, wait_ns) < 0)
-            return engine_error(store, err);
         uint32_t failed = update_leases(store, leases, lease_count, &news, &all_ready);
         if (failed != PS_CACHE_NONE)
             return ps_fetch_error(store->volume, &store->cache.slots[failed].fetch, err);
         if (news > 0 || all_ready)
             return news;
-        wait_ns = PS_IO_WAIT_FOREVER;
+        if (store->scheduler.error)
+            return engine_error(store, err);
+        wait_news(store, UINT64_MAX);
     }
 }
 
@@ -363,33 +417,33 @@ int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_
                   struct ps_error *err)
 {
     uint64_t begin_ns = ps_now_ns();
-    int rc = wait_leases(store, leases, lease_count, err);
 
+    lock(store);
+    int rc = wait_leases(store, leases, lease_count, err);
     store->wait_ns += ps_now_ns() - begin_ns;
+    unlock(store);
     return rc;
 }
 
 void ps_store_put(struct ps_store *store, struct ps_lease *lease)
 {
+    lock(store);
     if (lease->slices)
         ps_cache_release(&store->cache, ps_cache_follow(&store->cache, lease->slot));
+    unlock(store);
     memset(lease, 0, sizeof(*lease));
 }
 
 /* ---- guesses --------------------------------------------------------------------------------- */
 
-int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err)
+static int prefetch(struct ps_store *store, uint32_t object, struct ps_error *err)
 {
-    int64_t object = find_object(store, group, index, err);
-
-    if (object < 0)
-        return (int)object;
-    if (ps_scheduler_pump(&store->scheduler, 0) < 0)
+    if (store->scheduler.error)
         return engine_error(store, err);
-    if (ps_cache_find(&store->cache, (uint32_t)object) != PS_CACHE_NONE)
+    if (ps_cache_find(&store->cache, object) != PS_CACHE_NONE)
         return 1;
     uint32_t slot_idx = store->cache.staged_count < store->prefetch_count
-                            ? ps_cache_stage(&store->cache, (uint32_t)object)
+                            ? ps_cache_stage(&store->cache, object)
                             : PS_CACHE_NONE;
     if (slot_idx == PS_CACHE_NONE)
         return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
@@ -398,10 +452,21 @@ int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, st
     return 0;
 }
 
-void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
+int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err)
 {
-    int64_t object = ps_volume_find_streamed(store->volume, group, index);
-    uint32_t slot_idx = object < 0 ? PS_CACHE_NONE : ps_cache_find(&store->cache, (uint32_t)object);
+    int64_t object = find_object(store, group, index, err);
+
+    if (object < 0)
+        return (int)object;
+    lock(store);
+    int rc = prefetch(store, (uint32_t)object, err);
+    unlock(store);
+    return rc;
+}
+
+static void drop(struct ps_store *store, uint32_t object)
+{
+    uint32_t slot_idx = ps_cache_find(&store->cache, object);
 
     if (slot_idx == PS_CACHE_NONE || !store->cache.slots[slot_idx].is_staged)
         return;
@@ -412,16 +477,29 @@ void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
         ps_scheduler_leave(&store->scheduler, fetch);
 }
 
+void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
+{
+    int64_t object = ps_volume_find_streamed(store->volume, group, index);
+
+    if (object < 0)
+        return;
+    lock(store);
+    drop(store, (uint32_t)object);
+    unlock(store);
+}
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
-void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats)
+void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
 {
     const struct ps_cache_plan *plan = &store->cache.plan;
+    const struct ps_io *io = store->scheduler.io;
 
+    lock(store);
     *stats = (struct ps_store_stats){
-        .engine = store->io->ops->id,
-        .direct = store->io->direct,
-        .registered_buffers = store->io->registered,
+        .engine = io->ops->id,
+        .direct = io->direct,
+        .registered_buffers = io->registered,
         .read_bytes = store->scheduler.read_bytes,
         .read_count = store->scheduler.read_count,
         .streamed_bytes = store->scheduler.streamed_bytes,
@@ -441,14 +519,15 @@ void ps_store_stats(const struct ps_store *store, struct ps_store_stats *stats)
         stats->retries += store->scheduler.tallies[m].retries;
         stats->errors += store->scheduler.tallies[m].errors;
     }
+    unlock(store);
 }
 
-void ps_store_member_stats(const struct ps_store *store, int member,
-                           struct ps_store_member_stats *stats)
+void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_member_stats *stats)
 {
     const struct ps_scheduler *s = &store->scheduler;
     const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
+    lock(store);
     *stats = (struct ps_store_member_stats){
         .read_bytes = s->tallies[member].bytes,
         .read_count = s->tallies[member].reads,
@@ -457,4 +536,5 @@ void ps_store_member_stats(const struct ps_store *store, int member,
         .is_slow = queue->is_slow,
         .is_off = ps_health_is_off(&s->health[member]),
     };
+    unlock(store);
 }

@@ -33,7 +33,11 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
 /* Bytes of the store with this plan. */
 uint64_t ps_store_plan_total(const struct ps_store_plan *plan);
 
-/* Tables for ps_store_read's fetch, placed from `table` on (NULL: only counts). Returns bytes. */
+/* A read that hangs keeps its fetch; the others are for what is read to other memory instead. */
+#define PS_STORE_WHOLE_COUNT 4
+
+/* Tables for ps_store_read's fetches, placed from `table` on (NULL: only counts). whole:
+ * [PS_STORE_WHOLE_COUNT]. Returns bytes. */
 uint64_t ps_store_whole_place(const struct ps_store_plan *plan, void *table,
                               struct ps_fetch *whole);
 

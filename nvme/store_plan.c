@@ -5,6 +5,7 @@
 #include "core/budget.h"
 #include "core/util.h"
 #include "nvme/io.h"
+#include "nvme/issuer.h"
 #include "nvme/store_internal.h"
 #include "nvme/volume_internal.h"
 
@@ -85,11 +86,14 @@ uint64_t ps_store_whole_place(const struct ps_store_plan *plan, void *table, str
 {
     struct ps_arena a = {table, 0};
 
-    whole->slices = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->slices));
-    whole->pending = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->pending));
-    whole->landed = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->landed));
-    whole->tries = ps_arena_take(&a, plan->slice_count_max, sizeof(*whole->tries));
-    whole->parts = ps_arena_take(&a, plan->part_count_max, sizeof(*whole->parts));
+    for (int i = 0; i < PS_STORE_WHOLE_COUNT; i++) {
+        struct ps_fetch *fetch = &whole[i];
+        fetch->slices = ps_arena_take(&a, plan->slice_count_max, sizeof(*fetch->slices));
+        fetch->pending = ps_arena_take(&a, plan->slice_count_max, sizeof(*fetch->pending));
+        fetch->landed = ps_arena_take(&a, plan->slice_count_max, sizeof(*fetch->landed));
+        fetch->tries = ps_arena_take(&a, plan->slice_count_max, sizeof(*fetch->tries));
+        fetch->parts = ps_arena_take(&a, plan->part_count_max, sizeof(*fetch->parts));
+    }
     return a.used;
 }
 
@@ -111,7 +115,7 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
 {
     int members = ps_volume_member_count(volume);
     struct ps_store_options *o = &plan->options;
-    struct ps_fetch none;
+    struct ps_fetch none[PS_STORE_WHOLE_COUNT];
 
     memset(plan, 0, sizeof(*plan));
     *o = *options;
@@ -128,8 +132,8 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
     uint32_t depth = (uint32_t)ps_min_u64(o->queue_depth, QUEUE_DEPTH_MAX);
     plan->scheduler_bytes = ps_scheduler_table_bytes(volume, depth);
     plan->fixed_bytes =
-        ps_store_struct_bytes() + plan->scheduler_bytes + ps_store_whole_place(plan, NULL, &none) +
-        MALLOC_BYTES +
+        ps_store_struct_bytes() + plan->scheduler_bytes + ps_store_whole_place(plan, NULL, none) +
+        MALLOC_BYTES + PS_ISSUER_STACK_BYTES +
         ps_io_memory_bytes(o->engine, members, ps_scheduler_engine_depth(volume, depth));
     if (budget_bytes == 0)
         return ps_cache_plan_make(&plan->cache, &plan->source, o->lease_count,

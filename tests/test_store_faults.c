@@ -11,10 +11,14 @@
 
 /* Reads that hang are tried on the page cache: no drive there is slow when the machine is busy. */
 #define HANG_ENGINE "pagecache"
+/* On a busy machine a thread that waits for its turn looks like a drive that hangs. What fails with
+ * the short one must do so with the long one, too. */
 #define TIMEOUT_MS 100u
+#define TIMEOUT_LONG_MS 3000u
 #define OBJECTS 9u /* that are read: some of each group, one of the large ones */
 #define AT_ONCE 3u
 
+static uint32_t hang_timeout_ms = TIMEOUT_MS;
 static struct store_volume single, twin; /* one copy on two members, two copies on three */
 
 static uint32_t object_at(uint32_t i)
@@ -27,7 +31,7 @@ static struct ps_store *open_store(const struct store_volume *v, const char *eng
 {
     bool hangs = strstr(engine, HANG_ENGINE) != NULL;
     struct ps_store_options o = {
-        .engine = engine, .lease_count = AT_ONCE, .timeout_ms = hangs ? TIMEOUT_MS : 20000};
+        .engine = engine, .lease_count = AT_ONCE, .timeout_ms = hangs ? hang_timeout_ms : 20000};
     struct ps_store *store = NULL;
     struct ps_error err = {0};
 
@@ -101,6 +105,13 @@ static void strike(const struct store_volume *v, const char *inner, const char *
         snprintf(engine, sizeof(engine), "fault:%s@%u%s:%s", kind, n, end, inner);
         struct ps_store *store = open_store(v, engine, true);
         int rc = read_objects(v, store);
+        if (rc == -ETIMEDOUT && hang_timeout_ms == TIMEOUT_MS) {
+            ps_store_close(&store);
+            hang_timeout_ms = TIMEOUT_LONG_MS;
+            store = open_store(v, engine, true);
+            rc = read_objects(v, store);
+            hang_timeout_ms = TIMEOUT_MS;
+        }
         fired = ps_io_fault_count(ps_store_io(store));
         if (fired == 0 || outcome == RECOVERS) {
             if (rc < 0)
@@ -175,8 +186,11 @@ static void test_late_writes(void **state)
         struct ps_store *store = open_store(&single, engine, true);
         uint64_t begin_ns = ps_now_ns();
         /* Again and again, past the moment of the late writes; little fits in memory for long. */
-        while (ps_now_ns() - begin_ns < 10 * TIMEOUT_MS * UINT64_C(1000000))
-            assert_int_equal(read_objects(&single, store), 0);
+        while (ps_now_ns() - begin_ns < 10 * TIMEOUT_MS * UINT64_C(1000000)) {
+            int rc = read_objects(&single, store);
+            assert_true(rc == 0 || rc == -ETIMEDOUT);
+        }
+        ps_store_timeout_set(store, TIMEOUT_LONG_MS);
         struct ps_lease lease = {0};
         for (uint32_t i = 0; i < STORE_GROUPS * STORE_INDEXES; i++) {
             assert_true(ps_store_get(store, i / STORE_INDEXES, i % STORE_INDEXES, &lease, NULL) >=
@@ -207,7 +221,13 @@ static void read_resident(const struct store_volume *v, const char *engine, int 
     else
         check_error(v, &err, rc);
     if (rc == -ETIMEDOUT) {
-        assert_int_equal(ps_store_read(store, object, buf, &err), -EBUSY);
+        /* What hangs may still be written to its buffer: the other copy goes to another one. */
+        uint8_t *other = aligned_alloc(4096, info.bytes);
+        rc = ps_store_read(store, object, other, &err);
+        assert_int_equal(rc, v == &twin ? 0 : -ETIMEDOUT);
+        if (rc == 0)
+            store_check_object(v, object, other);
+        free(other);
     } else if (strstr(engine, "+:") == NULL && strstr(engine, "gone") == NULL) {
         assert_int_equal(ps_store_read(store, object, buf, NULL), 0);
         store_check_object(v, object, buf);
@@ -232,7 +252,8 @@ static void test_resident(void **state)
     read_resident(&single, "fault:error@3+:uring", -EIO);
     read_resident(&single, "fault:empty@3+:uring", -PS_ERR_SHORT_READ);
     read_resident(&single, "fault:corrupt@3+:uring", -PS_ERR_CHECKSUM);
-    read_resident(&single, "fault:hang@3:" HANG_ENGINE, -ETIMEDOUT);
+    read_resident(&single, "fault:hang@3+:" HANG_ENGINE, -ETIMEDOUT);
+    read_resident(&twin, "fault:hang@3/0:" HANG_ENGINE, -ETIMEDOUT);
     read_resident(&single, "fault:gone@3:uring", -ENODEV);
     read_resident(&twin, "fault:gone@3:uring", 0);
 }
