@@ -23,6 +23,28 @@ static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_c
     }
 }
 
+/*
+ * Reads an object to *data. Where a drive hangs over it, and there is a second copy, that is read
+ * to a place of its own, above the memory ceiling: the drive may still write to the first one.
+ */
+static int load_object(struct ps_engine *engine, uint32_t object, uint64_t bytes, uint8_t **data,
+                       struct ps_error *err)
+{
+    int rc = ps_store_read(engine->store, object, *data, err);
+
+    while (rc == -ETIMEDOUT && ps_volume_copy_count(engine->model->volume) > 1 &&
+           engine->spare_count < PS_SPARE_COUNT_MAX) {
+        struct ps_region *spare = &engine->spare_regions[engine->spare_count];
+        rc = ps_region_map(spare, bytes, PS_NODE_INTERLEAVE, err);
+        if (rc < 0)
+            return rc;
+        engine->spare_count++;
+        *data = spare->base;
+        rc = ps_store_read(engine->store, object, *data, err);
+    }
+    return rc;
+}
+
 /* Objects are padded to the volume's alignment, so they can follow each other in one region and
  * each still be the target of O_DIRECT reads. */
 static int load_resident(struct ps_engine *engine, struct ps_error *err)
@@ -37,16 +59,16 @@ static int load_resident(struct ps_engine *engine, struct ps_error *err)
         struct ps_weight *w = weight_slot(engine, t);
         struct ps_object_info info;
         uint64_t rows, cols;
+        uint8_t *data = (uint8_t *)engine->resident_region.base + offset;
 
         uint32_t object = ps_tensor_object(model, t, &info);
         ps_role_shape(&model->config, t->role, &rows, &cols);
-        w->data = (uint8_t *)engine->resident_region.base + offset;
         w->rows = (uint32_t)rows;
         w->cols = (uint32_t)cols;
         w->type = t->type;
         w->stride_bytes = ps_row_bytes(t->type, cols);
-        rc = ps_store_read(engine->store, object, (uint8_t *)engine->resident_region.base + offset,
-                           err);
+        rc = load_object(engine, object, info.bytes, &data, err);
+        w->data = data;
         offset += info.bytes;
     }
     if (rc >= 0 && !engine->head.data)
@@ -166,8 +188,11 @@ void ps_engine_close(struct ps_engine **engine)
     if (!e)
         return;
     /* Weights that a hanging drive may still write to stay mapped. */
-    if (ps_store_close(&e->store) == 0)
+    if (ps_store_close(&e->store) == 0) {
         ps_region_unmap(&e->resident_region);
+        for (int i = 0; i < e->spare_count; i++)
+            ps_region_unmap(&e->spare_regions[i]);
+    }
     ps_pool_close(&e->pool);
     ps_region_unmap(&e->state_region);
     ps_region_unmap(&e->work_region);

@@ -20,6 +20,7 @@
 #define PS_FOLD_ROWS 256u   /* output rows of one fold done as one task, on several nodes */
 #define PS_FOLD_PAIRS 64u   /* most pairs of a layer for which folds are kept apart */
 #define PS_THREAD_COUNT_MAX 512
+#define PS_SPARE_COUNT_MAX 3 /* places for weights whose reads hung */
 
 /* A resident matrix [rows, cols], or a vector [1, cols]. data points into the resident region. */
 struct ps_weight {
@@ -118,6 +119,8 @@ struct ps_engine {
     struct ps_plan plan;
 
     struct ps_region resident_region, state_region, work_region;
+    struct ps_region spare_regions[PS_SPARE_COUNT_MAX];
+    int spare_count;
     struct ps_weight embed, out_norm, head;
     struct ps_layer *layers;
 

@@ -231,8 +231,8 @@ static void results_print(const struct probe_run *run)
     }
     if (run->volume != NULL)
         printf(
-            "\nrecorded in volume %s: its reads go by it from now on, and penstock rebalance can "
-            "cut it anew\n",
+            "\nrecorded in volume %s: its reads go by it from now on; probe with --out, too, and "
+            "penstock rebalance --profile cuts it anew\n",
             ps_volume_uuid(run->volume));
 }
 
