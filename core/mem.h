@@ -22,8 +22,8 @@ struct ps_region {
     int node; /* kernel node number it is bound to, PS_NODE_INTERLEAVE, or -1 */
 };
 
-#define PS_NODE_INTERLEAVE (-2) /* pages on all nodes in turn, for what every node's threads use   \
-                                 */
+/* Pages on all nodes in turn, for what every node's threads use. */
+#define PS_NODE_INTERLEAVE (-2)
 
 /*
  * Maps at least `bytes` (> 0) zeroed bytes, bound to `node` (-1: no binding, PS_NODE_INTERLEAVE: on
