@@ -95,7 +95,8 @@ rm c2
 json '.members[1].missing' "$penstock" info c1 --json
 status=0
 "$penstock" verify c1 >out.txt 2>err.txt || status=$?
-[ $status -eq 1 ] && [ "$(grep -c 'is missing' out.txt)" -eq 1 ] || die "verify of a degraded volume: $(cat out.txt)"
+[[ $status -eq 1 && $(grep -c 'is missing' out.txt) -eq 1 ]] ||
+    die "verify of a degraded volume: $(cat out.txt)"
 rm c3
 fails 1 'c2.*c3' "$penstock" info c1
 # Neither a member of another volume nor the same one twice is taken for it.

@@ -4,6 +4,7 @@
 . "$(dirname "$0")/common.sh"
 
 docs=${PENSTOCK_DOCS:?the folder of the documentation}
+# shellcheck disable=SC2016 # The backticks are those of Markdown.
 sed -n '/^```c$/,/^```$/p' "$docs/api.md" | sed '/^```/d' >blocks.c
 lines=$(wc -l <"$docs/examples/generate.c")
 head -n "$lines" blocks.c | cmp - "$docs/examples/generate.c" ||

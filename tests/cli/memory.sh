@@ -28,7 +28,7 @@ held()
 
 # What `plan` calls the least does for a run, too, whose own measure is never quite the same.
 for ceiling in min $floor $floor $((floor + 2097152)) $((floor + 8388608)) 200M; do
-    held uring $ceiling
+    held uring "$ceiling"
 done
 for io in pread pagecache mmap; do
     held $io min

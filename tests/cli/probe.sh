@@ -98,7 +98,7 @@ fails 1 'nowhere' "$penstock" layout "$demo_gguf" a b --profile nowhere.json
 compgen -G '[abcd]' >/dev/null && die "a refused layout has left a member behind"
 
 # Different file systems, of which one is in memory or cannot be read: an even cut, and a word on it.
-[ -w /dev/shm ] && [ "$(stat -c %d /dev/shm)" != "$(stat -c %d .)" ] || test_skip "no /dev/shm"
+[[ -w /dev/shm && $(stat -c %d /dev/shm) != "$(stat -c %d .)" ]] || test_skip "no /dev/shm"
 other=$(mktemp -d /dev/shm/penstock-cli-XXXXXX)
 trap 'rm -rf "$work" "$other"' EXIT
 quiet "$penstock" layout "$demo_gguf" a "$other/b"

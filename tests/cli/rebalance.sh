@@ -31,7 +31,7 @@ quiet "$penstock" rebalance moved/d moved/a moved/d moved/c moved/e --copies 1
 answers moved/e
 quiet "$penstock" rebalance moved/d moved/a moved/e
 answers moved/a
-[ ! -e moved/c ] && [ ! -e moved/d ] || die "members that left are still there"
+[[ ! -e moved/c && ! -e moved/d ]] || die "members that left are still there"
 mv moved/e elsewhere
 fails 1 'moved/e|member' "$penstock" rebalance moved/a two
 quiet "$penstock" rebalance moved/a two -m elsewhere
@@ -65,7 +65,9 @@ for i in 1 2 3 4 5 6 7 8 9 10 11 12; do
     [ $status -eq 137 ] || [ $status -eq 0 ] || die "rebalance: status $status: $(cat err.txt)"
     [ $status -eq 0 ] || killed=$((killed + 1))
     for member in two "${members[@]}"; do
-        if [ -e $member ] && "$penstock" info $member >/dev/null 2>&1; then answers $member; fi
+        if [ -e "$member" ] && "$penstock" info "$member" >/dev/null 2>&1; then
+            answers "$member"
+        fi
     done
     quiet "$penstock" rebalance two "${members[@]}" --resume
     answers "${members[0]}"
