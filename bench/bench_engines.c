@@ -134,7 +134,7 @@ static int by_value(const void *a, const void *b)
 static bool print_engine(const char *engine, const struct sample *samples, uint32_t rounds,
                          uint64_t hash)
 {
-    double rates[ROUNDS_MAX], costs[ROUNDS_MAX];
+    double rates[ROUNDS_MAX] = {0}, costs[ROUNDS_MAX] = {0};
     bool is_good = true;
 
     for (uint32_t r = 0; r < rounds; r++) {

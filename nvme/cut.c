@@ -51,7 +51,7 @@ static bool is_fuller(const struct ps_cutter *c, const uint64_t *row, uint32_t a
 static uint32_t choose(const struct ps_cutter *c, const uint64_t *row, uint64_t bytes, uint32_t of,
                        uint32_t *chosen)
 {
-    uint32_t sorted[PS_MEMBER_COUNT_MAX], candidates = 0, count = 0;
+    uint32_t sorted[PS_MEMBER_COUNT_MAX] = {0}, candidates = 0, count = 0;
     uint64_t sums[PS_MEMBER_COUNT_MAX], least[PS_MEMBER_COUNT_MAX];
     bool taken[PS_MEMBER_COUNT_MAX] = {false};
     for (uint32_t m = 0; m < c->options->member_count; m++) {
@@ -148,7 +148,7 @@ uint32_t ps_cut(struct ps_cutter *cutter, const struct ps_disk_slice *slices, ui
                         ? cutter->filled
                         : cutter->spread + (size_t)of * cutter->options->member_count;
     uint64_t weights[PS_MEMBER_COUNT_MAX], node_weights[PS_MEMBER_COUNT_MAX];
-    uint64_t node_cuts[PS_MEMBER_COUNT_MAX + 1], cuts[PS_MEMBER_COUNT_MAX + 1];
+    uint64_t node_cuts[PS_MEMBER_COUNT_MAX + 1], cuts[PS_MEMBER_COUNT_MAX + 1] = {0};
     struct node_run runs[PS_MEMBER_COUNT_MAX];
     uint32_t chosen[PS_MEMBER_COUNT_MAX];
     uint32_t count = choose(cutter, row, end - begin, of, chosen);
