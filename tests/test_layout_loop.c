@@ -50,6 +50,7 @@ static int command(char *line, size_t line_bytes, const char *fmt, ...)
 static int loop_attach(struct loop *l, uint64_t bytes)
 {
     static int number;
+    *l = (struct loop){0};
     snprintf(l->file, sizeof(l->file), "%s/loop.%d", dir, number++);
     file_write(l->file, "", 0);
     if (truncate(l->file, (off_t)bytes) != 0)
