@@ -264,13 +264,16 @@ static void check_head(struct verifier *v, const struct ps_member *m)
 static int make_buffers(struct verifier *v, uint32_t worker_count, struct ps_error *err)
 {
     const struct ps_map *map = &v->volume->map;
-    uint64_t rate = v->options->rate_bytes_per_s;
+    uint64_t rate = v->options->rate_bytes_per_s, longest = 0, all = 0;
     v->run_bytes = RUN_BYTES_AIM;
     if (rate != 0)
         v->run_bytes = ps_max_u64(ps_min_u64(rate / 8, RUN_BYTES_AIM), RUN_BYTES_MIN);
-    v->buffer_bytes = v->run_bytes;
-    for (uint64_t i = 0; i < map->header->slice_count; i++)
-        v->buffer_bytes = ps_max_u64(v->buffer_bytes, map->slices[i].bytes);
+    for (uint64_t i = 0; i < map->header->slice_count; i++) {
+        longest = ps_max_u64(longest, map->slices[i].bytes);
+        all += map->slices[i].bytes;
+    }
+    /* A slice is never cut, and a run of a small volume is all of it. */
+    v->buffer_bytes = ps_max_u64(ps_min_u64(v->run_bytes, all), longest);
     for (uint32_t m = 0; m < map->header->member_count; m++)
         v->total_bytes += map->extents[m].data_end - map->extents[m].data_begin;
     uint64_t most = ps_max_u64(BUFFER_BYTES_MAX / v->buffer_bytes, 1) * v->copies;
