@@ -51,8 +51,9 @@ static void apply(const struct pending *p, bool torn)
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     if (fd < 0)
         abort();
-    for (size_t at = 0; at < p->bytes; at += SECTOR_BYTES) {
-        size_t bytes = p->bytes - at < SECTOR_BYTES ? p->bytes - at : SECTOR_BYTES;
+    size_t step_bytes = torn ? SECTOR_BYTES : p->bytes;
+    for (size_t at = 0; at < p->bytes; at += step_bytes) {
+        size_t bytes = p->bytes - at < step_bytes ? p->bytes - at : step_bytes;
         if (torn && random_next() % 2 == 0)
             continue;
         if (__real_pwrite(fd, p->data + at, bytes, p->offset + (off_t)at) != (ssize_t)bytes)
