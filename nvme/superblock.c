@@ -1,5 +1,6 @@
 #include "nvme/superblock.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <xxhash.h>
@@ -169,6 +170,8 @@ int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair
                                 "the volume is cut short: the file ends inside its superblock");
         return ps_error_set(err, -PS_ERR_FORMAT, path, NOT_A_MEMBER);
     }
+    /* No readahead: what is still on its way outlives POSIX_FADV_DONTNEED, 1 MiB of it and more. */
+    posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
     struct ps_error first_err = {0};
     int first_rc = read_copy(fd, 0, 0, pair, path, &first_err);
     uint64_t places[2] = {pair->copy[0].second_offset, 0};

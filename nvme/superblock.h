@@ -39,9 +39,9 @@ struct ps_superblock_pair {
  * Reads both copies and decides which counts: one that is not complete before one that is, so that
  * an old superblock under a begun layout is never believed; else the higher generation, else the
  * first. The second copy is looked for where the first one says, or, if that is damaged, where the
- * size says. Returns 0 (at least one valid), -PS_ERR_FORMAT (not a member, or both damaged),
- * -PS_ERR_TRUNCATED (the file ends inside its first superblock), -PS_ERR_UNSUPPORTED, or -errno.
- * May block.
+ * size says. Turns the descriptor's readahead off. Returns 0 (at least one valid), -PS_ERR_FORMAT
+ * (not a member, or both damaged), -PS_ERR_TRUNCATED (the file ends inside its first superblock),
+ * -PS_ERR_UNSUPPORTED, or -errno. May block.
  */
 int ps_superblock_read(int fd, const char *path, struct ps_superblock_pair *pair,
                        struct ps_error *err);
