@@ -254,7 +254,8 @@ static void note_success(struct passthru *p, const struct command *command)
         return;
     ps_log(PS_LOG_INFO, "this kernel takes no long registered buffers for NVMe commands; a newer "
                         "one (6.12) reads with less CPU");
-    p->uses_fixed = p->io.registered = false;
+    p->uses_fixed = false;
+    p->io.registered = false;
 }
 
 static int32_t to_errno(struct member *member, int32_t result)
