@@ -355,12 +355,14 @@ static int passthru_reap(struct ps_io *io, struct ps_io_completion *out, uint32_
     for (;;) {
         take_completions(p);
         uint32_t n = hand_back(p, out, capacity);
-        uint64_t left_ns = n == 0 && p->in_flight > 0 ? ps_left_ns(end_ns) : 0;
+        /* As in the uring engine: a wake's completion may be among those that were just taken. */
+        bool may_wait = n == 0 && p->in_flight > 0 && !ps_ring_take_wake(ring);
+        uint64_t left_ns = may_wait ? ps_left_ns(end_ns) : 0;
         if (!ring->error && (left_ns > 0 || io_uring_sq_ready(&ring->uring) > 0))
             ps_ring_wait(ring, left_ns);
         if (ring->error && n == 0)
             return ring->error;
-        if (left_ns == 0 || ps_ring_take_wake(ring))
+        if (left_ns == 0)
             return (int)n;
     }
 }
