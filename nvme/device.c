@@ -280,6 +280,26 @@ int ps_target_consent(const struct ps_target *target, const char *const *destroy
                         "writing would destroy what is here; if that may be lost, add%s", options);
 }
 
+/*
+ * mkfs leaves the second superblock where it is, and mdadm or zpool even the first: the marks of a
+ * volume do not tell that it is still there. Where the first one does, a drive that fails elsewhere
+ * may be given back.
+ */
+int ps_target_check_alone(const struct ps_target *target, struct ps_error *err)
+{
+    struct ps_identities others = {0};
+    struct ps_error reason = {0};
+    int rc = ps_probe_signatures(target->fd, target->path, &others, &reason);
+    if (others.count > 0)
+        return ps_error_set(err, -PS_ERR_WOULD_DESTROY, target->path,
+                            "%s has been made over this volume's member, so it is left alone; if "
+                            "that may be lost, erase its signature with wipefs first",
+                            others.text[0]);
+    if (rc == 0 || target->pair.valid[0])
+        return 0;
+    return ps_error_set(err, rc, reason.where, "%s", reason.text);
+}
+
 int ps_target_clear(const struct ps_target *target, struct ps_error *err)
 {
     int rc;

@@ -58,6 +58,12 @@ int ps_target_consent(const struct ps_target *target, const char *const *destroy
                       struct ps_error *err);
 
 /*
+ * For what is written over or given back without consent, because it is the volume's own: fails if
+ * something else has been made on it since. Returns 0, -PS_ERR_WOULD_DESTROY (text names it), -EIO.
+ */
+int ps_target_check_alone(const struct ps_target *target, struct ps_error *err);
+
+/*
  * Erases what consent was given for: a file becomes empty, a device loses all its signatures.
  * Durable on return.
  */

@@ -98,10 +98,13 @@ static int get_consent(struct ps_writer *w, struct ps_error *err)
 {
     for (uint32_t m = 0; m < w->member_count; m++) {
         /* What a rebalance shares with the old volume it was told to replace, in due time. */
-        if (w->shared[m] >= 0 ||
-            (w->opts->resume && (ps_writer_owns(w, m) || ps_writer_only_begun(w, m))))
+        bool is_ours = w->shared[m] >= 0 || (w->opts->resume && ps_writer_owns(w, m));
+        int rc = is_ours ? ps_target_check_alone(&w->targets[m], err) : 0;
+        if (rc < 0)
+            return rc;
+        if (is_ours || (w->opts->resume && ps_writer_only_begun(w, m)))
             continue;
-        int rc = ps_target_consent(&w->targets[m], w->opts->destroy, w->opts->destroy_count, err);
+        rc = ps_target_consent(&w->targets[m], w->opts->destroy, w->opts->destroy_count, err);
         if (rc < 0 && w->opts->resume) {
             int mismatch = check_mismatch(w, m, err);
             rc = mismatch < 0 ? mismatch : rc;

@@ -294,6 +294,9 @@ static int gather(const struct mover *r, struct ps_switch *s, uint64_t *stages, 
             s->sb[m].member != (uint32_t)m || s->sb[m].member_count != (uint32_t)o->member_count ||
             memcmp(s->sb[m].uuid, s->sb[0].uuid, sizeof(s->sb[m].uuid)) != 0)
             return 0;
+        rc = ps_target_check_alone(&s->targets[m], err);
+        if (rc < 0)
+            return rc;
         *staged |= stages[m] != 0;
         ps_switch_finalize(&s->sb[m]);
     }

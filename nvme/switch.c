@@ -84,8 +84,10 @@ static void give_back(const struct ps_switch *s, const char *path, const uint8_t
         return;
     int rc = is_held ? ps_target_open_held(&t, path, &err) : ps_target_open(&t, path, &err);
     if (rc == 0) {
-        if (t.is_member && memcmp(t.sb.uuid, uuid, sizeof(t.sb.uuid)) == 0)
-            rc = ps_target_give_back(&t, &err);
+        if (t.is_member && memcmp(t.sb.uuid, uuid, sizeof(t.sb.uuid)) == 0) {
+            rc = ps_target_check_alone(&t, &err);
+            rc = rc == 0 ? ps_target_give_back(&t, &err) : rc;
+        }
         ps_target_close(&t, false);
     }
     if (rc < 0)

@@ -59,6 +59,8 @@ int ps_member_wipe(const char *path, struct ps_error *err)
         rc = ps_error_set(err, -PS_ERR_FORMAT, path,
                           "this is not a member of a Penstock volume, so it is left alone");
     if (rc == 0)
+        rc = ps_target_check_alone(&t, err);
+    if (rc == 0)
         rc = ps_target_give_back(&t, err);
     ps_target_close(&t, false);
     return rc;

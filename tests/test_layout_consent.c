@@ -104,6 +104,24 @@ static void other_volume(void **state)
     assert_int_equal(ps_member_wipe(s->path, &err), 0);
 }
 
+/* Something else was made in a member's file: the second superblock alone makes it no volume. */
+static void made_over(void **state)
+{
+    struct scene *s = *state;
+    struct ps_error err = {0};
+    uint8_t swap[4096] = {[1024] = 1, [1028] = 200};
+    const char *path = s->path;
+    struct ps_layout_options opts = {.resume = true};
+    memcpy(swap + 4086, "SWAPSPACE2", 10);
+    assert_int_equal(lay(s, s->path, NULL, &err), 0);
+    file_patch(s->path, 0, swap, sizeof(swap));
+    assert_int_equal(ps_member_wipe(s->path, &err), -PS_ERR_WOULD_DESTROY);
+    assert_non_null(strstr(err.text, "swap:"));
+    assert_int_equal(fixture_layout(&s->f, &path, 1, &opts, &err), -PS_ERR_WOULD_DESTROY);
+    assert_true(file_exists(s->path));
+    unlink(s->path);
+}
+
 static void not_a_member(void **state)
 {
     struct scene *s = *state;
@@ -202,7 +220,7 @@ int main(void)
         cmocka_unit_test(some_file),       cmocka_unit_test(empty_file),
         cmocka_unit_test(other_volume),    cmocka_unit_test(not_a_member),
         cmocka_unit_test(named_twice),     cmocka_unit_test(resume_without_begin),
-        cmocka_unit_test(bad_description),
+        cmocka_unit_test(bad_description), cmocka_unit_test(made_over),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
 }

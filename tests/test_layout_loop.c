@@ -268,6 +268,40 @@ static void file_system(void **state)
     loop_detach(&l);
 }
 
+/* A file system or a table that was made over a member, whose second superblock is left. */
+static void made_over(void **state)
+{
+    struct loop l;
+    struct ps_error err;
+    static uint8_t before[34 * SECTOR_BYTES], after[34 * SECTOR_BYTES];
+    (void)state;
+    assert_int_equal(loop_attach(&l, DEVICE_BYTES), 0);
+    must(lay(l.device, NULL, false, &err), &err);
+    device_get(&l, 0, before, sizeof(before));
+    for (int i = 0; i < 2; i++) {
+        if (i == 0)
+            assert_int_equal(command(NULL, 0, "mkfs.ext4 -q -F -E nodiscard %s 2>&1", l.device), 0);
+        else
+            gpt_make(&l);
+        /* Of the table only the backup: the first superblock is there as well. */
+        if (i == 1)
+            device_put(&l, 0, before, sizeof(before));
+        device_get(&l, 0, before, sizeof(before));
+        assert_int_equal(ps_member_wipe(l.device, &err), -PS_ERR_WOULD_DESTROY);
+        assert_non_null(strstr(err.text, i == 0 ? "ext4:" : GPT_IDENTITY));
+        assert_int_equal(lay(l.device, NULL, true, &err), -PS_ERR_WOULD_DESTROY);
+        assert_non_null(strstr(err.text, i == 0 ? "ext4:" : GPT_IDENTITY));
+        device_get(&l, 0, after, sizeof(after));
+        assert_memory_equal(after, before, sizeof(before));
+        assert_int_equal(command(NULL, 0, "wipefs -qa %s 2>&1", l.device), 0);
+        must(lay(l.device, NULL, true, &err), &err);
+        must_open(l.device);
+        device_get(&l, 0, before, sizeof(before));
+    }
+    must(ps_member_wipe(l.device, &err), &err);
+    loop_detach(&l);
+}
+
 static void swap_space(void **state)
 {
     struct loop l;
@@ -661,7 +695,7 @@ int main(void)
         cmocka_unit_test(same_device_twice), cmocka_unit_test(several_devices),
         cmocka_unit_test(full_disk),         cmocka_unit_test(crashes),
         cmocka_unit_test(unequal_devices),   cmocka_unit_test(moved_devices),
-        cmocka_unit_test(read_only_device),
+        cmocka_unit_test(read_only_device),  cmocka_unit_test(made_over),
     };
     struct loop probe;
     if (geteuid() != 0)
