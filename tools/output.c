@@ -73,6 +73,10 @@ int tool_output_open(struct tool_output *out, const char *path, struct ps_error 
     int fd = path_descriptor(path), rc = 0;
 
     *out = (struct tool_output){.name = path};
+    if (fd < 0 && exists && S_ISBLK(st.st_mode))
+        return ps_error_set(err, -PS_ERR_WOULD_DESTROY, path,
+                            "this is a drive or partition, which the output would overwrite: name "
+                            "a file");
     if (fd >= 0 || (exists && !S_ISREG(st.st_mode))) {
         fd = fd >= 0 ? dup(fd) : open(path, O_WRONLY | O_CLOEXEC);
         out->file = fd >= 0 ? fdopen(fd, "wb") : NULL;

@@ -62,6 +62,15 @@ fails 1 'member of a volume' "$penstock" logits v --ids 1 --out v
 fails 1 'member of a volume' "$penstock" run v -p x -n 1 --stats v
 same v before "an output was written over a volume"
 rm before
+# Nor is what lies on a drive. A loop device that is not attached has nothing to lose.
+device=$(losetup -f 2>err.txt) || device=
+if [ -b "$device" ]; then
+    fails 1 'drive or partition' "$penstock" logits v --ids 1 --out "$device"
+    fails 1 'drive or partition' "$penstock" run v -p x -n 1 --stats "$device"
+    fails 1 'drive or partition' "$penstock" probe v --seconds 0.1 --out "$device"
+else
+    part_skip "no loop device to name as an output: $(cat err.txt)"
+fi
 # A source is not overwritten by itself, whatever is consented to.
 cp "$demo_gguf" self.gguf
 for member in ./self.gguf link.gguf; do
