@@ -22,7 +22,7 @@ static int put(const struct ps_target *t, const void *block, uint64_t offset, st
 /*
  * First a mark in the first copy: were the power to fail between the two erasures, the second copy
  * alone would look like a volume with a damaged beginning. A file is removed while it carries the
- * mark, so that what is left of it after a kill can be told.
+ * mark, so that what is left of it after a kill can be told. A link that it was named by stays.
  */
 int ps_target_give_back(const struct ps_target *t, struct ps_error *err)
 {
@@ -35,7 +35,7 @@ int ps_target_give_back(const struct ps_target *t, struct ps_error *err)
     block->state = PS_VOLUME_WIPED;
     ps_superblock_seal(block);
     int rc = put(t, block, 0, err);
-    int removed = rc == 0 && !t->is_device && unlink(t->path) != 0 ? -errno : 0;
+    int removed = rc == 0 && !t->is_device && unlink(t->real_path) != 0 ? -errno : 0;
     memset(block, 0, sizeof(*block));
     if (rc == 0 && has_second)
         rc = put(t, block, second, err);

@@ -122,6 +122,22 @@ static void made_over(void **state)
     unlink(s->path);
 }
 
+/* A member named by a link: the file is removed, and not the link. */
+static void wiped_by_link(void **state)
+{
+    struct scene *s = *state;
+    struct ps_error err = {0};
+    struct stat st;
+    char link_path[300];
+    snprintf(link_path, sizeof(link_path), "%s/link", s->dir);
+    assert_int_equal(lay(s, s->path, NULL, &err), 0);
+    assert_int_equal(symlink(s->path, link_path), 0);
+    assert_int_equal(ps_member_wipe(link_path, &err), 0);
+    assert_false(file_exists(s->path));
+    assert_int_equal(lstat(link_path, &st), 0);
+    unlink(link_path);
+}
+
 static void not_a_member(void **state)
 {
     struct scene *s = *state;
@@ -221,6 +237,7 @@ int main(void)
         cmocka_unit_test(other_volume),    cmocka_unit_test(not_a_member),
         cmocka_unit_test(named_twice),     cmocka_unit_test(resume_without_begin),
         cmocka_unit_test(bad_description), cmocka_unit_test(made_over),
+        cmocka_unit_test(wiped_by_link),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
 }
