@@ -17,7 +17,7 @@ static void bad_take(void *ctx, const char *text)
     struct check_run *run = ctx;
 
     if (run->bad != NULL)
-        json_array_append_new(run->bad, json_string(text));
+        json_array_append_new(run->bad, tool_json_text(text));
     else
         puts(text);
 }

@@ -137,8 +137,8 @@ static json_t *result_json(const struct ps_measure_options *asked,
 
     for (int i = 0; i < asked->path_count; i++)
         json_array_append_new(members,
-                              json_pack("{s:s, s:I, s:f}", "path", asked->paths[i], "bytes",
-                                        (json_int_t)result->path_bytes[i], "bytes_per_s",
+                              json_pack("{s:o, s:I, s:f}", "path", tool_json_text(asked->paths[i]),
+                                        "bytes", (json_int_t)result->path_bytes[i], "bytes_per_s",
                                         tool_rate(result->path_bytes[i], result->ns)));
     json_t *json =
         json_pack("{s:s, s:b, s:b, s:I, s:I, s:s, s:b, s:f, s:I, s:I}", "engine", result->engine,

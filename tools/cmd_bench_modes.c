@@ -372,8 +372,9 @@ static json_t *result_json(const struct comparison *c)
         struct row row = row_of(c, m);
         json_array_append_new(list, row_json(&row));
     }
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "model", c->model,
-                     "memory_bytes", (json_int_t)c->samples[0][0].budget_bytes, "tokens",
+    return json_pack("{s:o, s:I, s:I, s:I, s:I, s:b, s:I, s:I, s:o}", "model",
+                     tool_json_text(c->model), "memory_bytes",
+                     (json_int_t)c->samples[0][0].budget_bytes, "tokens",
                      (json_int_t)c->args.job.tokens, "warm", (json_int_t)c->args.job.warm, "rounds",
                      (json_int_t)c->args.rounds, "limited", (int)c->is_limited, "request_bytes",
                      (json_int_t)c->request_bytes, "drives_bytes_per_s",

@@ -53,20 +53,21 @@ static json_t *member_json(const struct ps_volume *volume, int i)
     struct ps_member_info member;
 
     ps_volume_member(volume, i, &member);
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:f, s:b, s:o}", "path", member.path, "kind",
-                     member.is_device ? "device" : "file", "bytes", (json_int_t)member.bytes,
-                     "data_begin_bytes", (json_int_t)member.data_begin_bytes, "data_end_bytes",
-                     (json_int_t)member.data_end_bytes, "share", tool_member_share(volume, i),
-                     "missing", (int)member.is_missing, "profile",
-                     profile_json(ps_volume_profile(volume, i)));
+    return json_pack(
+        "{s:o, s:s, s:I, s:I, s:I, s:f, s:b, s:o}", "path", tool_json_text(member.path), "kind",
+        member.is_device ? "device" : "file", "bytes", (json_int_t)member.bytes, "data_begin_bytes",
+        (json_int_t)member.data_begin_bytes, "data_end_bytes", (json_int_t)member.data_end_bytes,
+        "share", tool_member_share(volume, i), "missing", (int)member.is_missing, "profile",
+        profile_json(ps_volume_profile(volume, i)));
 }
 
 static json_t *model_json(const struct ps_model_info *info)
 {
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:s, s:b}", "name", info->name,
-                     "architecture", info->arch, "source", info->source_name, "layers",
-                     (json_int_t)info->layer_count, "moe_layers", (json_int_t)info->moe_layer_count,
-                     "hidden", (json_int_t)info->hidden, "vocabulary", (json_int_t)info->vocab_rows,
+    return json_pack("{s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:s, s:b}", "name",
+                     tool_json_text(info->name), "architecture", info->arch, "source",
+                     tool_json_text(info->source_name), "layers", (json_int_t)info->layer_count,
+                     "moe_layers", (json_int_t)info->moe_layer_count, "hidden",
+                     (json_int_t)info->hidden, "vocabulary", (json_int_t)info->vocab_rows,
                      "context_max", (json_int_t)info->context_max, "chat_template",
                      info->chat_family, "has_tokenizer", (int)info->has_tokenizer);
 }

@@ -134,12 +134,13 @@ static json_t *report_json(const struct layout_args *args,
     json_t *members = json_array();
 
     for (int i = 0; i < args->options.member_count; i++)
-        json_array_append_new(members, json_string(args->members[i]));
-    return json_pack("{s:s, s:o, s:I, s:f, s:I, s:I, s:s, s:b}", "source", args->options.source,
-                     "members", members, "bytes", (json_int_t)report->bytes, "seconds",
-                     (double)ns / 1e9, "tensors_used", (json_int_t)report->tensors_used,
-                     "tensors_skipped", (json_int_t)report->tensors_skipped, "skipped_groups",
-                     report->skipped_groups, "has_tokenizer", (int)report->has_tokenizer);
+        json_array_append_new(members, tool_json_text(args->members[i]));
+    return json_pack("{s:o, s:o, s:I, s:f, s:I, s:I, s:s, s:b}", "source",
+                     tool_json_text(args->options.source), "members", members, "bytes",
+                     (json_int_t)report->bytes, "seconds", (double)ns / 1e9, "tensors_used",
+                     (json_int_t)report->tensors_used, "tensors_skipped",
+                     (json_int_t)report->tensors_skipped, "skipped_groups", report->skipped_groups,
+                     "has_tokenizer", (int)report->has_tokenizer);
 }
 
 int cmd_layout(int argc, char **argv)

@@ -49,9 +49,10 @@ static json_t *members_json(const struct ps_volume *volume)
         struct ps_member_info info;
         int node = ps_volume_member_node(volume, i);
         ps_volume_member(volume, i, &info);
-        json_array_append_new(members, json_pack("{s:s, s:o, s:f}", "path", info.path, "node",
-                                                 node < 0 ? json_null() : json_integer(node),
-                                                 "share", tool_member_share(volume, i)));
+        json_array_append_new(members,
+                              json_pack("{s:o, s:o, s:f}", "path", tool_json_text(info.path),
+                                        "node", node < 0 ? json_null() : json_integer(node),
+                                        "share", tool_member_share(volume, i)));
     }
     return members;
 }

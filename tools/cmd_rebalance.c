@@ -120,9 +120,9 @@ static json_t *report_json(const struct rebalance_args *args, uint64_t ns)
     json_t *members = json_array();
 
     for (int i = 0; i < args->options.member_count; i++)
-        json_array_append_new(members, json_string(args->members[i]));
-    return json_pack("{s:s, s:o, s:I, s:f}", "volume", args->volume, "members", members, "bytes",
-                     (json_int_t)args->total_bytes, "seconds", (double)ns / 1e9);
+        json_array_append_new(members, tool_json_text(args->members[i]));
+    return json_pack("{s:o, s:o, s:I, s:f}", "volume", tool_json_text(args->volume), "members",
+                     members, "bytes", (json_int_t)args->total_bytes, "seconds", (double)ns / 1e9);
 }
 
 static int report_print(const struct rebalance_args *args, uint64_t ns)

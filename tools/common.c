@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -91,6 +92,40 @@ int tool_json_print(json_t *json)
     putchar('\n');
     json_decref(json);
     return 0; /* a failed write is found when main closes standard output */
+}
+
+/* The bytes of the UTF-8 character at `at`; 0 if there is none. */
+static size_t utf8_bytes(const char *at)
+{
+    for (size_t n = 1, most = strnlen(at, 4); n <= most; n++) {
+        json_t *json = json_stringn(at, n);
+        json_decref(json);
+        if (json != NULL)
+            return n;
+    }
+    return 0;
+}
+
+json_t *tool_json_text(const char *text)
+{
+    static const char unknown[] = "\xEF\xBF\xBD";
+    json_t *json = json_string(text);
+    char *valid = json == NULL ? malloc(strlen(text) * strlen(unknown) + 1) : NULL;
+    size_t bytes = 0;
+
+    if (valid == NULL)
+        return json;
+    while (*text != '\0') {
+        size_t n = utf8_bytes(text);
+        const char *from = n > 0 ? text : unknown;
+        size_t from_bytes = n > 0 ? n : strlen(unknown);
+        memcpy(valid + bytes, from, from_bytes);
+        bytes += from_bytes;
+        text += n > 0 ? n : 1;
+    }
+    json = json_stringn(valid, bytes);
+    free(valid);
+    return json;
 }
 
 const char *tool_count_text(uint64_t count, char *buf)

@@ -67,13 +67,14 @@ static json_t *member_json(const struct tool_probed *probed)
     char real[PATH_MAX];
 
     path_real(probed->path, real);
-    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:o, s:o}",
-                     "path", real[0] != '\0' ? real : probed->path, "device", drive->device,
-                     "drive", drive->drive, "model", drive->model, "serial", drive->serial,
-                     "partuuid", drive->partuuid, "node", drive->node, "engine", probe->engine,
-                     "direct", (int)probe->direct, "registered_buffers", (int)probe->registered,
-                     "blank", (int)probe->is_blank, "rounds", (json_int_t)probe->round_count,
-                     "knee", knee_json(&probe->profile), "points", points_json(probe));
+    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:o, s:o}",
+                     "path", tool_json_text(real[0] != '\0' ? real : probed->path), "device",
+                     drive->device, "drive", drive->drive, "model", drive->model, "serial",
+                     drive->serial, "partuuid", drive->partuuid, "node", drive->node, "engine",
+                     probe->engine, "direct", (int)probe->direct, "registered_buffers",
+                     (int)probe->registered, "blank", (int)probe->is_blank, "rounds",
+                     (json_int_t)probe->round_count, "knee", knee_json(&probe->profile), "points",
+                     points_json(probe));
 }
 
 json_t *tool_profile_json(const struct tool_probed *probed, int count)
@@ -136,6 +137,16 @@ static bool text_is(const json_t *entry, const char *key, const char *text)
     return value != NULL && text[0] != '\0' && strcmp(value, text) == 0;
 }
 
+/* The same of a path, as it was written. */
+static bool path_is(const json_t *entry, const char *path)
+{
+    json_t *text = tool_json_text(path);
+    bool is = text != NULL && text_is(entry, "path", json_string_value(text));
+
+    json_decref(text);
+    return is;
+}
+
 /* The entry of a member; NULL if there is none. */
 static const json_t *entry_find(const json_t *entries, const char *member)
 {
@@ -147,7 +158,7 @@ static const json_t *entry_find(const json_t *entries, const char *member)
     path_real(member, real);
     json_array_foreach((json_t *)entries, i, entry)
     {
-        if (text_is(entry, "path", real) || text_is(entry, "path", member))
+        if (path_is(entry, real) || path_is(entry, member))
             return entry;
     }
     if (ps_drive_info(member, &drive) < 0)

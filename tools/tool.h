@@ -55,6 +55,11 @@ void tool_log_start(bool verbose);
 /* Prints the object and a newline to standard output and releases it. Returns the exit status. */
 int tool_json_print(json_t *json);
 
+/* A name as a JSON text. A path may be any bytes: what is not UTF-8 becomes U+FFFD. NULL: no
+ * memory.
+ */
+json_t *tool_json_text(const char *text);
+
 /* 12345678 as "12,345,678". Returns buf, which must hold 32 bytes. */
 const char *tool_count_text(uint64_t count, char *buf);
 

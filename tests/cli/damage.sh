@@ -109,3 +109,20 @@ cp good twin
 flip twin $((begin + 100))
 quiet "$penstock" verify good
 fails 1 'damaged' "$penstock" verify twin
+
+# A name that is not UTF-8 is replaced in JSON, and neither left out nor an end of it.
+name=$'odd\xff"\n'
+# shellcheck disable=SC2016  # of jq
+odd='$shown == "odd\ufffd\"\n"'
+cp "$demo_gguf" "$name.gguf"
+json ".members[0] as \$shown | $odd" "$penstock" layout "$name.gguf" "$name" --json
+json '.source == "odd\ufffd\"\n.gguf"' "$penstock" layout "$name.gguf" one --json
+json ".members[0].path as \$shown | $odd" "$penstock" info "$name" --json
+json ".members[0].path as \$shown | $odd" "$penstock" plan "$name" --json
+json ".members[0].path as \$shown | $odd" "$penstock" bench io "$name" --seconds 0.1 --json
+json '.members[0].path | endswith("odd\ufffd\"\n")' "$penstock" probe "$name" --seconds 0.3 --json \
+    --out profile.json
+quiet "$penstock" wipe "$name"
+quiet "$penstock" layout "$name.gguf" "$name" two --profile <(jq '.members[1] = .members[0] |
+    .members[1].path = "two"' profile.json)
+json ".volume as \$shown | $odd" "$penstock" rebalance "$name" three --json
