@@ -73,8 +73,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->options.member_count == 0)
             argp_error(state, "name a SOURCE and at least one MEMBER");
-        if (args->profile != NULL && args->options.resume)
-            argp_error(state, "--profile: a resumed layout keeps the cut that it was begun with");
         break;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -159,10 +157,11 @@ int cmd_layout(int argc, char **argv)
     args.options.progress = tool_progress_step;
     args.options.progress_ctx = &progress;
     args.options.stop = tool_stop_flag();
-    /* A layout that goes on is cut as it was begun. */
-    int rc = args.options.resume ? 0
-                                 : tool_profile_get(args.profile, args.members,
-                                                    args.options.member_count, args.profiles, &err);
+    /* A layout that goes on is cut as it was begun: a profile counts only if nothing was. */
+    bool looks = !args.options.resume || args.profile != NULL;
+    int rc = looks ? tool_profile_get(args.profile, args.members, args.options.member_count,
+                                      args.profiles, &err)
+                   : 0;
     if (rc < 0)
         return tool_end(rc, &err);
     args.options.profiles = rc == 1 ? args.profiles : NULL;

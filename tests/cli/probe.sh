@@ -53,8 +53,22 @@ quiet "$penstock" layout "$demo_gguf" a b --profile made.json
 jq -e '[.members[] | .data_end_bytes - .data_begin_bytes] | .[0] > 2.8 * .[1] and .[0] < 3.2 * .[1]' \
     info.json >/dev/null || die "not cut 3 to 1: $(cat info.json)"
 quiet "$penstock" verify a
-fails 2 'keeps the cut' "$penstock" layout "$demo_gguf" a b --profile made.json --resume
+# The same command with --resume: what was begun keeps its cut, and a profile serves what was not.
+cp a before
+profile 1000000000 3000000000
+quiet "$penstock" layout "$demo_gguf" a b --profile made.json --resume
+same a before "a resume cut anew"
+rm a b before
+quiet "$penstock" layout "$demo_gguf" a b --profile made.json --resume
+json '[.members[] | .data_end_bytes - .data_begin_bytes] | .[1] > 2.8 * .[0]' "$penstock" info a --json
 rm a b
+# One member: nothing is cut, and its drive's profile recorded all the same.
+quiet "$penstock" layout "$demo_gguf" a --profile made.json
+json '.members[0].profile.bytes_per_s == 1000000000' "$penstock" info a --json
+fails 1 'nowhere' "$penstock" rebalance a b --profile nowhere.json
+quiet "$penstock" rebalance a b --profile made.json
+json '.members[0].profile.bytes_per_s == 3000000000' "$penstock" info b --json
+rm b
 profile 1000000000 950000000
 quiet "$penstock" layout "$demo_gguf" a b --profile made.json
 json '[.members[] | .data_end_bytes - .data_begin_bytes] | .[0] < 1.02 * .[1] and .[1] < 1.02 * .[0]' \
