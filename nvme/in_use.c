@@ -122,6 +122,48 @@ static int check_one(dev_t device, const char *name, const char *path, struct ps
     return 0;
 }
 
+struct lock_query {
+    dev_t file_dev;
+    ino_t file_ino;
+    int pid;
+};
+
+/* proc_locks(5): "1: FLOCK  ADVISORY  READ 1234 00:06:345 0 EOF"; the device in hexadecimal. */
+static bool lock_matches(void *ctx, char *line)
+{
+    struct lock_query *q = ctx;
+    unsigned device_major, device_minor;
+    unsigned long long ino;
+    return sscanf(line, "%*s FLOCK %*s %*s %d %x:%x:%llu", &q->pid, &device_major, &device_minor,
+                  &ino) == 4 &&
+           makedev(device_major, device_minor) == q->file_dev && ino == q->file_ino;
+}
+
+/* Every engine and every writer holds a lock on the members that it has open. */
+static bool find_lock(const struct stat *st, char *text, size_t text_bytes)
+{
+    struct lock_query lock = {.file_dev = st->st_dev, .file_ino = st->st_ino};
+    char path[64], name[32] = "unknown";
+    if (!ps_proc_any_line("/proc/locks", lock_matches, &lock))
+        return false;
+    snprintf(path, sizeof(path), "/proc/%d/comm", lock.pid);
+    ps_proc_line(path, name, sizeof(name));
+    snprintf(text, text_bytes, "open in process %d (%s)", lock.pid, name);
+    return true;
+}
+
+/* A volume on a partition that is read is no less in use than one that is mounted, but nothing in
+ * the kernel says so of the whole drive. */
+static int check_lock(dev_t device, const char *name, const char *path, struct ps_error *err)
+{
+    char node[NAME_MAX + 8], text[128];
+    struct stat st;
+    snprintf(node, sizeof(node), "/dev/%s", name);
+    if (stat(node, &st) != 0 || st.st_rdev != device || !find_lock(&st, text, sizeof(text)))
+        return 0;
+    return ps_error_set(err, -PS_ERR_IN_USE, path, "%s is %s; stop that first", name, text);
+}
+
 int ps_in_use_device(dev_t device, const char *path, struct ps_error *err)
 {
     char name[NAME_MAX + 1], folder[PATH_MAX], partition[PATH_MAX + NAME_MAX + 16];
@@ -146,8 +188,11 @@ int ps_in_use_device(dev_t device, const char *path, struct ps_error *err)
         file = fopen(partition, "re");
         if (file == NULL)
             continue;
-        if (fscanf(file, "%u:%u", &device_major, &device_minor) == 2)
-            rc = check_one(makedev(device_major, device_minor), entry->d_name, path, err);
+        if (fscanf(file, "%u:%u", &device_major, &device_minor) == 2) {
+            dev_t number = makedev(device_major, device_minor);
+            rc = check_one(number, entry->d_name, path, err);
+            rc = rc == 0 ? check_lock(number, entry->d_name, path, err) : rc;
+        }
         fclose(file);
     }
     closedir(dir);
@@ -189,36 +234,6 @@ int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct
     }
     closedir(dir);
     return rc;
-}
-
-struct lock_query {
-    dev_t file_dev;
-    ino_t file_ino;
-    int pid;
-};
-
-/* proc_locks(5): "1: FLOCK  ADVISORY  READ 1234 00:06:345 0 EOF"; the device in hexadecimal. */
-static bool lock_matches(void *ctx, char *line)
-{
-    struct lock_query *q = ctx;
-    unsigned device_major, device_minor;
-    unsigned long long ino;
-    return sscanf(line, "%*s FLOCK %*s %*s %d %x:%x:%llu", &q->pid, &device_major, &device_minor,
-                  &ino) == 4 &&
-           makedev(device_major, device_minor) == q->file_dev && ino == q->file_ino;
-}
-
-/* Every engine and every writer holds a lock on the members that it has open. */
-static bool find_lock(const struct stat *st, char *text, size_t text_bytes)
-{
-    struct lock_query lock = {.file_dev = st->st_dev, .file_ino = st->st_ino};
-    char path[64], name[32] = "unknown";
-    if (!ps_proc_any_line("/proc/locks", lock_matches, &lock))
-        return false;
-    snprintf(path, sizeof(path), "/proc/%d/comm", lock.pid);
-    ps_proc_line(path, name, sizeof(name));
-    snprintf(text, text_bytes, "open in process %d (%s)", lock.pid, name);
-    return true;
 }
 
 int ps_drive_use(const char *path, char *text, size_t text_bytes)

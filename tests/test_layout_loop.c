@@ -367,7 +367,15 @@ static void partitions(void **state)
     close(fd);
     assert_string_equal(list.text[0], GPT_IDENTITY);
 
-    /* The whole drive: both copies of the table go. */
+    /* The whole drive, but not while somebody reads the volume on its partition. */
+    struct ps_volume *v = NULL;
+    const char *path = partition;
+    must(ps_volume_open(&v, &path, 1, &err), &err);
+    assert_int_equal(lay(l.device, GPT_IDENTITY, false, &err), -PS_ERR_IN_USE);
+    assert_non_null(strstr(err.text, "p1 is open in process"));
+    ps_volume_close(&v);
+
+    /* Then both copies of the table go. */
     must(lay(l.device, GPT_IDENTITY, false, &err), &err);
     must_open(l.device);
     assert_int_equal(signatures(l.device), 0);
