@@ -179,7 +179,8 @@ int ps_target_open_or_create(struct ps_target *target, const char *path, struct 
     }
     rc = examine(&t, false, err);
     if (rc < 0) {
-        ps_target_close(&t, true);
+        /* Somebody else may have locked it since: then it is theirs. */
+        ps_target_close(&t, rc != -PS_ERR_IN_USE);
         return rc;
     }
     sync_folder(folder);

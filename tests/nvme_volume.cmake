@@ -8,6 +8,7 @@ ps_test(volume_record crash SOURCES test_volume_record.c volume_fixture.c crash_
 ps_test(layout_plan unit SOURCES test_layout_plan.c volume_fixture.c LINK penstock_nvme)
 ps_test(rebalance unit SOURCES test_rebalance.c volume_fixture.c LINK penstock_nvme)
 ps_test(layout_consent unit SOURCES test_layout_consent.c volume_fixture.c LINK penstock_nvme)
+target_link_options(test_layout_consent PRIVATE -Wl,--wrap=flock)
 ps_test(layout_crash crash SOURCES test_layout_crash.c volume_fixture.c crash_shim.c
         LINK penstock_nvme)
 ps_test(rebalance_crash crash SOURCES test_rebalance_crash.c volume_fixture.c crash_shim.c

@@ -1,4 +1,6 @@
 /* What a layout refuses to write over, what it says, and what it does with leave: plain files. */
+#include <sys/file.h>
+
 #include "nvme/superblock.h"
 #include "util.h"
 #include "volume_fixture.h"
@@ -32,6 +34,22 @@ static int scene_free(void **state)
     ps_test_dir_remove(s->dir);
     free(s);
     return 0;
+}
+
+/* Whoever else creates the same file may be the first to lock it. */
+static const char *lock_first;
+static int lock_first_fd = -1;
+
+int __real_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation)
+{
+    if (lock_first != NULL) {
+        lock_first_fd = open(lock_first, O_RDWR | O_CLOEXEC);
+        assert_int_equal(__real_flock(lock_first_fd, LOCK_EX | LOCK_NB), 0);
+        lock_first = NULL;
+    }
+    return __real_flock(fd, operation);
 }
 
 static int lay(struct scene *s, const char *path, const char *identity, struct ps_error *err)
@@ -102,6 +120,20 @@ static void other_volume(void **state)
     assert_null(strstr(identity, ps_volume_uuid(v)));
     ps_volume_close(&v);
     assert_int_equal(ps_member_wipe(s->path, &err), 0);
+}
+
+/* Two layouts create one file: the one that does not get it leaves it to the other. */
+static void created_twice(void **state)
+{
+    struct scene *s = *state;
+    struct ps_error err = {0};
+    lock_first = s->path;
+    assert_int_equal(lay(s, s->path, NULL, &err), -PS_ERR_IN_USE);
+    assert_true(file_exists(s->path));
+    close(lock_first_fd);
+    assert_int_equal(lay(s, s->path, NULL, &err), 0);
+    must_open(s, s->path);
+    unlink(s->path);
 }
 
 /* Something else was made in a member's file: the second superblock alone makes it no volume. */
@@ -237,7 +269,7 @@ int main(void)
         cmocka_unit_test(other_volume),    cmocka_unit_test(not_a_member),
         cmocka_unit_test(named_twice),     cmocka_unit_test(resume_without_begin),
         cmocka_unit_test(bad_description), cmocka_unit_test(made_over),
-        cmocka_unit_test(wiped_by_link),
+        cmocka_unit_test(wiped_by_link),   cmocka_unit_test(created_twice),
     };
     return cmocka_run_group_tests(tests, scene_make, scene_free);
 }
