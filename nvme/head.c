@@ -172,6 +172,27 @@ int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state, s
     return rc;
 }
 
+int ps_writer_check_superblocks(struct ps_writer *w, struct ps_error *err)
+{
+    struct ps_disk_superblock *sb = ps_raw_alloc(sizeof(*sb));
+    int rc = 0;
+    if (sb == NULL)
+        return ps_error_set(err, -ENOMEM, "layout", "not enough memory");
+    for (uint32_t m = 0; rc == 0 && m < w->member_count; m++) {
+        const struct ps_target *t = &w->targets[m];
+        rc = ps_raw_read(t->fd, sb, sizeof(*sb), w->stages[m]);
+        if (rc < 0)
+            ps_error_set(err, rc, t->path, "cannot read the superblock back: %s", ps_strerror(rc));
+        else if (sb->member != m && sb->member < w->member_count)
+            rc = ps_error_set(err, -PS_ERR_MEMBER, t->path,
+                              "this is the same drive as '%s' under another name: what is written "
+                              "to one is read from the other; name it once",
+                              w->targets[sb->member].path);
+    }
+    free(sb);
+    return rc;
+}
+
 int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end, struct ps_error *err)
 {
     const struct ps_plan *plan = &w->plan;

@@ -249,6 +249,8 @@ static int claim(struct ps_writer *w, struct ps_error *err)
         ps_target_set_direct(&w->targets[m]);
     rc = ps_writer_put_superblocks(w, PS_VOLUME_IN_PROGRESS, err);
     w->marked = rc == 0;
+    if (rc == 0)
+        rc = ps_writer_check_superblocks(w, err);
     return rc == 0 ? ps_writer_put_records(w, err) : rc;
 }
 

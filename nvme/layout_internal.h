@@ -117,6 +117,9 @@ int ps_writer_place(struct ps_writer *w, struct ps_error *err);
 int ps_writer_put_superblocks(struct ps_writer *w, enum ps_volume_state state,
                               struct ps_error *err);
 
+/* Reads the superblocks back. -PS_ERR_MEMBER: two members are one drive under two names. */
+int ps_writer_check_superblocks(struct ps_writer *w, struct ps_error *err);
+
 /* Writes the checksums of slices [begin, end) into every member's map. Not flushed. */
 int ps_writer_put_checksums(struct ps_writer *w, uint64_t begin, uint64_t end,
                             struct ps_error *err);

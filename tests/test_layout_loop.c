@@ -442,6 +442,15 @@ static void same_device_twice(void **state)
     assert_int_equal(lay(l.file, "file:anything:1", false, &err), -PS_ERR_IN_USE);
     assert_non_null(strstr(err.text, l.device));
     unlink(link_path);
+    /* One drive under two names, as of a second path to it: only what is read back tells. */
+    struct loop second = {0};
+    assert_int_equal(
+        command(second.device, sizeof(second.device), "losetup -f --show '%s' 2>&1", l.file), 0);
+    const char *paths[] = {l.device, second.device};
+    assert_int_equal(fixture_layout(&model, paths, 2, NULL, &err), -PS_ERR_MEMBER);
+    assert_non_null(strstr(err.text, "the same drive"));
+    assert_int_equal(command(NULL, 0, "losetup -d %s 2>&1", second.device), 0);
+    must(ps_member_wipe(l.device, &err), &err);
     loop_detach(&l);
 }
 
