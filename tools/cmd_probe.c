@@ -1,6 +1,9 @@
 /* penstock probe MEMBER...: what drives give at every request size and depth. */
 #include "tools/tool.h"
 
+#include <errno.h>
+#include <unistd.h>
+
 #include "core/budget.h"
 #include "tools/profile.h"
 
@@ -208,6 +211,11 @@ static int run_begin(const struct probe_args *args, struct probe_run *run, struc
                                 "member %d of %d is missing, so the volume cannot be probed as a "
                                 "whole; penstock rebalance restores it",
                                 i + 1, run->count);
+        if (access(member.path, W_OK) != 0)
+            return ps_error_set(err, -errno, member.path,
+                                "nothing can be recorded on it: %s; for a drive, run as root, or "
+                                "leave --save out",
+                                ps_strerror(-errno));
         run->probed[i].path = member.path;
     }
     return 0;

@@ -91,6 +91,18 @@ fails 1 "in use .open in process $running .penstock" "$penstock" probe a --save
 kill $running
 wait $running || true
 fails 1 'not a member' "$penstock" probe profile.json --save
+# Who may not write is told before a minute of measuring.
+chmod 755 .
+chmod 444 a b
+as=()
+[ "$(id -u)" -ne 0 ] || as=(setpriv --reuid=65534 --regid=65534 --clear-groups)
+if "${as[@]}" "$penstock" info a >out.txt 2>&1; then
+    begin=$SECONDS
+    fails 1 'nothing can be recorded.*root' "${as[@]}" "$penstock" probe a --save
+    [ $((SECONDS - begin)) -lt 20 ] || die "told after the measurement"
+else
+    part_skip "nobody else can run the command: $(cat out.txt)"
+fi
 rm a b
 
 echo '{' >bad.json
