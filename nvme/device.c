@@ -248,6 +248,16 @@ static bool allowed(const char *identity, const char *const *destroy, int destro
     return false;
 }
 
+/* " --destroy 'IDENTITY'", as a shell takes it: a file's name may hold quotes of its own. */
+static void option_text(const char *identity, char *text, size_t text_bytes)
+{
+    size_t at = (size_t)snprintf(text, text_bytes, " --destroy '");
+    for (; *identity != 0 && at + 6 < text_bytes; identity++)
+        at += (size_t)snprintf(text + at, text_bytes - at, *identity == '\'' ? "'\\''" : "%c",
+                               *identity);
+    snprintf(text + at, text_bytes - at, "'");
+}
+
 int ps_target_consent(const struct ps_target *target, const char *const *destroy, int destroy_count,
                       struct ps_error *err)
 {
@@ -262,7 +272,9 @@ int ps_target_consent(const struct ps_target *target, const char *const *destroy
         if (allowed(losses.text[i], destroy, destroy_count))
             continue;
         denied = true;
-        int n = snprintf(options + at, sizeof(options) - at, " --destroy '%s'", losses.text[i]);
+        char option[384];
+        option_text(losses.text[i], option, sizeof(option));
+        int n = snprintf(options + at, sizeof(options) - at, "%s", option);
         if (n < 0 || (size_t)n >= sizeof(options) - at) {
             options[at] = 0; /* the rest is named on the next try */
             break;

@@ -45,6 +45,11 @@ same precious before "a refused layout wrote"
 quiet "$penstock" layout "$demo_gguf" precious --destroy "$identity"
 quiet "$penstock" verify precious
 rm precious before
+# What the refusal tells to add is taken by a shell, whatever the name.
+echo precious >"it's"
+fails 1 'destroy' "$penstock" layout "$demo_gguf" "it's"
+eval "quiet \"$penstock\" layout \"$demo_gguf\" \"it's\" $(grep -o -- '--destroy .*' err.txt)"
+rm "it's"
 
 quiet "$penstock" layout "$demo_gguf" v
 fails 1 'vocabulary|9999' "$penstock" logits v --ids 1,9999999 --out o
