@@ -238,17 +238,21 @@ int ps_writer_make_tables(struct ps_writer *w, struct ps_error *err)
     return 0;
 }
 
+/* A member may have been finished, and written to since, when another one was lost. */
 void ps_writer_load_records(struct ps_writer *w)
 {
     uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
-    for (uint32_t m = 0; half != NULL && m < w->member_count; m++) {
+    const struct ps_disk_record *record = (const void *)half;
+    uint64_t newest = 0;
+    for (uint32_t i = 0; half != NULL && i < 2 * w->member_count; i++) {
+        uint32_t m = i / 2;
+        uint64_t offset = w->plan.record_offset + w->plan.shifts[m] + i % 2 * PS_RECORD_HALF_BYTES;
         if (!ps_writer_owns(w, m) ||
-            ps_raw_read(w->targets[m].fd, half, PS_RECORD_HALF_BYTES,
-                        w->plan.record_offset + w->plan.shifts[m]) < 0 ||
-            !ps_record_valid(half, w->plan.uuid))
+            ps_raw_read(w->targets[m].fd, half, PS_RECORD_HALF_BYTES, offset) < 0 ||
+            !ps_record_valid(half, w->plan.uuid) || record->generation <= newest)
             continue;
         memcpy(w->records, half, PS_RECORD_HALF_BYTES);
-        break;
+        newest = record->generation;
     }
     free(half);
 }

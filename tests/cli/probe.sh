@@ -91,6 +91,11 @@ fails 1 "in use .open in process $running .penstock" "$penstock" probe a --save
 kill $running
 wait $running || true
 fails 1 'not a member' "$penstock" probe profile.json --save
+# A lost member is laid out again; what is recorded stays.
+rm b
+quiet "$penstock" layout "$demo_gguf" a b --resume
+quiet "$penstock" info b
+[ "$(grep -c 'its drive reads' out.txt)" -eq 2 ] || die "a resume lost the record: $(cat out.txt)"
 # Who may not write is told before a minute of measuring.
 chmod 755 .
 chmod 444 a b
