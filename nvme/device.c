@@ -300,8 +300,19 @@ int ps_target_consent(const struct ps_target *target, const char *const *destroy
  */
 int ps_target_check_alone(const struct ps_target *target, struct ps_error *err)
 {
+    static const uint8_t erased[8];
+    const uint8_t *magic = target->pair.copy[0].magic;
     struct ps_identities others = {0};
     struct ps_error reason = {0};
+    /* Encrypted without a header: no signature tells, but a superblock that is torn or was erased
+     * begins otherwise, and so does one that cannot be read. */
+    if (!target->pair.valid[0] && target->pair.valid[1] &&
+        memcmp(magic, PS_SUPERBLOCK_MAGIC, sizeof(erased)) != 0 &&
+        memcmp(magic, erased, sizeof(erased)) != 0)
+        return ps_error_set(err, -PS_ERR_WOULD_DESTROY, target->path,
+                            "only the end of this volume's member is left, and something else "
+                            "begins here, so it is left alone; if that may be lost, zero the first "
+                            "4096 bytes");
     int rc = ps_probe_signatures(target->fd, target->path, &others, &reason);
     if (others.count > 0)
         return ps_error_set(err, -PS_ERR_WOULD_DESTROY, target->path,

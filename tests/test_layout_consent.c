@@ -150,7 +150,16 @@ static void made_over(void **state)
     assert_int_equal(ps_member_wipe(s->path, &err), -PS_ERR_WOULD_DESTROY);
     assert_non_null(strstr(err.text, "swap:"));
     assert_int_equal(fixture_layout(&s->f, &path, 1, &opts, &err), -PS_ERR_WOULD_DESTROY);
-    assert_true(file_exists(s->path));
+    /* Without a signature, too; an erased beginning is nobody's. */
+    memset(swap, 0xa5, sizeof(swap));
+    file_patch(s->path, 0, swap, sizeof(swap));
+    assert_int_equal(ps_member_wipe(s->path, &err), -PS_ERR_WOULD_DESTROY);
+    assert_non_null(strstr(err.text, "something else begins"));
+    assert_int_equal(fixture_layout(&s->f, &path, 1, &opts, &err), -PS_ERR_WOULD_DESTROY);
+    memset(swap, 0, sizeof(swap));
+    file_patch(s->path, 0, swap, sizeof(swap));
+    assert_int_equal(fixture_layout(&s->f, &path, 1, &opts, &err), 0);
+    must_open(s, s->path);
     unlink(s->path);
 }
 
