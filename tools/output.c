@@ -59,11 +59,9 @@ static int path_descriptor(const char *path)
 /* A volume that took hours to lay out is not what somebody means to replace by a result. */
 static bool is_member(const char *path)
 {
-    struct ps_volume *volume = NULL;
-    int rc = ps_volume_open(&volume, &path, 1, NULL);
+    struct ps_member_peek peek;
 
-    ps_volume_close(&volume);
-    return rc == 0 || rc == -PS_ERR_MEMBER || rc == -PS_ERR_INCOMPLETE || rc == -PS_ERR_IN_USE;
+    return ps_member_peek(path, &peek) == 0; /* also of a volume that does not open */
 }
 
 int tool_output_open(struct tool_output *out, const char *path, struct ps_error *err)

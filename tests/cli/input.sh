@@ -66,6 +66,10 @@ cp v before
 fails 1 'member of a volume' "$penstock" logits v --ids 1 --out v
 fails 1 'member of a volume' "$penstock" run v -p x -n 1 --stats v
 same v before "an output was written over a volume"
+head -c 10000000 v >short.v
+fails 1 'member of a volume' "$penstock" logits v --ids 1 --out short.v
+[ "$(stat -c %s short.v)" -eq 10000000 ] || die "an output was written over a volume that is cut short"
+rm short.v
 rm before
 # Nor is what lies on a drive. A loop device that is not attached has nothing to lose.
 device=$(losetup -f 2>err.txt) || device=
