@@ -1,5 +1,6 @@
 #include "nvme/volume.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -195,6 +196,9 @@ static int find_one(struct opening *o, const struct ps_disk_table *table, int nu
         v->members[number].path = strdup(path);
         if (v->members[number].path == NULL)
             return ps_error_set(err, -ENOMEM, base->path, "not enough memory");
+        /* It is there to be shown, and whoever wrote the table may have put anything in it. */
+        for (char *at = v->members[number].path; *at != 0; at++)
+            *at = iscntrl((unsigned char)*at) ? '?' : *at;
         if (o->missing_count++ == 0) {
             o->missing = number;
             o->missing_error = reason;

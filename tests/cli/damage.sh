@@ -99,6 +99,12 @@ status=0
     die "verify of a degraded volume: $(cat out.txt)"
 rm c3
 fails 1 'c2.*c3' "$penstock" info c1
+# Where it was is told by whoever wrote the volume, who may mean the terminal.
+quiet "$penstock" layout "$demo_gguf" t1 $'t\e[31m2' --copies 2
+rm t?*2
+"$penstock" info t1 >out.txt 2>err.txt || die "$(cat err.txt)"
+grep -q 't?\[31m2: missing' out.txt || die "no missing member: $(cat out.txt)"
+! grep -q $'\e' out.txt err.txt || die "an escape sequence of the volume was printed"
 # Neither a member of another volume nor the same one twice is taken for it.
 quiet "$penstock" layout "$demo_gguf" f1 f2 f3 --slice-bytes 16K
 fails 1 'f2|member' "$penstock" info m1 m3 f2
