@@ -171,8 +171,10 @@ uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object)
 {
     uint32_t slot_idx = cache->slot_of[object];
 
-    return slot_idx == PS_CACHE_NONE || cache->slots[slot_idx].fetch.error ? PS_CACHE_NONE
-                                                                           : slot_idx;
+    if (slot_idx == PS_CACHE_NONE)
+        return slot_idx;
+    const struct ps_fetch *fetch = &cache->slots[slot_idx].fetch;
+    return fetch->error || fetch->is_left ? PS_CACHE_NONE : slot_idx;
 }
 
 static uint32_t evict(struct ps_cache *cache, const struct ps_cache_list *list)

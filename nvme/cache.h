@@ -146,7 +146,8 @@ int ps_cache_init(struct ps_cache *cache, const struct ps_cache_plan *plan,
                   struct ps_error *err);
 void ps_cache_fini(struct ps_cache *cache);
 
-/* The slot that holds or is being filled with the object, without a failure; or PS_CACHE_NONE. */
+/* The slot that holds or is being filled with the object, neither failed nor given up; or
+ * PS_CACHE_NONE. */
 uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object);
 
 /*

@@ -18,6 +18,7 @@ target_compile_definitions(test_io_example PRIVATE PS_EXAMPLE="$<TARGET_FILE:exa
 add_dependencies(test_io_example example_read_objects)
 
 ps_test(store_faults fault SOURCES test_store_faults.c store_fixture.c LINK penstock_nvme)
+ps_test(store_hang "fault;threaded" SOURCES test_store_hang.c store_fixture.c LINK penstock_nvme)
 ps_test(store_fault fault SOURCES test_store_fault.c store_fixture.c LINK penstock_nvme)
 target_link_options(test_store_fault PRIVATE
   -Wl,--wrap=calloc,--wrap=aligned_alloc,--wrap=mmap,--wrap=pread)
