@@ -73,7 +73,7 @@ bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes)
 {
     uint64_t most = queue->bytes_max;
 
-    if (queue->in_flight >= queue->depth || queue->stuck_count >= queue->depth)
+    if (queue->in_flight >= queue->depth || ps_queue_is_stuck(queue))
         return false;
     if (queue->has_copies)
         most = ps_min_u64(most, (uint64_t)(rate_now(queue) * ((double)PS_QUEUE_HOLD_NS / 1e9)));

@@ -63,6 +63,12 @@ void ps_queue_init(struct ps_queue *queue, const char *name, uint32_t member,
 /* Reads that the queue will hold with these options: what tables are sized by. */
 uint32_t ps_queue_depth(const struct ps_member_profile *profile, uint32_t depth);
 
+/* Whether so many of its reads hang that it takes no more. */
+static inline bool ps_queue_is_stuck(const struct ps_queue *queue)
+{
+    return queue->stuck_count >= queue->depth;
+}
+
 /* Whether one more read of so many bytes may be put into the queue. */
 bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes);
 

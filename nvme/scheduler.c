@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 
 #include "core/arena.h"
@@ -225,8 +226,13 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
 
 static double eta_ns(const struct ps_scheduler *s, uint32_t member, uint32_t bytes)
 {
-    uint64_t eta_ns = ps_queue_eta_ns(&s->queues[s->queue_of[member]], bytes);
-    return ps_health_is_off(&s->health[member]) ? (double)UINT64_MAX : (double)eta_ns;
+    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
+
+    /* Later than with a member that is off, which may at least be asked. */
+    if (ps_queue_is_stuck(queue))
+        return HUGE_VAL;
+    return ps_health_is_off(&s->health[member]) ? (double)UINT64_MAX
+                                                : (double)ps_queue_eta_ns(queue, bytes);
 }
 
 /* Whether a part should be read from this copy rather than be left to the other one. */
@@ -322,7 +328,7 @@ static bool next_request(struct ps_scheduler *s, uint32_t queue_idx, struct ps_i
 
     for (int c = PS_FETCH_DEMAND; c < PS_FETCH_CLASS_COUNT; c++) {
         uint32_t most = c == PS_FETCH_DEMAND ? d->depth : PS_PREFETCH_DEPTH;
-        if (d->in_flight >= most || d->stuck_count >= d->depth)
+        if (d->in_flight >= most || ps_queue_is_stuck(d))
             return false;
         for (struct ps_fetch *f = s->heads[c]; f; f = f->next) {
             if (!find_part(s, queue_idx, f, &w, &copy))

@@ -202,41 +202,75 @@ static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
     pthread_cond_broadcast(&s->news);
 }
 
-/* A drive whose queue is full of reads that hang takes no more: what only it could read has waited
- * for its time in vain. */
-static void fail_waiting(struct ps_scheduler *s, uint32_t queue_idx)
+/*
+ * A drive whose queue is full of reads that hang takes no more. When a part that only such drives
+ * have will have waited for its time in vain; UINT64_MAX: one of its drives takes reads.
+ */
+static uint64_t part_deadline_ns(const struct ps_scheduler *s, const struct ps_part_walk *w,
+                                 uint8_t state)
 {
-    for (struct ps_fetch *f = s->heads[PS_FETCH_DEMAND], *next; f; f = next) {
-        struct ps_part_walk w;
-        next = f->next;
-        for (bool more = ps_part_walk_begin(&w, s->volume, f->object, f->first); more;
-             more = ps_part_walk_next(&w)) {
-            uint8_t state = f->parts[w.at.number];
-            uint32_t member = w.pieces[state & PART_COPY ? 1 : 0][w.at.piece].member;
-            if (state & PART_TAKEN || s->queue_of[member] != queue_idx ||
-                (s->copy_count > 1 && !(state & PART_HELD)))
-                continue;
-            ps_fetch_fail(s, f, w.at.slice, (int32_t)member, -ETIMEDOUT);
-            ps_fetch_end(s, f);
-            break;
-        }
+    uint64_t deadline_ns = 0;
+
+    for (uint32_t c = 0; c < w->copy_count; c++) {
+        const struct ps_queue *queue = &s->queues[s->queue_of[w->pieces[c][w->at.piece].member]];
+        if ((state & PART_HELD) && c != (state & PART_COPY ? 1u : 0u))
+            continue;
+        if (!ps_queue_is_stuck(queue))
+            return UINT64_MAX;
+        deadline_ns = ps_max_u64(deadline_ns, queue->progress_ns + s->timeout_ns);
     }
+    return deadline_ns;
 }
 
-static bool is_full_of_stuck(const struct ps_queue *queue)
+/* The first such moment of a fetch; *found: the walk at that part. */
+static uint64_t fetch_deadline_ns(const struct ps_scheduler *s, const struct ps_fetch *fetch,
+                                  struct ps_part_walk *found)
 {
-    return queue->stuck_count >= queue->depth;
+    uint64_t first_ns = UINT64_MAX;
+    struct ps_part_walk w;
+
+    for (bool more = ps_part_walk_begin(&w, s->volume, fetch->object, fetch->first); more;
+         more = ps_part_walk_next(&w)) {
+        uint8_t state = fetch->parts[w.at.number];
+        uint64_t deadline_ns = state & PART_TAKEN ? UINT64_MAX : part_deadline_ns(s, &w, state);
+        if (deadline_ns >= first_ns)
+            continue;
+        first_ns = deadline_ns;
+        *found = w;
+    }
+    return first_ns;
+}
+
+/* The fetches that wait for drives that may be full of reads that hang; NULL: none is. */
+static struct ps_fetch *first_waiting(const struct ps_scheduler *s)
+{
+    for (int d = 0; d < s->queue_count; d++) {
+        if (ps_queue_is_stuck(&s->queues[d]))
+            return s->heads[PS_FETCH_DEMAND];
+    }
+    return NULL;
+}
+
+static void fail_waiting(struct ps_scheduler *s, uint64_t now_ns)
+{
+    for (struct ps_fetch *f = first_waiting(s), *next; f; f = next) {
+        struct ps_part_walk w;
+        next = f->next;
+        if (fetch_deadline_ns(s, f, &w) > now_ns)
+            continue;
+        uint32_t copy = f->parts[w.at.number] & PART_COPY ? 1 : 0;
+        ps_fetch_fail(s, f, w.at.slice, (int32_t)w.pieces[copy][w.at.piece].member, -ETIMEDOUT);
+        ps_fetch_end(s, f);
+    }
 }
 
 void ps_hangs_check(struct ps_scheduler *s, uint64_t now_ns)
 {
     for (uint32_t d = 0; d < (uint32_t)s->queue_count; d++) {
-        struct ps_queue *queue = &s->queues[d];
-        if (ps_queue_hangs(queue, now_ns, s->timeout_ns))
+        if (ps_queue_hangs(&s->queues[d], now_ns, s->timeout_ns))
             hang(s, d, now_ns);
-        else if (is_full_of_stuck(queue) && now_ns - queue->progress_ns >= s->timeout_ns)
-            fail_waiting(s, d);
     }
+    fail_waiting(s, now_ns);
 }
 
 uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
@@ -245,8 +279,12 @@ uint64_t ps_hangs_deadline_ns(const struct ps_scheduler *s)
 
     for (int d = 0; d < s->queue_count; d++) {
         const struct ps_queue *queue = &s->queues[d];
-        if (queue->in_flight > 0 || is_full_of_stuck(queue))
+        if (queue->in_flight > 0)
             deadline_ns = ps_min_u64(deadline_ns, queue->progress_ns + s->timeout_ns);
+    }
+    for (const struct ps_fetch *f = first_waiting(s); f; f = f->next) {
+        struct ps_part_walk w;
+        deadline_ns = ps_min_u64(deadline_ns, fetch_deadline_ns(s, f, &w));
     }
     return deadline_ns;
 }
@@ -266,7 +304,7 @@ static bool wants_test(const struct ps_scheduler *s, uint32_t member, uint64_t n
 {
     const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
-    if (s->health[member].is_missing || is_full_of_stuck(queue))
+    if (s->health[member].is_missing || ps_queue_is_stuck(queue))
         return false;
     return ps_health_wants_test(&s->health[member], now_ns) ||
            (queue->member == member && ps_queue_wants_test(queue, now_ns));

@@ -4,6 +4,7 @@
 #include "store_fixture.h"
 
 #include "core/log.h"
+#include "core/util.h"
 #include "nvme/store_internal.h"
 
 /* Reads that hang are tried on the page cache: no drive there is slow when the machine is busy. */
@@ -11,10 +12,11 @@
 #define TIMEOUT_MS 200u
 /* For what is to come back even when the machine is busy. */
 #define TIMEOUT_LONG_MS 20000u
+#define MS UINT64_C(1000000)
 /* Longer than any wait that ends by itself. */
 #define LOST_S 60u
 
-static struct store_volume single; /* one copy on two members */
+static struct store_volume single, twin; /* one copy on two members, two copies on three */
 
 static struct ps_store *open_store(const struct store_volume *v, const char *faults, uint32_t depth)
 {
@@ -70,6 +72,58 @@ static void test_guess(void **state)
     ps_store_close(&store);
 }
 
+/* One copy's drive is full of reads that hang, and the other copy cannot be read. */
+static void test_full_and_failing(void **state)
+{
+    (void)state;
+    for (uint32_t other = 0; other < 2; other++) {
+        char faults[64];
+        snprintf(faults, sizeof(faults), "hang@1+/%u,error@1+/%u", other, 1 - other);
+        struct ps_store *store = open_store(&twin, faults, 1);
+        for (uint32_t i = 0; i < STORE_INDEXES; i++) {
+            int rc = read_object(&twin, store, i);
+            assert_true(rc == 0 || rc == -ETIMEDOUT || rc == -EIO);
+        }
+        ps_store_close(&store);
+    }
+}
+
+/* Where every queue is full of reads that hang, whatever else is asked for has failed, too. */
+static void test_all_full(void **state)
+{
+    (void)state;
+    for (int copies = 1; copies <= 2; copies++) {
+        const struct store_volume *v = copies == 1 ? &single : &twin;
+        struct ps_store *store = open_store(v, "hang@1+", 1);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_int_equal(read_object(v, store, i), -ETIMEDOUT);
+        ps_store_close(&store);
+    }
+}
+
+/* Of all threads. */
+static uint64_t cpu_ns(void)
+{
+    struct timespec used;
+
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used), 0);
+    return (uint64_t)used.tv_sec * 1000 * MS + (uint64_t)used.tv_nsec;
+}
+
+/* Nobody waits for a drive that hangs: neither does the store's thread. */
+static void test_idle(void **state)
+{
+    (void)state;
+    struct ps_store *store = open_store(&single, "hang@1+", 1);
+    assert_int_equal(read_object(&single, store, 0), -ETIMEDOUT);
+    usleep(2 * TIMEOUT_MS * 1000);
+    uint64_t begin_ns = cpu_ns();
+    usleep(1000000);
+    uint64_t used_ns = cpu_ns() - begin_ns;
+    assert_true(used_ns < 100 * MS);
+    ps_store_close(&store);
+}
+
 static void quiet_log(void *ctx, enum ps_log_level level, const char *text)
 {
     (void)ctx;
@@ -82,10 +136,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_guess),
+        cmocka_unit_test(test_all_full),
+        cmocka_unit_test(test_full_and_failing),
+        cmocka_unit_test(test_idle),
     };
     ps_log_set(quiet_log, NULL);
     store_volume_make(&single, 2);
+    store_volume_make_copies(&twin, 3, 2);
     int rc = cmocka_run_group_tests(tests, NULL, NULL);
     store_volume_remove(&single);
+    store_volume_remove(&twin);
     return rc;
 }
