@@ -20,7 +20,8 @@ static void land(struct ps_scheduler *s, const struct ps_check *check)
 {
     struct ps_fetch *fetch = check->fetch;
 
-    if (fetch->error)
+    /* Given up during the check: nothing of it is to be read again. */
+    if (fetch->error || fetch->is_left)
         return;
     if (check->sum != ps_volume_slice_checksum(s->volume, fetch->object, check->slice)) {
         ps_slice_retry(s, fetch, check->slice);
