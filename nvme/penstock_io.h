@@ -270,9 +270,10 @@ uint32_t ps_store_close(struct ps_store **store);
  * members in parallel, every slice checked. Blocks. Nothing that failed its checksum is returned as
  * good: on error the content of buf is undefined.
  * Errors: -PS_ERR_CHECKSUM, -PS_ERR_SHORT_READ, -errno; text names object, slice and member. After
- * -ETIMEDOUT the drive may still write to buf: leave it alone until ps_store_close has returned 0.
- * In a volume with two copies the object can be read into another buffer then, as the drive is not
- * asked for it again. -EBUSY: four earlier reads hang like that.
+ * -ETIMEDOUT, or when the engine itself has failed (text), drives may still write to buf: leave it
+ * alone until ps_store_close has returned 0. In a volume with two copies the object can be read
+ * into another buffer then, as the drive is not asked for it again. -EBUSY: four earlier reads hang
+ * like that.
  */
 int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err);
 

@@ -225,6 +225,22 @@ static bool wait_news(struct ps_store *store, uint64_t deadline_ns)
     return ps_scheduler_help(s) || ps_cond_wait(&s->news, &s->lock, deadline_ns);
 }
 
+/* The error of a fetch that may have reads out for good: its memory is not the caller's yet. */
+static int whole_error(const struct ps_store *store, const struct ps_fetch *fetch,
+                       struct ps_error *err)
+{
+    struct ps_error first = {0};
+    int rc = ps_fetch_error(store->volume, fetch, &first);
+
+    if (fetch->is_active && rc != -ETIMEDOUT)
+        return ps_error_set(err, -ETIMEDOUT, first.where,
+                            "%s; other reads of it wait for a drive that does not answer",
+                            first.text);
+    if (err)
+        *err = first;
+    return rc;
+}
+
 /* Waits until the fetch has ended, or has failed and its last reads hang. */
 static int wait_whole(struct ps_store *store, struct ps_fetch *fetch, struct ps_error *err)
 {
@@ -238,7 +254,7 @@ static int wait_whole(struct ps_store *store, struct ps_fetch *fetch, struct ps_
         if (!wait_news(store, end_ns))
             break;
     }
-    return fetch->error ? ps_fetch_error(store->volume, fetch, err) : 0;
+    return fetch->error ? whole_error(store, fetch, err) : 0;
 }
 
 static int read_whole(struct ps_store *store, uint32_t object, void *buf, struct ps_error *err)

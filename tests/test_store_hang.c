@@ -72,6 +72,24 @@ static void test_guess(void **state)
     ps_store_close(&store);
 }
 
+/* One of an object's reads fails, another hangs: its memory is not the reader's yet. */
+static void test_whole(void **state)
+{
+    uint32_t object = (uint32_t)ps_volume_find_resident(single.volume, "large");
+    struct ps_object_info info;
+    struct ps_error err = {0};
+    (void)state;
+
+    ps_volume_object(single.volume, object, &info);
+    uint8_t *buf = aligned_alloc(4096, info.bytes);
+    struct ps_store *store = open_store(&single, "error@1+/0,hang@1/1", 0);
+    assert_int_equal(ps_store_read(store, object, buf, &err), -ETIMEDOUT);
+    assert_int_equal(err.code, -ETIMEDOUT);
+    assert_non_null(strstr(err.text, "Input/output error"));
+    ps_store_close(&store);
+    free(buf);
+}
+
 /* One copy's drive is full of reads that hang, and the other copy cannot be read. */
 static void test_full_and_failing(void **state)
 {
@@ -139,6 +157,7 @@ int main(void)
         cmocka_unit_test(test_all_full),
         cmocka_unit_test(test_full_and_failing),
         cmocka_unit_test(test_idle),
+        cmocka_unit_test(test_whole),
     };
     ps_log_set(quiet_log, NULL);
     store_volume_make(&single, 2);
