@@ -442,7 +442,8 @@ static void note_answer(struct ps_scheduler *s, const struct ps_read *read, int3
     if (result > 0)
         s->tallies[read->member].bytes += (uint64_t)result;
     s->tallies[read->member].reads++;
-    s->tallies[read->member].errors += !is_whole;
+    /* One that hung has been counted when that was found. */
+    s->tallies[read->member].errors += !is_whole && !read->is_stuck;
 }
 
 /* Books one completion; notes whether it was the last of a slice, which may be checked now. */

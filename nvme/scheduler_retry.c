@@ -183,9 +183,9 @@ static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
             continue;
         read->is_stuck = read->is_moving = true;
         ps_health_hang(&s->health[read->member], silent_ns);
+        s->tallies[read->member].errors++;
         if (!read->fetch || read->fetch->error || read->fetch->is_left)
             continue;
-        s->tallies[read->member].errors++;
         if (part_retry(&read->fetch->parts[read->part], s->copy_count > 1, true))
             s->tallies[read->member].retries++;
         else
