@@ -4,7 +4,8 @@
 
 enum ps_log_level { PS_LOG_ERROR, PS_LOG_WARN, PS_LOG_INFO, PS_LOG_DEBUG };
 
-/* text is one sentence without a newline, valid during the call only. Called from any thread. */
+/* text is one sentence without a newline, valid during the call only. Called from any thread, with
+ * locks of the library held: it must not call the library, and others wait while it blocks. */
 typedef void ps_log_fn(void *ctx, enum ps_log_level level, const char *text);
 
 /* Sets the process-wide callback (NULL: silence, the initial state). Call before threads start. */
