@@ -53,6 +53,8 @@ struct threads {
     _Atomic bool stop;  /* set under the lock; reads of several steps look at it in between */
     uint32_t running;   /* threads that have not ended */
     uint32_t reading;   /* of them, in a read */
+    uint32_t *busy;     /* [member_count]: of them, in one of this member's */
+    uint32_t busy_max;  /* so that a drive that hangs leaves threads to the others */
     bool is_woken;
     bool is_left; /* closed while threads were stuck: the last one frees */
 
@@ -175,28 +177,51 @@ static void destroy(struct threads *t)
     pthread_mutex_destroy(&t->lock);
     free(t->files);
     free(t->maps);
+    free(t->busy);
     free(t->queue);
     free(t->finished);
     free(t);
 }
 
-/* Takes one request from the queue, reads, and leaves the completion. Called with the lock held. */
-static void serve_one(struct threads *t)
+/* Takes the oldest request whose member may have one more thread; false: there is none. */
+static bool take_request(struct threads *t, struct ps_io_request *request)
 {
-    struct ps_io_request request = t->queue[t->queue_head];
+    uint32_t capacity = t->io.capacity, i = 0;
 
-    t->queue_head = (t->queue_head + 1) % t->io.capacity;
+    while (i < t->queue_count &&
+           t->busy[t->queue[(t->queue_head + i) % capacity].member] == t->busy_max)
+        i++;
+    if (i == t->queue_count)
+        return false;
+    *request = t->queue[(t->queue_head + i) % capacity];
+    for (; i > 0; i--)
+        t->queue[(t->queue_head + i) % capacity] = t->queue[(t->queue_head + i - 1) % capacity];
+    t->queue_head = (t->queue_head + 1) % capacity;
     t->queue_count--;
+    return true;
+}
+
+/* Takes one request from the queue, reads, and leaves the completion. Called with the lock held;
+ * false: there was nothing to do. */
+static bool serve_one(struct threads *t)
+{
+    struct ps_io_request request;
+
+    if (!take_request(t, &request))
+        return false;
+    t->busy[request.member]++;
     t->reading++;
     pthread_mutex_unlock(&t->lock);
 
     int result = t->files[request.member].fd < 0 ? -ENODEV : t->read(t, &request);
 
     pthread_mutex_lock(&t->lock);
+    t->busy[request.member]--;
     t->reading--;
     uint32_t tail = (t->finished_head + t->finished_count++) % t->io.capacity;
     t->finished[tail] = (struct ps_io_completion){request.tag, result};
     pthread_cond_signal(&t->done);
+    return true;
 }
 
 static void *run(void *arg)
@@ -205,9 +230,7 @@ static void *run(void *arg)
 
     pthread_mutex_lock(&t->lock);
     while (!t->stop) {
-        if (t->queue_count > 0)
-            serve_one(t);
-        else
+        if (!serve_one(t))
             pthread_cond_wait(&t->work, &t->lock);
     }
     bool frees = --t->running == 0 && t->is_left;
@@ -310,7 +333,8 @@ static uint64_t pread_memory_bytes(int member_count, uint32_t depth)
 
     return sizeof(struct threads) +
            capacity * (sizeof(struct ps_io_request) + sizeof(struct ps_io_completion)) +
-           (uint64_t)member_count * (sizeof(struct ps_io_file) + sizeof(struct map)) +
+           (uint64_t)member_count *
+               (sizeof(struct ps_io_file) + sizeof(struct map) + sizeof(uint32_t)) +
            thread_count(capacity) * STACK_BYTES;
 }
 
@@ -368,12 +392,14 @@ static int threads_open(struct threads **out, const struct ps_io_config *config,
     t->member_count = config->member_count;
     t->files = calloc(members, sizeof(*t->files));
     t->maps = calloc(members, sizeof(*t->maps));
+    t->busy = calloc(members, sizeof(*t->busy));
+    t->busy_max = (uint32_t)ps_max_u64(thread_count(t->io.capacity) / members, 1);
     t->queue = calloc(t->io.capacity, sizeof(*t->queue));
     t->finished = calloc(t->io.capacity, sizeof(*t->finished));
     for (size_t i = 0; t->files && i < members; i++)
         t->files[i].fd = -1;
     int rc = 0;
-    if (!t->files || !t->maps || !t->queue || !t->finished)
+    if (!t->files || !t->maps || !t->busy || !t->queue || !t->finished)
         rc = ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     if (rc == 0)
         rc = ps_io_files_open(t->files, config, ops == &ps_io_pread, err);

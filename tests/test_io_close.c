@@ -19,7 +19,8 @@ ssize_t __wrap_pread(int fd, void *buf, size_t bytes, off_t offset);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t released = PTHREAD_COND_INITIALIZER;
 static bool is_stuck;
-static int stuck_count; /* threads in the wrapped pread */
+static size_t free_bytes; /* reads of this length are let through */
+static int stuck_count;   /* threads in the wrapped pread */
 static char log_text[2048];
 static struct ps_region region;
 
@@ -27,7 +28,7 @@ ssize_t __wrap_pread(int fd, void *buf, size_t bytes, off_t offset)
 {
     pthread_mutex_lock(&lock);
     stuck_count++;
-    while (is_stuck)
+    while (is_stuck && bytes != free_bytes)
         pthread_cond_wait(&released, &lock);
     stuck_count--;
     pthread_mutex_unlock(&lock);
@@ -189,6 +190,46 @@ static void test_some_threads(void **state)
     fclose(file);
 }
 
+/* One member's reads are stuck, more than there are threads: the other one's go on. Not where
+ * threads that were left have read to: only /proc told that they had ended. */
+static void test_other_member(void **state)
+{
+    static const char *const names[] = {"first", "second"};
+    FILE *file = tmpfile();
+    char zeroes[2 * 4096] = {0};
+    struct ps_io_completion got;
+    struct ps_io *io = NULL;
+    (void)state;
+
+    assert_non_null(file);
+    assert_int_equal(fwrite(zeroes, 1, sizeof(zeroes), file), sizeof(zeroes));
+    fflush(file);
+    int fds[] = {fileno(file), fileno(file)};
+    struct ps_io_config config = {.engine = "pread",
+                                  .fds = fds,
+                                  .names = names,
+                                  .member_count = 2,
+                                  .depth = PS_IO_THREAD_COUNT_MAX};
+    assert_int_equal(ps_io_open(&io, &config, NULL), 0);
+    free_bytes = 8192;
+    set_stuck(true);
+    for (uint32_t i = 0; i <= PS_IO_THREAD_COUNT_MAX; i++) {
+        bool is_last = i == PS_IO_THREAD_COUNT_MAX;
+        struct ps_io_request request = {.tag = i,
+                                        .buf = (uint8_t *)region.base + (16 + i) * 4096,
+                                        .bytes = is_last ? 8192 : 4096,
+                                        .member = is_last};
+        assert_int_equal(io->ops->submit(io, &request, 1), 1);
+    }
+    assert_int_equal(io->ops->reap(io, &got, 1, 30000 * MS), 1);
+    assert_int_equal(got.tag, PS_IO_THREAD_COUNT_MAX);
+    assert_int_equal(got.result, 8192);
+    set_stuck(false);
+    assert_int_equal(ps_io_close(&io), 0);
+    free_bytes = 0;
+    fclose(file);
+}
+
 static void *end_at_once(void *arg)
 {
     return arg;
@@ -199,9 +240,8 @@ int main(void)
     pthread_t first;
     /* The kernel's own threads for a ring end some time after it, and are counted meanwhile. */
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_some_threads),
-        cmocka_unit_test(test_uring),
+        cmocka_unit_test(test_threads),      cmocka_unit_test(test_some_threads),
+        cmocka_unit_test(test_other_member), cmocka_unit_test(test_uring),
         cmocka_unit_test(test_uring_sqpoll),
     };
 
