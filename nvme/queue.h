@@ -113,6 +113,7 @@ struct ps_health {
     bool is_missing;   /* from the start */
     bool is_down;      /* its reads fail */
     bool is_stuck;     /* its reads hang */
+    bool is_tested;    /* a read that only asks whether it answers is in flight */
     uint32_t failures; /* in a row */
     uint64_t answer_ns, test_ns;
 };

@@ -457,7 +457,7 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
     read->is_busy = false;
     note_answer(s, read, completion->result, is_prompt, now_ns);
     if (!fetch) {
-        s->test_in_flight = false;
+        s->health[read->member].is_tested = false;
         return;
     }
     if (completion->result > 0) {

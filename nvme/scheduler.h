@@ -134,8 +134,7 @@ struct ps_scheduler {
     ps_run_fn *run; /* what ps_scheduler_help makes several checks with at once; NULL: nothing */
     void *run_ctx;
     uint32_t free_count;
-    uint8_t *test_buf; /* [PS_TEST_READ_BYTES] */
-    bool test_in_flight;
+    uint8_t *test_buf; /* [PS_TEST_READ_BYTES], of all test reads: nobody looks at it */
     uint64_t read_bytes, read_count, streamed_bytes, check_ns;
 };
 

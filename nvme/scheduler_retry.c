@@ -304,7 +304,7 @@ static bool wants_test(const struct ps_scheduler *s, uint32_t member, uint64_t n
 {
     const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
-    if (s->health[member].is_missing || ps_queue_is_stuck(queue))
+    if (s->health[member].is_missing || s->health[member].is_tested || ps_queue_is_stuck(queue))
         return false;
     return ps_health_wants_test(&s->health[member], now_ns) ||
            (queue->member == member && ps_queue_wants_test(queue, now_ns));
@@ -316,7 +316,7 @@ static bool wants_test(const struct ps_scheduler *s, uint32_t member, uint64_t n
  */
 bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_request *request)
 {
-    if (s->test_in_flight || s->in_flight == s->capacity)
+    if (s->in_flight == s->capacity)
         return false;
     for (uint32_t m = 0; m < (uint32_t)s->member_count; m++) {
         struct ps_queue *queue = &s->queues[s->queue_of[m]];
@@ -344,7 +344,7 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
         };
         queue->test_ns = s->health[m].test_ns = now_ns;
         ps_queue_begin(queue, bytes, now_ns);
-        return s->test_in_flight = true;
+        return s->health[m].is_tested = true;
     }
     return false;
 }
