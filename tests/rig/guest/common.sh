@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034
 # Sourced by the guest scripts. Besides the functions of tests/cli/common.sh it sets:
 #   drive[D], char[D]  the block and character device of drive D
-#   reference          a folder with volume, logits.f32 and text: what the host made on a plain file
+#   reference          a folder with volume, logits.f32, text, long.f32 and long: what the host made
+#                      on a plain file
 # RIG_STATE is a folder that outlives the guest, RIG_FULL is not empty for the long version.
 build=${PENSTOCK_BUILD:?the build folder}
 export PENSTOCK=$build/tools/penstock TMPDIR=/dev/shm
@@ -88,8 +89,94 @@ pci_of()
     cat "/sys/block/${1#/dev/}/device/address"
 }
 
-# lay_out MEMBER...: the demo model. What is there may be lost: the guest's drives are its own.
-lay_out()
+# ---- drives that misbehave -----------------------------------------------------------------------
+
+# qmp COMMAND JSON: one command to QEMU, which must not fail.
+qmp()
+{
+    rigctl "$@" >answer.txt || die "$1: $(cat answer.txt)"
+}
+
+# drive_from NUMBER NODE: the drive's reads go through that node of QEMU from now on. Held requests
+# go out at once.
+drive_from()
+{
+    qmp blockdev-reopen "{\"options\": [{\"driver\": \"throttle\", \"node-name\": \"node$1\",
+        \"throttle-group\": \"limit$1\", \"file\": \"$2\"}]}"
+}
+
+# drive_fails NUMBER: every read fails from now on.
+drive_fails()
+{
+    qmp blockdev-add "{\"driver\": \"blkdebug\", \"node-name\": \"bad$1\", \"image\": \"file$1\",
+        \"inject-error\": [{\"event\": \"none\", \"iotype\": \"read\", \"once\": false}]}"
+    drive_from "$1" "bad$1"
+}
+
+# drive_works NUMBER: after drive_fails.
+drive_works()
+{
+    drive_from "$1" "file$1"
+    qmp blockdev-del "{\"node-name\": \"bad$1\"}"
+}
+
+# drive_limit NUMBER BYTES: a second; 0 for none. It holds for requests to come.
+drive_limit()
+{
+    qmp qom-set "{\"path\": \"/objects/limit$1\", \"property\": \"limits\",
+        \"value\": {\"bps-total\": $2}}"
+}
+
+# drive_hangs NUMBER: nothing that it is asked for comes back but perhaps the first, and the kernel
+# does not mind. A guest can be shut down only when it answers again.
+drive_hangs()
+{
+    printf '86400000' >"/sys/block/${drive[$1]#/dev/}/queue/io_timeout"
+    hanging=$1
+    trap 'drive_answers "$hanging"; rm -rf "$work"' EXIT
+    drive_limit "$1" 1
+}
+
+# drive_answers NUMBER: after drive_hangs.
+drive_answers()
+{
+    drive_limit "$1" 0
+    drive_from "$1" "file$1"
+    trap 'rm -rf "$work"' EXIT
+}
+
+# drive_holds NUMBER: it owes answers. Commands by passthrough are not counted.
+drive_holds()
+{
+    awk '{exit $1 == 0}' "/sys/block/${drive[$1]#/dev/}/inflight"
+}
+
+# drive_remove NUMBER: takes it off its bus.
+drive_remove()
+{
+    printf '1' >"/sys/bus/pci/devices/$(pci_of "${drive[$1]}")/remove"
+}
+
+# drive_rescan NUMBER: it comes back, perhaps under another name.
+drive_rescan()
+{
+    printf '1' >/sys/bus/pci/rescan
+    wait_for "drive $1" grep -qs "rig$1 " /sys/block/nvme*n1/device/serial
+    drives_find
+    wait_for "the node of drive $1" test -b "${drive[$1]}"
+}
+
+# memory_of MEMBER: a ceiling that holds some dozen experts, so that a run goes on reading.
+memory_of()
+{
+    "$penstock" plan "$1" --memory min --json | jq '.floor_bytes + 4194304'
+}
+
+# ---- the demo model ------------------------------------------------------------------------------
+
+# lay_out_measured MEMBER... [OPTION...]: the demo model, cut by a look at the drives. What is there
+# may be lost: the guest's drives are its own.
+lay_out_measured()
 {
     local destroy=() found
     until "$penstock" layout "$demo_gguf" "$@" "${destroy[@]}" >out.txt 2>err.txt </dev/null; do
@@ -99,6 +186,23 @@ lay_out()
         fi
         destroy+=("${found[@]}")
     done
+}
+
+# lay_out MEMBER[=SPEED]... [OPTION...]: as if the members gave so many MB/s, or 20 each. Nothing is
+# measured, which saves time, and at a modest speed no drive looks slow only because the guest is.
+lay_out()
+{
+    local members=() profile=''
+    while [[ ${1:-} == /* ]]; do
+        members+=("${1%=*}")
+        [[ $1 == *=* ]] || set -- "$1=20" "${@:2}"
+        printf -v profile '%s,{"path": "%s", "knee": {"request_bytes": 1048576, "depth": 2,
+            "bytes_per_s": %s000000, "latency_ns": 300000000, "piece_bytes_min": 0}}' \
+            "$profile" "${1%=*}" "${1#*=}"
+        shift
+    done
+    printf '{"penstock_profile": 1, "members": [%s]}\n' "${profile#,}" >profile.json
+    lay_out_measured "${members[@]}" --profile profile.json "$@"
 }
 
 # gives_logits WHAT MEMBER... [OPTION...]: the host's, to the bit.

@@ -12,7 +12,7 @@ cut_is()
 }
 
 say "a layout that measures"
-lay_out "${drive[0]}" "${drive[1]}"
+lay_out_measured "${drive[0]}" "${drive[1]}"
 grep -E '^penstock: members: .* MB/s, .* MB/s: cut [0-9]+ : [0-9]+$' err.txt ||
     die "nothing said of the cut: $(cat err.txt)"
 cut_is 3 5
