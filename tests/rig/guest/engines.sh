@@ -1,12 +1,12 @@
 #!/bin/bash
 # Every engine on real NVMe drives: whole drives, a partition that begins and ends in the middle of
 # a 4 KiB block, drives with 4 KiB blocks, and what passthrough must refuse. Runs in the guest of
-# tests/rig with three drives and polled queues; PENSTOCK_BUILD names the build folder. Overwrites
-# the drives. Status 0 if every engine passed on all of them.
+# tests/rig with three drives and polled queues. Overwrites the drives. Status 0 if every engine
+# passed on all of them, and a run by passthrough ends in good order when a drive does not.
 # rig engines: --drives 3 --nodes 2 --poll-queues 2 --mem 3G
-set -euo pipefail
-: "${PENSTOCK_BUILD:?names the build folder}"
-conformance=$PENSTOCK_BUILD/tests/test_io_conformance
+. "$(dirname "$0")/common.sh"
+need jq nvme
+conformance=$build/tests/test_io_conformance
 drives=(/dev/rig/drive0 /dev/rig/drive1 /dev/rig/drive2)
 
 step()
@@ -62,3 +62,40 @@ step "Blocks with metadata: passthrough gives way to uring"
 format "${drives[2]}" "$(lbaf "${drives[2]}" 512 8)"
 "$conformance" --may-fall-back --only passthru "${drives[2]}" | tee /tmp/metadata.log
 grep -q 'NVMe passthrough cannot be used (.*metadata' /tmp/metadata.log
+
+# passthru_ends MEMBER FAULT NUMBER: a run by passthrough is struck by the fault: one sentence that
+# names the member, status 1, and no crash.
+passthru_ends()
+{
+    local member=$1 status=0 begin
+    : >text
+    timeout --signal=KILL 90 "$penstock" run "${members[@]}" -p 'Emma was' -n 4000 --temp 0 \
+        --io passthru --memory "$(memory_of "${members[0]}")" >text 2>err.txt </dev/null &
+    running=$!
+    wait_for "the first text" test -s text
+    ! grep 'cannot be used' err.txt || die "not by passthrough"
+    begin=$(cut -d' ' -f1 /proc/uptime)
+    "$2" "$3"
+    wait $running || status=$?
+    [ $status -eq 1 ] || die "$2: status $status: $(cat err.txt)"
+    [ "$(grep -cE "^penstock: $member: (the read of )?layer .*slice .*dmesg" err.txt)" -eq 1 ] ||
+        die "$2: not one sentence about $member: $(cat err.txt)"
+    awk -v a="$begin" '{printf "after %.1f s: ", $1 - a}' /proc/uptime
+    cat err.txt
+}
+
+step "A run by passthrough on a whole drive and a partition, of which one hangs"
+members=("$partition" "${drive[1]}")
+lay_out "${members[@]}"
+gives_logits "passthru" "${members[@]}" --io passthru
+for number in 1 0; do
+    passthru_ends "${members[number]}" drive_hangs $number
+    grep -q 'have not come back' err.txt || die "drive $number has answered: $(cat err.txt)"
+    drive_answers $number
+    gives_logits "it answers again" "${members[@]}" --io passthru
+done
+
+step "One is removed from its bus while passthrough reads it"
+passthru_ends "${drive[1]}" drive_remove 1
+drive_rescan 1
+gives_logits "back again" "$partition" "${drive[1]}" --io passthru
