@@ -188,21 +188,29 @@ lay_out_measured()
     done
 }
 
+# profile MEMBER=SPEED...: what `penstock probe` would write of members that give so many MB/s.
+profile()
+{
+    local member knees=''
+    for member in "$@"; do
+        printf -v knees '%s,{"path": "%s", "knee": {"request_bytes": 1048576, "depth": 2,
+            "bytes_per_s": %s000000, "latency_ns": 300000000, "piece_bytes_min": 0}}' \
+            "$knees" "${member%=*}" "${member#*=}"
+    done
+    printf '{"penstock_profile": 1, "members": [%s]}\n' "${knees#,}"
+}
+
 # lay_out MEMBER[=SPEED]... [OPTION...]: as if the members gave so many MB/s, or 20 each. Nothing is
 # measured, which saves time, and at a modest speed no drive looks slow only because the guest is.
 lay_out()
 {
-    local members=() profile=''
+    local members=()
     while [[ ${1:-} == /* ]]; do
-        members+=("${1%=*}")
-        [[ $1 == *=* ]] || set -- "$1=20" "${@:2}"
-        printf -v profile '%s,{"path": "%s", "knee": {"request_bytes": 1048576, "depth": 2,
-            "bytes_per_s": %s000000, "latency_ns": 300000000, "piece_bytes_min": 0}}' \
-            "$profile" "${1%=*}" "${1#*=}"
+        if [[ $1 == *=* ]]; then members+=("$1"); else members+=("$1=20"); fi
         shift
     done
-    printf '{"penstock_profile": 1, "members": [%s]}\n' "${profile#,}" >profile.json
-    lay_out_measured "${members[@]}" --profile profile.json "$@"
+    profile "${members[@]}" >profile.json
+    lay_out_measured "${members[@]%=*}" --profile profile.json "$@"
 }
 
 # gives_logits WHAT MEMBER... [OPTION...]: the host's, to the bit.

@@ -82,7 +82,7 @@ command_set()
     layout:*)
         members_new=("${members_old[@]}")
         command=("$penstock" layout "$demo_gguf" "${members_new[@]}")
-        fresh=(--profile "$profile")
+        fresh=(--profile profile.json)
         if [ "$slices" = small ]; then command+=(--slice-bytes 1); fi
         [ -z "$old" ] || command+=(--destroy "penstock:$old")
         ;;
@@ -115,8 +115,9 @@ taken()
 # complete: after the interruption. Sets $old to the UUID of the volume that there is now.
 complete()
 {
-    local opens=nothing member uuid
-    for member in "${members_old[@]}" "${members_new[@]}"; do
+    local opens=nothing member uuid members
+    mapfile -t members < <(printf '%s\n' "${members_old[@]}" "${members_new[@]}" | sort -u)
+    for member in "${members[@]}"; do
         if "$penstock" info "$member" --json >info.json 2>err.txt; then
             uuid=$(jq -r .uuid info.json)
             opens="the new volume"
@@ -134,9 +135,7 @@ complete()
 }
 
 # A layout that knows how fast the drives are writes from its first moment on.
-profile=$RIG_STATE/profile.json
-[ -e "$profile" ] ||
-    quiet "$penstock" probe "${drive[0]}" "${drive[1]}" --seconds 6 --out "$profile"
+profile "${drive[0]}=12" "${drive[1]}=12" >profile.json
 
 # ---- the steps -----------------------------------------------------------------------------------
 
