@@ -19,7 +19,7 @@ cut_is 3 5
 gives_reference "cut by a measurement" "${drive[0]}"
 
 say "a profile"
-quiet "$penstock" probe "${drive[0]}" "${drive[1]}" --seconds 40 --out profile.json
+quiet "$penstock" probe "${drive[0]}" "${drive[1]}" --seconds 20 --out profile.json
 cat out.txt
 jq -e '[.members[].knee] | .[0].bytes_per_s > 3 * .[1].bytes_per_s and
     .[0].bytes_per_s < 5 * .[1].bytes_per_s and .[0].bytes_per_s < 46000000 and
@@ -36,7 +36,7 @@ json '[.members[] | .data_end_bytes - .data_begin_bytes] | .[1] > 3 * .[0] and .
     "$penstock" info "${drive[0]}" --json
 
 say "recorded in the volume"
-quiet "$penstock" probe "${drive[1]}" --save --seconds 20
+quiet "$penstock" probe "${drive[1]}" --save --seconds 10
 quiet "$penstock" info "${drive[0]}"
 [ "$(grep -c 'its drive reads' out.txt)" -eq 2 ] || die "the volume does not tell: $(cat out.txt)"
 gives_reference "with a record" "${drive[0]}"
