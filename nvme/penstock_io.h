@@ -452,8 +452,8 @@ struct ps_measure_result {
 /*
  * Reads, never writes, and measures. Plain files are dropped from the page cache first. Everything
  * is allocated before the first read; buffers are hugepages of the drive's node. Blocks.
- * Errors: -PS_ERR_ARGUMENT (also a file of which parts were never written: their reads would not
- * reach the drive), -ENOENT, -EACCES, -ENOTBLK, -ENOMEM, -EINTR (stopped), -PS_ERR_SHORT_READ,
+ * Errors: -PS_ERR_ARGUMENT (also a file of which more than 1/64 was never written: such reads would
+ * not reach the drive), -ENOENT, -EACCES, -ENOTBLK, -ENOMEM, -EINTR (stopped), -PS_ERR_SHORT_READ,
  * -ETIMEDOUT (no answer for a minute), -errno of a read.
  */
 int ps_measure_run(const struct ps_measure_options *options, struct ps_measure_result *result,
