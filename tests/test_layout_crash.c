@@ -98,11 +98,7 @@ static int scene_make(void **state)
     /* In memory: nothing here needs a disk, and thousands of small volumes are written. */
     if (access("/dev/shm", W_OK) == 0)
         setenv("TMPDIR", "/dev/shm", 0);
-    ps_test_dir_make(s->dir, sizeof(s->dir));
-    for (int m = 0; m < MEMBERS; m++) {
-        snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
-        s->paths[m] = s->path[m];
-    }
+    fixture_paths(s->dir, s->path, s->paths, MEMBERS);
     fixture_init(&s->f, 1, &fixture_small);
     fixture_init(&s->old, 2, &fixture_former);
     ps_layout_set_flush_bytes(FLUSH_BYTES);

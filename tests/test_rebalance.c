@@ -26,11 +26,7 @@ struct scene {
 static int scene_make(void **state)
 {
     struct scene *s = calloc(1, sizeof(*s));
-    ps_test_dir_make(s->dir, sizeof(s->dir));
-    for (int m = 0; m < PATHS; m++) {
-        snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
-        s->paths[m] = s->path[m];
-    }
+    fixture_paths(s->dir, s->path, s->paths, PATHS);
     fixture_init(&s->f, 21, &shape);
     *state = s;
     return 0;

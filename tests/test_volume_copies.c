@@ -28,11 +28,7 @@ static int scene_make(void **state)
     struct scene *s = calloc(1, sizeof(*s));
     struct ps_error err = {0};
     struct ps_layout_options opts = {.copies = 2};
-    ps_test_dir_make(s->dir, sizeof(s->dir));
-    for (int m = 0; m < MEMBERS; m++) {
-        snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
-        s->paths[m] = s->path[m];
-    }
+    fixture_paths(s->dir, s->path, s->paths, MEMBERS);
     fixture_init(&s->f, 11, &shape);
     int rc = fixture_layout(&s->f, s->paths, MEMBERS, &opts, &err);
     if (rc != 0)

@@ -26,11 +26,7 @@ static int scene_make(void **state)
     struct scene *s = calloc(1, sizeof(*s));
     struct ps_error err = {0};
     struct ps_superblock_pair pair;
-    ps_test_dir_make(s->dir, sizeof(s->dir));
-    for (int m = 0; m < 2; m++) {
-        snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
-        s->paths[m] = s->path[m];
-    }
+    fixture_paths(s->dir, s->path, s->paths, 2);
     fixture_init(&s->f, 5, &shape);
     int rc = fixture_layout(&s->f, s->paths, 2, NULL, &err);
     if (rc != 0)

@@ -26,10 +26,8 @@ struct scene {
 static int scene_make(void **state)
 {
     struct scene *s = calloc(1, sizeof(*s));
-    ps_test_dir_make(s->dir, sizeof(s->dir));
+    fixture_paths(s->dir, s->path, s->paths, MEMBERS);
     for (int m = 0; m < MEMBERS; m++) {
-        snprintf(s->path[m], sizeof(s->path[m]), "%s/m%d", s->dir, m);
-        s->paths[m] = s->path[m];
         s->profiles[m] = (struct ps_member_profile){.bytes_per_s = 1000000u * (unsigned)(m + 1),
                                                     .latency_ns = 80000,
                                                     .request_bytes = 1u << 20,

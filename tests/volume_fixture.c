@@ -105,6 +105,15 @@ void fixture_fini(struct fixture *f)
     memset(f, 0, sizeof(*f));
 }
 
+void fixture_paths(char dir[256], char path[][300], const char **paths, int count)
+{
+    ps_test_dir_make(dir, 256);
+    for (int m = 0; m < count; m++) {
+        snprintf(path[m], sizeof(path[m]), "%s/m%d", dir, m);
+        paths[m] = path[m];
+    }
+}
+
 int fixture_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, uint32_t slice_end,
                  uint8_t *buf, struct ps_error *err)
 {

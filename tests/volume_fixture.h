@@ -28,6 +28,9 @@ extern const struct fixture_shape fixture_small, fixture_former;
 void fixture_init(struct fixture *f, uint64_t seed, const struct fixture_shape *shape);
 void fixture_fini(struct fixture *f);
 
+/* Makes a folder (ps_test_dir_remove) and the paths of members m0, m1, ... in it; no member yet. */
+void fixture_paths(char dir[256], char path[][300], const char **paths, int count);
+
 /* The fill function; ctx = the fixture. */
 int fixture_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, uint32_t slice_end,
                  uint8_t *buf, struct ps_error *err);
