@@ -351,20 +351,13 @@ static int passthru_reap(struct ps_io *io, struct ps_io_completion *out, uint32_
     struct passthru *p = (struct passthru *)io;
     struct ps_ring *ring = &p->ring;
     uint64_t end_ns = ps_deadline_ns(wait_ns);
+    uint32_t n;
 
-    for (;;) {
+    do {
         take_completions(p);
-        uint32_t n = hand_back(p, out, capacity);
-        /* As in the uring engine: a wake's completion may be among those that were just taken. */
-        bool may_wait = n == 0 && p->in_flight > 0 && !ps_ring_take_wake(ring);
-        uint64_t left_ns = may_wait ? ps_left_ns(end_ns) : 0;
-        if (!ring->error && (left_ns > 0 || io_uring_sq_ready(&ring->uring) > 0))
-            ps_ring_wait(ring, left_ns);
-        if (ring->error && n == 0)
-            return ring->error;
-        if (left_ns == 0)
-            return (int)n;
-    }
+        n = hand_back(p, out, capacity);
+    } while (ps_ring_await(ring, n, p->in_flight, end_ns));
+    return n == 0 && ring->error ? ring->error : (int)n;
 }
 
 static void passthru_wake(struct ps_io *io)
@@ -396,6 +389,7 @@ static uint32_t passthru_close(struct ps_io *io)
     /* Nothing more is begun; memory should not be given back while a drive may still write to it.
      */
     p->is_closing = true;
+    ps_ring_take_wake(&p->ring); /* or a ring that polls would not wait */
     take_completions(p);
     while (p->command_count > 0 && !p->ring.error && left_ns > 0) {
         ps_ring_wait(&p->ring, left_ns);

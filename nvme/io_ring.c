@@ -362,6 +362,17 @@ bool ps_ring_take_wake(struct ps_ring *ring)
     return atomic_exchange(&ring->is_woken, false);
 }
 
+bool ps_ring_await(struct ps_ring *ring, uint32_t n, uint32_t in_flight, uint64_t end_ns)
+{
+    /* Before each wait: a wake's completion may be among those that were just taken. */
+    bool may_wait = n == 0 && in_flight > 0 && !ps_ring_take_wake(ring);
+    uint64_t left_ns = may_wait ? ps_left_ns(end_ns) : 0;
+
+    if (!ring->error && (left_ns > 0 || io_uring_sq_ready(&ring->uring) > 0))
+        ps_ring_wait(ring, left_ns);
+    return left_ns > 0 && !ring->error;
+}
+
 int ps_ring_try(struct ps_ring *ring, int32_t *result)
 {
     uint64_t end_ns = ps_deadline_ns(PS_IO_CLOSE_WAIT_NS), left_ns = PS_IO_CLOSE_WAIT_NS;

@@ -79,6 +79,12 @@ void ps_ring_wake(struct ps_ring *ring);
 /* Whether there was a wake since the last call. */
 bool ps_ring_take_wake(struct ps_ring *ring);
 
+/*
+ * For a reap whose look at the ring brought n reads and left in_flight: submits, and waits until
+ * end_ns if n is 0. True: look again; false: that was all, or ring->error says why.
+ */
+bool ps_ring_await(struct ps_ring *ring, uint32_t n, uint32_t in_flight, uint64_t end_ns);
+
 /* Submits the one entry prepared and waits for its completion. Returns 0 with *result, -ETIMEDOUT
  * after PS_IO_CLOSE_WAIT_NS, or ring->error. For test reads. */
 int ps_ring_try(struct ps_ring *ring, int32_t *result);

@@ -100,22 +100,14 @@ static int uring_reap(struct ps_io *io, struct ps_io_completion *out, uint32_t c
     uint64_t end_ns = ps_deadline_ns(wait_ns);
     uint32_t n = 0;
 
-    for (;;) {
+    do {
         struct io_uring_cqe *cqe;
         while (n < capacity && u->in_flight > 0 && (cqe = ps_ring_peek(ring)) != NULL) {
             n += complete(u, cqe, &out[n]);
             io_uring_cqe_seen(&ring->uring, cqe);
         }
-        /* Before each wait: a wake's completion may be among those that were just taken. */
-        bool may_wait = n == 0 && u->in_flight > 0 && !ps_ring_take_wake(ring);
-        uint64_t left_ns = may_wait ? ps_left_ns(end_ns) : 0;
-        if (!ring->error && (left_ns > 0 || io_uring_sq_ready(&ring->uring) > 0))
-            ps_ring_wait(ring, left_ns);
-        if (ring->error && n == 0)
-            return ring->error;
-        if (left_ns == 0)
-            return (int)n;
-    }
+    } while (ps_ring_await(ring, n, u->in_flight, end_ns));
+    return n == 0 && ring->error ? ring->error : (int)n;
 }
 
 static void uring_wake(struct ps_io *io)
