@@ -199,15 +199,20 @@ int ps_in_use_device(dev_t device, const char *path, struct ps_error *err)
     return rc;
 }
 
-struct path_query {
+struct backing_query {
+    dev_t file_dev;
+    ino_t file_ino;
     const char *path;
 };
 
-static bool path_matches(void *ctx, char *line)
+/* By its name, which may be another one of the same file. */
+static bool backing_matches(void *ctx, char *line)
 {
-    const struct path_query *q = ctx;
+    const struct backing_query *q = ctx;
+    struct stat st;
     line[strcspn(line, "\n")] = 0;
-    return strcmp(line, q->path) == 0;
+    return strcmp(line, q->path) == 0 ||
+           (stat(line, &st) == 0 && st.st_dev == q->file_dev && st.st_ino == q->file_ino);
 }
 
 int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct ps_error *err)
@@ -223,11 +228,11 @@ int ps_in_use_file(dev_t file_dev, ino_t file_ino, const char *real_path, struct
     const struct dirent *entry;
     while (rc == 0 && (entry = readdir(dir)) != NULL) {
         char path[NAME_MAX + 64];
-        struct path_query query = {.path = real_path};
+        struct backing_query query = {file_dev, file_ino, real_path};
         if (strncmp(entry->d_name, "loop", 4) != 0)
             continue;
         snprintf(path, sizeof(path), "/sys/class/block/%s/loop/backing_file", entry->d_name);
-        if (ps_proc_any_line(path, path_matches, &query))
+        if (ps_proc_any_line(path, backing_matches, &query))
             rc = ps_error_set(err, -PS_ERR_IN_USE, real_path,
                               "the file is attached as /dev/%s; detach it with losetup first",
                               entry->d_name);

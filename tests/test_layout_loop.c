@@ -241,6 +241,28 @@ static void blank_device(void **state)
     loop_detach(&l);
 }
 
+/* The file under a device, by either of two names: not a place to write to, nor one to remove. */
+static void file_under_a_device(void **state)
+{
+    struct loop l;
+    struct ps_error err;
+    char other[sizeof(l.file) + 8];
+    (void)state;
+    assert_int_equal(loop_attach(&l, DEVICE_BYTES), 0);
+    snprintf(other, sizeof(other), "%s.link", l.file);
+    assert_int_equal(link(l.file, other), 0);
+    must(lay(l.device, NULL, false, &err), &err);
+    for (int i = 0; i < 2; i++) {
+        const char *file = i == 0 ? l.file : other;
+        assert_int_equal(lay(file, NULL, false, &err), -PS_ERR_IN_USE);
+        assert_non_null(strstr(err.text, l.device));
+        assert_int_equal(ps_member_wipe(file, &err), -PS_ERR_IN_USE);
+    }
+    must_open(l.device);
+    unlink(other);
+    loop_detach(&l);
+}
+
 static void file_system(void **state)
 {
     struct loop l;
@@ -706,13 +728,14 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(blank_device),      cmocka_unit_test(file_system),
-        cmocka_unit_test(swap_space),        cmocka_unit_test(partitions),
-        cmocka_unit_test(backup_table_only), cmocka_unit_test(too_small),
-        cmocka_unit_test(same_device_twice), cmocka_unit_test(several_devices),
-        cmocka_unit_test(full_disk),         cmocka_unit_test(crashes),
-        cmocka_unit_test(unequal_devices),   cmocka_unit_test(moved_devices),
-        cmocka_unit_test(read_only_device),  cmocka_unit_test(made_over),
+        cmocka_unit_test(blank_device),    cmocka_unit_test(file_under_a_device),
+        cmocka_unit_test(file_system),     cmocka_unit_test(swap_space),
+        cmocka_unit_test(partitions),      cmocka_unit_test(backup_table_only),
+        cmocka_unit_test(too_small),       cmocka_unit_test(same_device_twice),
+        cmocka_unit_test(several_devices), cmocka_unit_test(full_disk),
+        cmocka_unit_test(crashes),         cmocka_unit_test(unequal_devices),
+        cmocka_unit_test(moved_devices),   cmocka_unit_test(read_only_device),
+        cmocka_unit_test(made_over),
     };
     struct loop probe;
     if (geteuid() != 0)
