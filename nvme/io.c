@@ -178,9 +178,10 @@ uint32_t ps_io_close(struct ps_io **io)
 void ps_io_log_left(uint32_t count)
 {
     ps_log(PS_LOG_WARN,
-           "%u reads have not come back within %u s of closing and are left to the kernel: a drive "
-           "hangs; look at the kernel's log",
-           count, (unsigned)(PS_IO_CLOSE_WAIT_NS / 1000000000u));
+           "%u read%s not come back within %u s of closing and %s left to the kernel: a drive "
+           "hangs or is very slow; look at the kernel's log (dmesg)",
+           count, count == 1 ? " has" : "s have", (unsigned)(PS_IO_CLOSE_WAIT_NS / 1000000000u),
+           count == 1 ? "is" : "are");
 }
 
 /* ---- descriptors ----------------------------------------------------------------------------- */
