@@ -157,11 +157,8 @@ int cmd_layout(int argc, char **argv)
     args.options.progress = tool_progress_step;
     args.options.progress_ctx = &progress;
     args.options.stop = tool_stop_flag();
-    /* A layout that goes on is cut as it was begun: a profile counts only if nothing was. */
-    bool looks = !args.options.resume || args.profile != NULL;
-    int rc = looks ? tool_profile_get(args.profile, args.members, args.options.member_count,
-                                      args.profiles, &err)
-                   : 0;
+    int rc = tool_profile_get(args.profile, args.options.resume, args.members,
+                              args.options.member_count, args.profiles, &err);
     if (rc < 0)
         return tool_end(rc, &err);
     args.options.profiles = rc == 1 ? args.profiles : NULL;

@@ -158,11 +158,8 @@ int cmd_rebalance(int argc, char **argv)
     args.options.progress_ctx = &args;
     args.options.stop = tool_stop_flag();
 
-    /* A move that goes on is cut as it was begun: a profile counts only if nothing was. */
-    bool looks = !args.options.resume || args.profile != NULL;
-    int rc = looks ? tool_profile_get(args.profile, args.members, args.options.member_count,
-                                      args.profiles, &err)
-                   : 0;
+    int rc = tool_profile_get(args.profile, args.options.resume, args.members,
+                              args.options.member_count, args.profiles, &err);
     if (rc < 0)
         return tool_end(rc, &err);
     args.options.profiles = rc == 1 ? args.profiles : NULL;

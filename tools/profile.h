@@ -33,11 +33,12 @@ int tool_profile_read(const char *path, const char *const *members, int member_c
 /*
  * What is known of the drives that the members are or lie on, for a cut by their speed: from the
  * profile file, or, with file NULL, measured now for about a second each, which says on standard
- * error what follows. Returns 1; 0 when there is nothing to tell apart (one member, one drive, one
- * file system) or a drive cannot be measured, of which it says so; -EINTR when stopped; errors of
- * tool_profile_read.
+ * error what follows. What is resumed is cut as it was begun: nothing is measured for it, and a
+ * file counts only if nothing was begun. Returns 1; 0 when there is nothing to tell apart (one
+ * member, one drive, one file system), or a drive cannot be measured, of which it says so; -EINTR
+ * when stopped; errors of tool_profile_read.
  */
-int tool_profile_get(const char *file, const char *const *members, int member_count,
+int tool_profile_get(const char *file, bool resume, const char *const *members, int member_count,
                      struct ps_member_profile *profiles, struct ps_error *err);
 
 #endif

@@ -177,11 +177,13 @@ static int profile_measure(const char *const *members, int member_count,
     return 1;
 }
 
-int tool_profile_get(const char *file, const char *const *members, int member_count,
+int tool_profile_get(const char *file, bool resume, const char *const *members, int member_count,
                      struct ps_member_profile *profiles, struct ps_error *err)
 {
+    if (file == NULL && (resume || member_count < 2))
+        return 0;
     if (file == NULL)
-        return member_count < 2 ? 0 : profile_measure(members, member_count, profiles, err);
+        return profile_measure(members, member_count, profiles, err);
     int rc = tool_profile_read(file, members, member_count, profiles, err);
     return rc == 0 ? 1 : rc;
 }
