@@ -6,21 +6,13 @@
  * PS_FAULT_TOKENS=N makes it N tokens, with one kind of fault after the other counted and timed:
  * the long run of docs/performance.md.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
 #include "core/log.h"
 #include "core/util.h"
 #include "model/engine.h"
 #include "model_fixture.h"
 #include "nvme/io.h"
 #include "nvme/store_internal.h"
+#include "util.h"
 
 #define TOKENS_DEFAULT 3u
 #define TOKENS_MAX 512u
@@ -215,14 +207,6 @@ static void test_hanging_load(void **state)
     bed_close(&bed);
 }
 
-static void print_log(void *ctx, enum ps_log_level level, const char *text)
-{
-    (void)ctx;
-    (void)level;
-    if (getenv("PS_TEST_VERBOSE"))
-        printf("log: %s\n", text);
-}
-
 /* The kinds are tests of their own, because most of their time is spent waiting. */
 int main(int argc, char **argv)
 {
@@ -239,7 +223,7 @@ int main(int argc, char **argv)
                *tokens = getenv("PS_FAULT_TOKENS");
     struct fixture_run one_by_one = {.one_by_one = true, .options.threads = 1};
 
-    ps_log_set(print_log, NULL);
+    ps_log_set(ps_test_log, NULL);
     setvbuf(stdout, NULL, _IOLBF, 0);
     /* In memory, where no read looks as if it hung because the disk is busy. */
     if (argc > 1 && access("/dev/shm", W_OK) == 0)

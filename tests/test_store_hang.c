@@ -142,14 +142,6 @@ static void test_idle(void **state)
     ps_store_close(&store);
 }
 
-static void quiet_log(void *ctx, enum ps_log_level level, const char *text)
-{
-    (void)ctx;
-    (void)level;
-    if (getenv("PS_TEST_VERBOSE"))
-        printf("log: %s\n", text);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -159,7 +151,7 @@ int main(void)
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_whole),
     };
-    ps_log_set(quiet_log, NULL);
+    ps_log_set(ps_test_log, NULL);
     store_volume_make(&single, 2);
     store_volume_make_copies(&twin, 3, 2);
     int rc = cmocka_run_group_tests(tests, NULL, NULL);

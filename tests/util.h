@@ -18,6 +18,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/log.h"
+
 /*
  * Ends the program as skipped, when it lacks a device, a privilege, a CPU level or a data file. For
  * main(), before any test has run: what was tested already must not be reported as skipped.
@@ -92,6 +94,15 @@ static inline void ps_test_file_write(const char *dir, const char *name, const v
     FILE *file = fopen(path, "we");
     if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0)
         fail_msg("write(%s): %s", path, strerror(errno));
+}
+
+/* For ps_log_set where every read is made to fail: says nothing unless PS_TEST_VERBOSE is set. */
+static inline void ps_test_log(void *ctx, enum ps_log_level level, const char *text)
+{
+    (void)ctx;
+    (void)level;
+    if (getenv("PS_TEST_VERBOSE"))
+        printf("log: %s\n", text);
 }
 
 #endif
