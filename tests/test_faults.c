@@ -200,7 +200,7 @@ static void test_hanging_load(void **state)
     struct ps_error err = {0};
     (void)state;
 
-    bed_open(&bed, &twin, "hang@3/0", "pread");
+    bed_open(&bed, &twin, "hang@1/0", "pread");
     assert_int_equal(ps_io_fault_count(ps_store_io(bed.engine->store)), 1);
     if (generate(&bed, &err) != 0)
         fail_msg("%s: %s", err.where, err.text);

@@ -304,7 +304,7 @@ static void test_resident(void **state)
     read_resident(&single, "fault:empty@3+:uring", -PS_ERR_SHORT_READ);
     read_resident(&single, "fault:corrupt@3+:uring", -PS_ERR_CHECKSUM);
     read_resident(&single, "fault:hang@3+:" HANG_ENGINE, -ETIMEDOUT);
-    read_resident(&twin, "fault:hang@3/0:" HANG_ENGINE, -ETIMEDOUT);
+    read_resident(&twin, "fault:hang@1/0:" HANG_ENGINE, -ETIMEDOUT);
     read_resident(&single, "fault:gone@3:uring", -ENODEV);
     read_resident(&twin, "fault:gone@3:uring", 0);
 }
