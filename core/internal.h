@@ -2,15 +2,19 @@
 #ifndef PENSTOCK_CORE_INTERNAL_H
 #define PENSTOCK_CORE_INTERNAL_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/cpu.h"
 
 /* The registers that decide the CPU level; all zero where CPUID or XGETBV does not offer them. */
 struct ps_cpu_bits {
-    uint32_t leaf1_ecx;    /* CPUID leaf 1 */
-    uint32_t leaf7_ebx;    /* CPUID leaf 7, subleaf 0 */
+    uint32_t leaf1_ecx; /* CPUID leaf 1 */
+    uint32_t leaf7_ebx; /* CPUID leaf 7, subleaf 0 */
+    uint32_t leaf7_ecx;
+    uint32_t leaf7_edx;
     uint32_t extended_ecx; /* CPUID leaf 0x80000001 */
+    bool tiles_granted;    /* by the kernel to this process */
     uint64_t xcr0;         /* which register state the kernel saves; 0 without OSXSAVE */
 };
 

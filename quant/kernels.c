@@ -274,6 +274,9 @@ static void fill_tables(void)
     tables[PS_CPU_AVX512] = tables[PS_CPU_AVX2];
     if (usable >= PS_CPU_AVX512)
         ps_kernels_init_avx512(&tables[PS_CPU_AVX512]);
+    /* The levels above add integer instructions, which have no place in float arithmetic. */
+    for (int level = PS_CPU_AVX512 + 1; level < PS_CPU_LEVEL_COUNT; level++)
+        tables[level] = tables[PS_CPU_AVX512];
 }
 
 const struct ps_kernels *ps_kernels_get(enum ps_cpu_level level)

@@ -6,12 +6,12 @@
 #include "core/cpu.h"
 #include "core/internal.h"
 
-static const struct ps_cpu_bits everything = {~0u, ~0u, ~0u, ~0ull};
+static const struct ps_cpu_bits everything = {~0u, ~0u, ~0u, ~0u, ~0u, true, ~0ull};
 
 static void needs_every_bit(void **state)
 {
     (void)state;
-    assert_int_equal(ps_cpu_level_decide(&everything, NULL), PS_CPU_AVX512);
+    assert_int_equal(ps_cpu_level_decide(&everything, NULL), PS_CPU_AMX);
 
     /* Intel SDM volume 2, CPUID: each of these alone takes the level away. */
     static const int leaf1[] = {12, 22, 27, 28, 29}, leaf7[] = {3, 5, 8};
@@ -31,12 +31,28 @@ static void needs_every_bit(void **state)
         bits.leaf7_ebx &= ~(1u << leaf7_zmm[i]);
         assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_AVX2);
     }
+    static const int leaf7_vnni[] = {1, 6, 11}, leaf7_amx[] = {24, 25};
+    for (size_t i = 0; i < sizeof(leaf7_vnni) / sizeof(leaf7_vnni[0]); i++) {
+        struct ps_cpu_bits bits = everything;
+        bits.leaf7_ecx &= ~(1u << leaf7_vnni[i]);
+        assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_AVX512);
+    }
+    for (size_t i = 0; i < sizeof(leaf7_amx) / sizeof(leaf7_amx[0]); i++) {
+        struct ps_cpu_bits bits = everything;
+        bits.leaf7_edx &= ~(1u << leaf7_amx[i]);
+        assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_VNNI);
+    }
 }
 
 static void needs_the_kernels_consent(void **state)
 {
     (void)state;
     struct ps_cpu_bits bits = everything;
+    bits.xcr0 = 0x2e7; /* no tile data */
+    assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_VNNI);
+    bits = everything;
+    bits.tiles_granted = false;
+    assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_VNNI);
     bits.xcr0 = 0x07; /* x87, SSE, AVX: no opmask, no ZMM */
     assert_int_equal(ps_cpu_level_decide(&bits, NULL), PS_CPU_AVX2);
     bits.xcr0 = 0x67; /* the upper sixteen ZMM registers missing */
@@ -67,6 +83,8 @@ static void names_are_the_masks_words(void **state)
     assert_string_equal(ps_cpu_level_name(PS_CPU_SCALAR), "scalar");
     assert_string_equal(ps_cpu_level_name(PS_CPU_AVX2), "avx2");
     assert_string_equal(ps_cpu_level_name(PS_CPU_AVX512), "avx512");
+    assert_string_equal(ps_cpu_level_name(PS_CPU_VNNI), "vnni");
+    assert_string_equal(ps_cpu_level_name(PS_CPU_AMX), "amx");
 }
 
 /* The level is found once per process, so each mask is tried in a child. */
@@ -90,8 +108,8 @@ static int level_in_child(const char *mask)
 static void reads_the_environment_once(void **state)
 {
     (void)state;
-    int best = level_in_child("avx512");
-    assert_in_range(best, PS_CPU_SCALAR, PS_CPU_AVX512);
+    int best = level_in_child("amx");
+    assert_in_range(best, PS_CPU_SCALAR, PS_CPU_AMX);
     assert_int_equal(level_in_child("scalar"), PS_CPU_SCALAR);
     assert_int_equal(level_in_child("avx2"), best < PS_CPU_AVX2 ? best : PS_CPU_AVX2);
 #if defined(__x86_64__)
@@ -102,6 +120,10 @@ static void reads_the_environment_once(void **state)
     assert_int_equal(best >= PS_CPU_AVX512, avx2 && __builtin_cpu_supports("avx512bw") &&
                                                 __builtin_cpu_supports("avx512dq") &&
                                                 __builtin_cpu_supports("avx512vl"));
+    assert_int_equal(best >= PS_CPU_VNNI, best >= PS_CPU_AVX512 &&
+                                              __builtin_cpu_supports("avx512vnni") &&
+                                              __builtin_cpu_supports("avx512vbmi") &&
+                                              __builtin_cpu_supports("avx512vbmi2"));
 #endif
 }
 
