@@ -4,7 +4,8 @@
  * several times less work, and the only loss is the rounding of the activations.
  *
  * AN 8-BIT VECTOR holds x in blocks of 32: d = max|x| / 127, q = round(x / d) in [-127, 127],
- * x ~ d * q, with the sums that formats with offsets need.
+ * x ~ d * q, with the sums that formats with offsets need. The sums are 16 bits wide, so that one
+ * instruction multiplies both halves' by their minima and adds (pmaddwd).
  *
  * THE SHAPE OF SUMMATION. A block type with q8 kernels stores, for each block b of 32 columns,
  * integers q[32], integer scales c of both halves of sixteen, integer minima m of both, and two
@@ -37,7 +38,7 @@
  * One vector of `cols` values in one piece of memory, 64-byte aligned, ps_q8_bytes(cols) long:
  *     int8_t  q[P * 32]      P = blocks rounded up to a multiple of 16; what is beyond cols is 0
  *     float   d[P]
- *     int32_t sum[2 * P]     of each half block's q: sum[2 b] of the first sixteen
+ *     int16_t sum[2 * P]     of each half block's q: sum[2 b] of the first sixteen
  */
 static inline size_t ps_q8_padded_blocks(size_t cols)
 {
@@ -46,7 +47,7 @@ static inline size_t ps_q8_padded_blocks(size_t cols)
 
 static inline size_t ps_q8_bytes(size_t cols)
 {
-    return ps_q8_padded_blocks(cols) * (PS_Q8_BLOCK + sizeof(float) + 2 * sizeof(int32_t));
+    return ps_q8_padded_blocks(cols) * (PS_Q8_BLOCK + sizeof(float) + 2 * sizeof(int16_t));
 }
 
 static inline const float *ps_q8_scales(const void *x, size_t cols)
@@ -55,9 +56,9 @@ static inline const float *ps_q8_scales(const void *x, size_t cols)
                                          ps_q8_padded_blocks(cols) * PS_Q8_BLOCK);
 }
 
-static inline const int32_t *ps_q8_sums(const void *x, size_t cols)
+static inline const int16_t *ps_q8_sums(const void *x, size_t cols)
 {
-    return (const int32_t *)(const void *)(ps_q8_scales(x, cols) + ps_q8_padded_blocks(cols));
+    return (const int16_t *)(const void *)(ps_q8_scales(x, cols) + ps_q8_padded_blocks(cols));
 }
 
 /*
@@ -71,7 +72,7 @@ static inline const int32_t *ps_q8_sums(const void *x, size_t cols)
  * lane (first_block + b) mod 8.
  */
 struct ps_q8_matmul {
-    uint32_t type; /* enum ps_type with has_q8 */
+    uint32_t type; /* enum ps_type for which ps_q8_has() */
     const void *w;
     size_t w_stride_bytes;
     size_t rows, cols; /* cols a multiple of the type's block length */
@@ -90,8 +91,10 @@ struct ps_q8_kernels {
 
     /*
      * Rounds x [cols] to an 8-bit vector at dst. inverse = 127 / max|x| (0 for a block of zeros),
-     * q = round to nearest even of x * inverse, d = max|x| / 127. A block with infinities or NaN
-     * gets d = NaN and q = 0, so that every product with it is NaN.
+     * q = round to nearest even of x * inverse, d = max|x| / 127. A block whose max|x| is below
+     * 2^-100 counts as zeros: 127 / max|x| would overflow for the smallest ones. A block with
+     * infinities or NaN gets d = NaN and q = 0, so that every product with it is NaN. cols may be
+     * any number; dst is 64-byte aligned, ps_q8_bytes(cols) long.
      */
     void (*quantize)(const float *x, size_t cols, void *dst);
 };
