@@ -8,6 +8,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "quant/decode.h"
+
 #define Q_BLOCK_LEN 32
 #define Q4_0_BYTES 18
 #define Q8_0_BYTES 34
@@ -26,21 +28,10 @@ static float float_of(uint32_t u)
     return f;
 }
 
-/* Blocks are little endian on disk and need not be aligned. */
-static uint16_t load_u16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] | p[1] << 8);
-}
-
 static void store_u16(uint8_t *p, uint16_t v)
 {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
-}
-
-static uint32_t load_u32(const uint8_t *p)
-{
-    return (uint32_t)load_u16(p) | (uint32_t)load_u16(p + 2) << 16;
 }
 
 float ps_f16_to_f32(uint16_t h)
@@ -104,7 +95,7 @@ uint16_t ps_f32_to_bf16(float f)
 static void decode_q8_0(const uint8_t *src, float *dst, size_t block_count)
 {
     for (size_t b = 0; b < block_count; b++, src += Q8_0_BYTES, dst += Q_BLOCK_LEN) {
-        float d = ps_f16_to_f32(load_u16(src));
+        float d = ps_f16_to_f32(ps_load_u16(src));
         for (int i = 0; i < Q_BLOCK_LEN; i++)
             dst[i] = d * (float)(int8_t)src[2 + i];
     }
@@ -113,13 +104,28 @@ static void decode_q8_0(const uint8_t *src, float *dst, size_t block_count)
 static void decode_q4_0(const uint8_t *src, float *dst, size_t block_count)
 {
     for (size_t b = 0; b < block_count; b++, src += Q4_0_BYTES, dst += Q_BLOCK_LEN) {
-        float d = ps_f16_to_f32(load_u16(src));
+        float d = ps_f16_to_f32(ps_load_u16(src));
         for (int i = 0; i < Q_BLOCK_LEN / 2; i++) {
             dst[i] = d * (float)((src[2 + i] & 15) - 8);
             dst[i + Q_BLOCK_LEN / 2] = d * (float)((src[2 + i] >> 4) - 8);
         }
     }
 }
+
+typedef void block_decoder(const uint8_t *src, float *dst, size_t block_count);
+
+static block_decoder *const block_decoders[PS_TYPE_COUNT] = {
+    [PS_TYPE_Q4_0] = decode_q4_0,          [PS_TYPE_Q4_1] = ps_q4_1_decode,
+    [PS_TYPE_Q5_0] = ps_q5_0_decode,       [PS_TYPE_Q5_1] = ps_q5_1_decode,
+    [PS_TYPE_Q8_0] = decode_q8_0,          [PS_TYPE_Q2_K] = ps_q2_k_decode,
+    [PS_TYPE_Q3_K] = ps_q3_k_decode,       [PS_TYPE_Q4_K] = ps_q4_k_decode,
+    [PS_TYPE_Q5_K] = ps_q5_k_decode,       [PS_TYPE_Q6_K] = ps_q6_k_decode,
+    [PS_TYPE_IQ2_XXS] = ps_iq2_xxs_decode, [PS_TYPE_IQ2_XS] = ps_iq2_xs_decode,
+    [PS_TYPE_IQ3_XXS] = ps_iq3_xxs_decode, [PS_TYPE_IQ1_S] = ps_iq1_s_decode,
+    [PS_TYPE_IQ4_NL] = ps_iq4_nl_decode,   [PS_TYPE_IQ3_S] = ps_iq3_s_decode,
+    [PS_TYPE_IQ2_S] = ps_iq2_s_decode,     [PS_TYPE_IQ4_XS] = ps_iq4_xs_decode,
+    [PS_TYPE_IQ1_M] = ps_iq1_m_decode,     [PS_TYPE_MXFP4] = ps_mxfp4_decode,
+};
 
 void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count)
 {
@@ -128,24 +134,19 @@ void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count)
     switch (type) {
     case PS_TYPE_F32:
         for (size_t i = 0; i < count; i++)
-            dst[i] = float_of(load_u32(p + 4 * i));
+            dst[i] = float_of(ps_load_u32(p + 4 * i));
         return;
     case PS_TYPE_F16:
         for (size_t i = 0; i < count; i++)
-            dst[i] = ps_f16_to_f32(load_u16(p + 2 * i));
+            dst[i] = ps_f16_to_f32(ps_load_u16(p + 2 * i));
         return;
     case PS_TYPE_BF16:
         for (size_t i = 0; i < count; i++)
-            dst[i] = ps_bf16_to_f32(load_u16(p + 2 * i));
-        return;
-    case PS_TYPE_Q8_0:
-        decode_q8_0(p, dst, count / Q_BLOCK_LEN);
-        return;
-    case PS_TYPE_Q4_0:
-        decode_q4_0(p, dst, count / Q_BLOCK_LEN);
+            dst[i] = ps_bf16_to_f32(ps_load_u16(p + 2 * i));
         return;
     default:
-        assert(!"a type with has_kernels");
+        assert(block_decoders[type] != NULL); /* a type with has_kernels */
+        block_decoders[type](p, dst, count / ps_type_info(type)->block_len);
     }
 }
 

@@ -30,6 +30,8 @@ enum ps_type {
     PS_TYPE_IQ4_XS = 23,
     PS_TYPE_IQ1_M = 29,
     PS_TYPE_BF16 = 30,
+    PS_TYPE_TQ1_0 = 34,
+    PS_TYPE_TQ2_0 = 35,
     PS_TYPE_MXFP4 = 39,
     PS_TYPE_COUNT = 40
 };

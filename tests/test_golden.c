@@ -1,5 +1,5 @@
 /*
- * Outputs against the reference implementation's: logits of prompt and decode within 2e-3 absolute,
+ * Outputs against the reference implementation's: logits of prompt and decode within 5e-4 absolute,
  * the same top-1, the same routed experts, the same greedy continuation (spec A.11).
  */
 #include <math.h>
@@ -14,7 +14,7 @@
 #include "golden_file.h"
 #include "model_fixture.h"
 
-#define TOLERANCE 2e-3
+#define TOLERANCE 5e-4
 
 #define IN_TREE PS_TEST_DATA_DIR "/golden/"
 #define BESIDE PS_GOLDEN_DIR "/"
@@ -49,6 +49,24 @@ static const struct golden_set sets[] = {
     {"Q8_0 experts of width 96, GGUF",
      {BESIDE "gguf-q8_0-96/model.gguf", ""},
      {BESIDE "gguf-q8_0-96/golden.safetensors", ""}},
+    {"Q4_0 experts of width 96, GGUF",
+     {BESIDE "gguf-q4_0-96/model.gguf", ""},
+     {BESIDE "gguf-q4_0-96/golden.safetensors", ""}},
+    {"Q4_K, Q5_K, Q6_K, Q8_0, GGUF",
+     {BESIDE "gguf-q4_k_m/model.gguf", ""},
+     {BESIDE "gguf-q4_k_m/golden.safetensors", ""}},
+    {"Q4_K and Q6_K, experts of width 768, GGUF",
+     {BESIDE "gguf-q4_k_m-768/model.gguf", ""},
+     {BESIDE "gguf-q4_k_m-768/golden.safetensors", ""}},
+    {"Q2_K, Q3_K, GGUF",
+     {BESIDE "gguf-q2_k/model.gguf", ""},
+     {BESIDE "gguf-q2_k/golden.safetensors", ""}},
+    {"IQ4_XS, GGUF",
+     {BESIDE "gguf-iq4_xs/model.gguf", ""},
+     {BESIDE "gguf-iq4_xs/golden.safetensors", ""}},
+    {"MXFP4 experts, GGUF",
+     {BESIDE "gguf-mxfp4_moe/model.gguf", ""},
+     {BESIDE "gguf-mxfp4_moe/golden.safetensors", ""}},
     {"odd sizes, qwen3_5_moe",
      {IN_TREE "qwen35moe-odd", ""},
      {IN_TREE "qwen35moe-odd/golden.safetensors", ""}},

@@ -311,11 +311,11 @@ static void test_types(void **state)
     f->m.width = 256;
     tiny_gguf(&f->m, &f->w);
     t = writer_find(&f->w, "blk.3.ffn_down_exps.weight");
-    t->type = PS_TYPE_IQ1_S;
-    t->bytes = f->m.experts * f->m.hidden * ps_row_bytes(PS_TYPE_IQ1_S, 256);
-    if (ps_type_info(PS_TYPE_IQ1_S)->has_kernels)
+    t->type = PS_TYPE_TQ1_0;
+    t->bytes = f->m.experts * f->m.hidden * ps_row_bytes(PS_TYPE_TQ1_0, 256);
+    if (ps_type_info(PS_TYPE_TQ1_0)->has_kernels)
         fail_msg("this test needs a type that is not computed with");
-    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "blk.3.ffn_down_exps.weight", "IQ1_S");
+    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "blk.3.ffn_down_exps.weight", "TQ1_0");
 }
 
 static void test_keys(void **state)

@@ -14,6 +14,14 @@
 
 #define GOLDEN_COUNT 2048 /* values in every file of tests/data/quant: 4 rows of 512 */
 
+/* The types whose blocks and floats are there. */
+static const uint32_t golden[] = {
+    PS_TYPE_F16,    PS_TYPE_BF16,   PS_TYPE_Q8_0,  PS_TYPE_Q4_0,    PS_TYPE_Q4_1,    PS_TYPE_Q5_0,
+    PS_TYPE_Q5_1,   PS_TYPE_Q2_K,   PS_TYPE_Q3_K,  PS_TYPE_Q4_K,    PS_TYPE_Q5_K,    PS_TYPE_Q6_K,
+    PS_TYPE_IQ1_S,  PS_TYPE_IQ1_M,  PS_TYPE_IQ2_S, PS_TYPE_IQ2_XS,  PS_TYPE_IQ2_XXS, PS_TYPE_IQ3_S,
+    PS_TYPE_IQ4_NL, PS_TYPE_IQ4_XS, PS_TYPE_MXFP4, PS_TYPE_IQ3_XXS,
+};
+
 /* Reads exactly `bytes` bytes of tests/data/quant/<name>. */
 static void read_golden(const char *name, void *buf, size_t bytes)
 {
@@ -51,15 +59,16 @@ static void test_table_matches_reference(void **state)
 static void test_lookups(void **state)
 {
     (void)state;
-    static const uint32_t computed[] = {PS_TYPE_F32, PS_TYPE_F16, PS_TYPE_BF16, PS_TYPE_Q8_0,
-                                        PS_TYPE_Q4_0};
+    static const uint32_t encoded[] = {PS_TYPE_F32, PS_TYPE_F16, PS_TYPE_BF16, PS_TYPE_Q8_0,
+                                       PS_TYPE_Q4_0};
     int count = 0;
     for (uint32_t type = 0; type < PS_TYPE_COUNT; type++)
         count += ps_type_info(type) != NULL && ps_type_info(type)->has_kernels;
-    assert_int_equal(count, 5);
+    assert_int_equal(count, sizeof(golden) / sizeof(golden[0]) + 1); /* and F32 */
+    for (size_t i = 0; i < sizeof(golden) / sizeof(golden[0]); i++)
+        assert_true(ps_type_info(golden[i])->has_kernels);
     for (size_t i = 0; i < 5; i++)
-        assert_true(ps_type_info(computed[i])->has_kernels &&
-                    ps_type_info(computed[i])->has_encoder);
+        assert_true(ps_type_info(encoded[i])->has_kernels && ps_type_info(encoded[i])->has_encoder);
 
     assert_null(ps_type_info(4));
     assert_null(ps_type_info(PS_TYPE_COUNT));
@@ -82,15 +91,12 @@ static void test_row_bytes(void **state)
     assert_int_equal(ps_row_bytes(PS_TYPE_F32, UINT64_MAX / 2), 0);
 }
 
-static const struct {
-    uint32_t type;
-    const char *blocks, *floats;
-} golden[] = {
-    {PS_TYPE_F16, "F16.blocks.bin", "F16.f32.bin"},
-    {PS_TYPE_BF16, "BF16.blocks.bin", "BF16.f32.bin"},
-    {PS_TYPE_Q8_0, "Q8_0.blocks.bin", "Q8_0.f32.bin"},
-    {PS_TYPE_Q4_0, "Q4_0.blocks.bin", "Q4_0.f32.bin"},
-};
+static void read_golden_type(uint32_t type, const char *suffix, void *buf, size_t bytes)
+{
+    char name[32];
+    snprintf(name, sizeof(name), "%s.%s.bin", ps_type_info(type)->name, suffix);
+    read_golden(name, buf, bytes);
+}
 
 static void test_decode_matches_reference(void **state)
 {
@@ -99,11 +105,15 @@ static void test_decode_matches_reference(void **state)
     static float expected[GOLDEN_COUNT], got[GOLDEN_COUNT];
 
     for (size_t i = 0; i < sizeof(golden) / sizeof(golden[0]); i++) {
-        size_t bytes = (size_t)ps_row_bytes(golden[i].type, GOLDEN_COUNT);
-        read_golden(golden[i].floats, expected, sizeof(expected));
-        read_golden(golden[i].blocks, blocks + 1, bytes); /* odd addresses are allowed */
-        ps_row_decode(golden[i].type, blocks + 1, got, GOLDEN_COUNT);
-        assert_memory_equal(got, expected, sizeof(expected));
+        size_t bytes = (size_t)ps_row_bytes(golden[i], GOLDEN_COUNT);
+        read_golden_type(golden[i], "f32", expected, sizeof(expected));
+        read_golden_type(golden[i], "blocks", blocks + 1, bytes); /* odd addresses are allowed */
+        ps_row_decode(golden[i], blocks + 1, got, GOLDEN_COUNT);
+        for (size_t k = 0; k < GOLDEN_COUNT; k++) {
+            if (memcmp(&got[k], &expected[k], sizeof(got[k])) != 0)
+                fail_msg("%s, value %zu: %a, the reference has %a", ps_type_info(golden[i])->name,
+                         k, (double)got[k], (double)expected[k]);
+        }
     }
 }
 
@@ -116,12 +126,11 @@ static void test_encode_matches_reference(void **state)
     static float source[GOLDEN_COUNT], back[GOLDEN_COUNT];
 
     read_golden("source.f32.bin", source, sizeof(source));
-    for (size_t i = 0; i < sizeof(golden) / sizeof(golden[0]); i++) {
-        if (golden[i].type == PS_TYPE_Q4_0)
-            continue;
-        size_t bytes = (size_t)ps_row_bytes(golden[i].type, GOLDEN_COUNT);
-        read_golden(golden[i].blocks, expected, bytes);
-        ps_row_encode(golden[i].type, source, got, GOLDEN_COUNT);
+    static const uint32_t types[] = {PS_TYPE_F16, PS_TYPE_BF16, PS_TYPE_Q8_0};
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        size_t bytes = (size_t)ps_row_bytes(types[i], GOLDEN_COUNT);
+        read_golden_type(types[i], "blocks", expected, bytes);
+        ps_row_encode(types[i], source, got, GOLDEN_COUNT);
         assert_memory_equal(got, expected, bytes);
     }
     ps_row_encode(PS_TYPE_F32, source, got, GOLDEN_COUNT);
