@@ -8,6 +8,7 @@
 #include "model/expert.h"
 #include "model/model.h"
 #include "quant/kernels.h"
+#include "quant/q8.h"
 
 #define PS_CHUNK_TOKENS_MAX 512u
 #define PS_CHUNK_TOKENS_MIN 8u
@@ -16,6 +17,7 @@
 #define PS_CONV_BLOCK 256u  /* channels whose convolution history is stored together */
 #define PS_EXPERT_PAIRS 64u /* (token, expert) pairs in work at once, when chunks are short */
 #define PS_DOWN_ROWS 32u    /* output rows of a down projection done as one task */
+#define PS_CUT_TOKENS 16u   /* tokens whose lanes are carried where slices end inside folds */
 #define PS_UP_ROWS 32u      /* neurons done as one task */
 #define PS_FOLD_ROWS 256u   /* output rows of one fold done as one task, on several nodes */
 #define PS_FOLD_PAIRS 64u   /* most pairs of a layer for which folds are kept apart */
@@ -71,6 +73,7 @@ struct ps_work_size {
     uint32_t slice_count;   /* most slices of an expert */
     uint32_t up_task_count; /* most up tasks of an expert */
     int node_count;         /* NUMA nodes */
+    bool q8;                /* activations of 8 bits */
 };
 
 /* Buffers of the forward pass for `chunk` tokens; floats unless said otherwise. */
@@ -93,6 +96,10 @@ struct ps_work {
     float *pair_weight;              /* [chunk * K] */
     uint32_t *expert_begin;          /* [E + 1] into pair_token */
     float *expert_x;                 /* [pairs, H] */
+    uint8_t *xq;                     /* [chunk] 8-bit vectors of the widest input; with q8 only */
+    uint8_t *token_xq;               /* [chunk] 8-bit vectors of H; with q8 only, as the next two */
+    uint8_t *expert_xq;              /* [pairs] 8-bit vectors of H */
+    uint8_t *expert_aq;              /* [pairs, folds] 8-bit vectors of PS_FOLD_NEURONS */
     float *expert_act;               /* [pairs, I] */
     float *expert_out;               /* [pairs, H] */
     struct ps_expert_job *jobs;      /* [E]: the active experts of a layer */
@@ -106,12 +113,14 @@ struct ps_work {
     float *thread;                   /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
+    uint64_t xq_bytes; /* of one vector of xq */
 };
 
 struct ps_engine {
     struct ps_model *model;
     const struct ps_config *config;
     const struct ps_kernels *k;
+    const struct ps_q8_kernels *q8; /* NULL: activations are floats */
     struct ps_pool *pool;
     int thread_count, node_count;
     struct ps_store *store;
@@ -177,7 +186,45 @@ struct ps_linear {
     size_t ldy;
 };
 
-/* y = W x for n tokens and several matrices, rows dealt to all threads in one go. */
+/* ---- products (product.c) ---- */
+
+/* The 8-bit vector of a fold, as quant/q8.h lays it out: values, scales, sums. */
+#define PS_FOLD_VECTOR_BYTES 640u
+#define PS_FOLD_SCALES 512u
+#define PS_FOLD_SUMS 576u
+
+/* Rows of a weight matrix times n vectors: x, or xq where ps_product_is_q8 says so. The fields are
+ * those of struct ps_matmul and struct ps_q8_matmul. */
+struct ps_product {
+    uint32_t type;
+    const uint8_t *w;
+    size_t w_stride_bytes;
+    size_t rows, cols;
+    const float *x;
+    size_t ldx;
+    const uint8_t *xq;
+    size_t xq_stride_bytes;
+    float *y;
+    size_t ldy;
+    size_t n;
+    size_t first_block;
+    const float *lanes_in;
+    float *lanes_out;
+};
+
+/* Whether products with weights of this type take 8-bit vectors. */
+bool ps_product_is_q8(const struct ps_engine *engine, uint32_t type);
+void ps_product_run(const struct ps_engine *engine, const struct ps_product *product);
+
+/* Rounds `count` neurons (at most PS_UP_ROWS) to the block at `begin` of a fold's vector. */
+void ps_fold_quantize(const struct ps_engine *engine, const float *x, uint32_t begin,
+                      uint32_t count, uint8_t *fold);
+
+/* The vector of neurons [begin, begin + count) of a fold, PS_FOLD_VECTOR_BYTES at part. */
+void ps_fold_part(const uint8_t *fold, uint32_t begin, uint32_t count, uint8_t *part);
+
+/* y = W x for n tokens and several matrices with the same x, rows dealt to all threads in one go.
+ */
 void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int item_count,
                    uint32_t n);
 

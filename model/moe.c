@@ -103,7 +103,23 @@ static const uint8_t *slice_data(const struct ps_engine *engine, uint32_t job, u
     return engine->work.leases[job].slices[slice];
 }
 
-/* act = silu(gate x) * (up x) for a block of neurons and all tokens of the job. */
+static uint32_t fold_count(const struct moe_run *run)
+{
+    return (uint32_t)ps_div_up(run->shape.width, PS_FOLD_NEURONS);
+}
+
+/* The 8-bit activations of one fold of a row. */
+static uint8_t *fold_vector(const struct ps_engine *engine, const struct moe_run *run, size_t row,
+                            uint32_t fold)
+{
+    return engine->work.expert_aq + (row * fold_count(run) + fold) * PS_FOLD_VECTOR_BYTES;
+}
+
+/*
+ * act = silu(gate x) * (up x) for a block of neurons and all tokens of the job: gate and up meet
+ * while they are in the first cache, and where the down matrix takes 8-bit vectors the result is
+ * rounded there, too.
+ */
 static void up_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
 {
     const struct moe_run *run = ctx;
@@ -117,7 +133,7 @@ static void up_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_
     struct ps_slice_parts parts;
 
     ps_slice_parts(&run->shape, slice->unit_count, &parts);
-    struct ps_matmul m = {
+    struct ps_product p = {
         .type = run->shape.gate_type,
         .w = data + parts.gate_offset + task->neuron * parts.gate_stride,
         .w_stride_bytes = parts.gate_stride,
@@ -125,20 +141,28 @@ static void up_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_
         .cols = hidden,
         .x = engine->work.expert_x + job->row * hidden,
         .ldx = hidden,
+        .xq = engine->work.expert_xq + job->row * ps_q8_bytes(hidden),
+        .xq_stride_bytes = ps_q8_bytes(hidden),
         .y = act,
         .ldy = width,
         .n = job->pair_count,
     };
-    engine->k->matmul(&m);
-    m.type = run->shape.up_type;
-    m.w = data + parts.up_offset + task->neuron * parts.up_stride;
-    m.w_stride_bytes = parts.up_stride;
-    m.y = up;
-    m.ldy = PS_UP_ROWS;
-    engine->k->matmul(&m);
+    ps_product_run(engine, &p);
+    p.type = run->shape.up_type;
+    p.w = data + parts.up_offset + task->neuron * parts.up_stride;
+    p.w_stride_bytes = parts.up_stride;
+    p.y = up;
+    p.ldy = PS_UP_ROWS;
+    ps_product_run(engine, &p);
     for (uint32_t i = 0; i < job->pair_count; i++)
         engine->k->swiglu(act + i * width, act + i * width, up + (size_t)i * PS_UP_ROWS,
                           task->neuron_count);
+    if (!ps_product_is_q8(engine, run->shape.down_type))
+        return;
+    uint32_t neuron = slice->unit_begin + task->neuron;
+    for (uint32_t i = 0; i < job->pair_count; i++)
+        ps_fold_quantize(engine, act + i * width, neuron % PS_FOLD_NEURONS, task->neuron_count,
+                         fold_vector(engine, run, job->row + i, neuron / PS_FOLD_NEURONS));
 }
 
 /* A walk over the down columns in runs, each of one slice and one fold. */
@@ -175,8 +199,36 @@ static bool next_part(const struct ps_engine *engine, const struct moe_run *run,
 struct down_block {
     const struct ps_expert_job *job;
     uint32_t row, first, n;
-    float *scratch; /* [n, PS_DOWN_ROWS] sums, then the lanes that a cut fold carries */
+    float *sums;    /* [n, PS_DOWN_ROWS] */
+    float *lanes;   /* [n, rows, PS_LANES] that a cut fold carries */
+    uint8_t *parts; /* [n] 8-bit vectors of parts of folds */
 };
+
+/*
+ * The 8-bit vectors of a run of neurons: those of its fold, or, where slices end inside folds,
+ * copies of a part of them.
+ */
+static void part_vectors(struct ps_engine *engine, const struct moe_run *run,
+                         const struct fold_walk *walk, const struct down_block *block,
+                         struct ps_product *p)
+{
+    size_t row = block->job->row + block->first;
+    uint32_t begin = (walk->neuron - walk->count) % PS_FOLD_NEURONS;
+    uint32_t fold = (walk->neuron - 1) / PS_FOLD_NEURONS;
+
+    if (!ps_product_is_q8(engine, run->shape.down_type))
+        return;
+    p->first_block = begin / PS_Q8_BLOCK;
+    p->xq = fold_vector(engine, run, row, fold);
+    p->xq_stride_bytes = (size_t)fold_count(run) * PS_FOLD_VECTOR_BYTES;
+    if (walk->first && walk->last)
+        return;
+    for (uint32_t i = 0; i < block->n; i++)
+        ps_fold_part(fold_vector(engine, run, row + i, fold), begin, walk->count,
+                     block->parts + (size_t)i * PS_FOLD_VECTOR_BYTES);
+    p->xq = block->parts;
+    p->xq_stride_bytes = PS_FOLD_VECTOR_BYTES;
+}
 
 /* out += folds of the job's slices [done, take_end). */
 static void down_rows(struct ps_engine *engine, const struct moe_run *run,
@@ -185,7 +237,6 @@ static void down_rows(struct ps_engine *engine, const struct moe_run *run,
     const struct ps_expert_job *job = block->job;
     size_t width = run->shape.width, hidden = run->shape.hidden, row = block->row;
     size_t rows = ps_min_u64(PS_DOWN_ROWS, hidden - row), token = job->row + block->first;
-    float *lanes = block->scratch + (size_t)engine->work.pairs * PS_DOWN_ROWS;
     struct fold_walk walk = {.neuron = engine->work.slices[job->done_slices].unit_begin,
                              .slice = job->done_slices};
 
@@ -193,7 +244,7 @@ static void down_rows(struct ps_engine *engine, const struct moe_run *run,
         const struct ps_slice_info *s = &engine->work.slices[walk.slice];
         struct ps_slice_parts parts;
         ps_slice_parts(&run->shape, s->unit_count, &parts);
-        struct ps_matmul m = {
+        struct ps_product p = {
             .type = run->shape.down_type,
             .w = slice_data(engine, (uint32_t)(job - engine->work.jobs), walk.slice) +
                  parts.down_offset + row * parts.down_stride +
@@ -203,16 +254,17 @@ static void down_rows(struct ps_engine *engine, const struct moe_run *run,
             .cols = walk.count,
             .x = engine->work.expert_act + token * width + s->unit_begin + walk.begin,
             .ldx = width,
-            .y = block->scratch,
+            .y = block->sums,
             .ldy = PS_DOWN_ROWS,
             .n = block->n,
-            .lanes_in = walk.first ? NULL : lanes,
-            .lanes_out = walk.last ? NULL : lanes,
+            .lanes_in = walk.first ? NULL : block->lanes,
+            .lanes_out = walk.last ? NULL : block->lanes,
         };
-        engine->k->matmul(&m);
+        part_vectors(engine, run, &walk, block, &p);
+        ps_product_run(engine, &p);
         for (size_t i = 0; walk.last && i < block->n; i++)
             engine->k->add(engine->work.expert_out + (token + i) * hidden + row,
-                           block->scratch + i * PS_DOWN_ROWS, rows);
+                           block->sums + i * PS_DOWN_ROWS, rows);
     }
 }
 
@@ -220,11 +272,6 @@ static void down_rows(struct ps_engine *engine, const struct moe_run *run,
  * On machines with several nodes a fold is computed where its slice lies, and only its sums, one
  * hidden vector, cross to the thread that adds them up; the order of the sums is the same.
  */
-static uint32_t fold_count(const struct moe_run *run)
-{
-    return (uint32_t)ps_div_up(run->shape.width, PS_FOLD_NEURONS);
-}
-
 static float *fold_out(const struct ps_engine *engine, const struct moe_run *run, size_t row,
                        uint32_t fold)
 {
@@ -244,7 +291,7 @@ static void fold_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
 
     (void)thread_idx;
     ps_slice_parts(&run->shape, slice->unit_count, &parts);
-    struct ps_matmul m = {
+    struct ps_product p = {
         .type = run->shape.down_type,
         .w = slice_data(engine, task->job, task->slice) + parts.down_offset +
              row * parts.down_stride +
@@ -258,7 +305,11 @@ static void fold_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
         .ldy = (size_t)fold_count(run) * run->shape.hidden,
         .n = job->pair_count,
     };
-    engine->k->matmul(&m);
+    if (ps_product_is_q8(engine, run->shape.down_type)) {
+        p.xq = fold_vector(engine, run, job->row, task->fold);
+        p.xq_stride_bytes = (size_t)fold_count(run) * PS_FOLD_VECTOR_BYTES;
+    }
+    ps_product_run(engine, &p);
 }
 
 /* Adds the folds of one round to one (token, expert) pair. */
@@ -282,10 +333,12 @@ static void down_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
         &engine->work.jobs[engine->work.round_jobs[task_idx / blocks]];
     struct down_block block = {.job = job,
                                .row = (uint32_t)(task_idx % blocks) * PS_DOWN_ROWS,
-                               .scratch = ps_thread_scratch(engine, thread_idx)};
+                               .sums = ps_thread_scratch(engine, thread_idx)};
+    block.lanes = block.sums + (size_t)engine->work.pairs * PS_DOWN_ROWS;
+    block.parts = (uint8_t *)(block.lanes + PS_CUT_TOKENS * PS_DOWN_ROWS * PS_LANES);
     /* Where folds are cut the lanes of every token are carried: few tokens at a time keep them
      * small. */
-    uint32_t step = run->cut_folds ? PS_LANES : job->pair_count;
+    uint32_t step = run->cut_folds ? PS_CUT_TOKENS : job->pair_count;
 
     for (; block.first < job->pair_count; block.first += step) {
         block.n = (uint32_t)ps_min_u64(step, job->pair_count - block.first);
@@ -410,6 +463,16 @@ static int64_t find_rows(const struct ps_engine *engine, struct moe_run *run, ui
     return count < first - run->row_tail ? (int64_t)run->row_tail : -1;
 }
 
+static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+{
+    size_t hidden = engine->config->hidden;
+
+    (void)ctx;
+    (void)thread_idx;
+    engine->q8->quantize(engine->work.xn + token * hidden, hidden,
+                         engine->work.token_xq + token * ps_q8_bytes(hidden));
+}
+
 static void gather(struct ps_engine *engine, const struct ps_expert_job *job)
 {
     size_t hidden = engine->config->hidden;
@@ -418,6 +481,11 @@ static void gather(struct ps_engine *engine, const struct ps_expert_job *job)
         memcpy(engine->work.expert_x + (job->row + i) * hidden,
                engine->work.xn + engine->work.pair_token[job->pair_begin + i] * hidden,
                hidden * sizeof(float));
+    for (uint32_t i = 0; engine->q8 && i < job->pair_count; i++)
+        memcpy(engine->work.expert_xq + (job->row + i) * ps_q8_bytes(hidden),
+               engine->work.token_xq +
+                   engine->work.pair_token[job->pair_begin + i] * ps_q8_bytes(hidden),
+               ps_q8_bytes(hidden));
     memset(engine->work.expert_out + job->row * hidden, 0,
            job->pair_count * hidden * sizeof(float));
 }
@@ -527,6 +595,8 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     };
 
     ps_linear_run(engine, in, c->shared_width && c->shared_gate ? 2 : 1, n);
+    if (engine->q8)
+        ps_tasks_run(engine, quantize_task, NULL, n);
     ps_tasks_run(engine, route_task, NULL, n);
     report_routes(session, layer, position, n);
     load_slices(engine, &run);

@@ -1,5 +1,6 @@
 /* How work is dealt to the threads, and the dense matrices, which are dealt by rows. */
 #include <stdatomic.h>
+#include <stdbool.h>
 
 #include "core/topology.h"
 #include "core/util.h"
@@ -133,21 +134,32 @@ static void linear_task(struct ps_engine *engine, void *ctx, int thread_idx, uin
         i++;
     const struct ps_linear *item = &run->items[i];
     uint64_t row = (task - (i ? run->task_end[i - 1] : 0)) * run->task_rows[i];
-    struct ps_matmul m = {
+    struct ps_product p = {
         .type = item->w->type,
         .w = item->w->data + row * item->w->stride_bytes,
         .w_stride_bytes = item->w->stride_bytes,
         .rows = ps_min_u64(run->task_rows[i], item->w->rows - row),
         .cols = item->w->cols,
         .ldx = item->ldx,
+        .xq_stride_bytes = engine->work.xq_bytes,
         .ldy = item->ldy,
     };
     for (uint32_t c = 0; c < run->n; c += LINEAR_COLS) {
-        m.x = item->x + c * item->ldx;
-        m.y = item->y + c * item->ldy + row;
-        m.n = ps_min_u64(LINEAR_COLS, run->n - c);
-        engine->k->matmul(&m);
+        p.x = item->x + c * item->ldx;
+        p.xq = engine->work.xq + c * engine->work.xq_bytes;
+        p.y = item->y + c * item->ldy + row;
+        p.n = ps_min_u64(LINEAR_COLS, run->n - c);
+        ps_product_run(engine, &p);
     }
+}
+
+static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+{
+    const struct ps_linear *item = ctx;
+
+    (void)thread_idx;
+    engine->q8->quantize(item->x + token * item->ldx, item->w->cols,
+                         engine->work.xq + token * engine->work.xq_bytes);
 }
 
 void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int item_count,
@@ -155,7 +167,14 @@ void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int 
 {
     struct linear_run run = {.items = items, .item_count = item_count, .n = n};
     uint64_t tasks = 0;
+    bool q8 = false;
 
+    for (int i = 0; i < item_count; i++)
+        q8 |= ps_product_is_q8(engine, items[i].w->type);
+    if (q8) {
+        struct ps_linear shared = items[0];
+        ps_tasks_run(engine, quantize_task, &shared, n);
+    }
     for (int i = 0; i < item_count; i++) {
         uint64_t rows = LINEAR_TASK_BYTES / items[i].w->stride_bytes;
         run.task_rows[i] = (uint32_t)ps_min_u64(ps_max_u64(rows & ~3ull, 4), 256);

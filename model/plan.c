@@ -70,7 +70,9 @@ static uint64_t thread_floats(const struct ps_config *c, uint32_t ctx, uint32_t 
 {
     uint64_t delta = 2ull * c->delta_k_dim + 2ull * c->delta_v_dim;
     uint64_t up = (uint64_t)pairs * PS_UP_ROWS;
-    uint64_t down = (uint64_t)pairs * PS_DOWN_ROWS + (uint64_t)PS_LANES * PS_DOWN_ROWS * PS_LANES;
+    uint64_t down =
+        (uint64_t)pairs * PS_DOWN_ROWS +
+        PS_CUT_TOKENS * (PS_DOWN_ROWS * PS_LANES + PS_FOLD_VECTOR_BYTES / sizeof(float));
 
     return ps_align_up(max3(ps_max_u64(ctx, delta), ps_max_u64(up, down), PS_CONV_BLOCK), 16);
 }
@@ -90,6 +92,19 @@ static void place_jobs(struct ps_arena *a, const struct ps_work_size *size, stru
     uint64_t apart = size->node_count > 1 ? PS_FOLD_PAIRS : 0;
     w->fold_tasks = ps_arena_take(a, apart * folds, sizeof(*w->fold_tasks));
     w->fold_out = ps_arena_take(a, apart * folds * size->config->hidden, sizeof(float));
+}
+
+static void place_q8(struct ps_arena *a, const struct ps_work_size *size, struct ps_work *w)
+{
+    const struct ps_config *c = size->config;
+    uint64_t widest = max3(c->hidden, w->wide_cols, w->mix_cols);
+    uint64_t on = size->q8 ? 1 : 0, folds = ps_div_up(c->expert_width, PS_FOLD_NEURONS);
+
+    w->xq_bytes = ps_q8_bytes(widest);
+    w->xq = ps_arena_take(a, on * w->chunk, w->xq_bytes);
+    w->token_xq = ps_arena_take(a, on * w->chunk, ps_q8_bytes(c->hidden));
+    w->expert_xq = ps_arena_take(a, on * w->pairs, ps_q8_bytes(c->hidden));
+    w->expert_aq = ps_arena_take(a, on * w->pairs * folds, PS_FOLD_VECTOR_BYTES);
 }
 
 uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
@@ -121,6 +136,7 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->pair_weight = ps_arena_take(&a, all_pairs, sizeof(float));
     w->expert_begin = ps_arena_take(&a, (uint64_t)c->expert_count + 1, sizeof(uint32_t));
     w->expert_x = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
+    place_q8(&a, size, w);
     w->expert_act = ps_arena_take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
     w->expert_out = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     place_jobs(&a, size, w);
@@ -142,6 +158,16 @@ static void add_line(struct ps_plan *plan, const char *name, uint64_t bytes, uin
     plan->floor_bytes += floor_bytes;
 }
 
+static bool activations_known(const char *name)
+{
+    return strcmp(name, "f32") == 0 || strcmp(name, "q8") == 0;
+}
+
+static bool activations_are_q8(const char *name)
+{
+    return strcmp(name, "q8") == 0;
+}
+
 static int resolve(const struct ps_model *model, const struct ps_engine_options *in,
                    struct ps_engine_options *out, struct ps_error *err)
 {
@@ -151,6 +177,12 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
     *out = in ? *in : defaults;
     if (!out->io)
         out->io = "uring";
+    if (!out->activations)
+        out->activations = "f32";
+    if (!activations_known(out->activations))
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--activations",
+                            "\"%s\" is not a type of activations; there are f32 and q8",
+                            out->activations);
     if (out->threads < 0 || out->threads > PS_THREAD_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--threads",
                             "%d is out of range; give 1 to %d, or 0 for one per CPU", out->threads,
@@ -218,6 +250,7 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
                                   .ctx = o->ctx,
                                   .experts_used = o->experts_used,
                                   .threads = o->threads,
+                                  .q8 = activations_are_q8(o->activations),
                                   .node_count = node_count()};
     for (uint32_t l = 0; l < model->config.layer_count; l++) {
         struct ps_object_info object;

@@ -18,29 +18,45 @@ struct subject {
     const char *name;
     const char *sources[2];
     const char *quant;
+    const char *activations;
 };
 
 static const struct subject subjects[] = {
     {"qwen35moe-mtp BF16",
      {PS_TEST_DATA_DIR "/golden/qwen35moe-mtp/model-bf16.gguf",
       PS_GOLDEN_DIR "/qwen35moe-mtp-gguf/model-bf16.gguf"},
-     "keep"},
+     "keep",
+     "f32"},
     {"qwen3moe with Q8_0 experts",
      {PS_TEST_DATA_DIR "/golden/qwen3moe", PS_GOLDEN_DIR "/qwen3moe"},
-     "experts=q8_0,rest=bf16"},
+     "experts=q8_0,rest=bf16",
+     "f32"},
     {"demo model, Q4_0 and Q8_0",
      {PS_SOURCE_DIR "/tools/demo/demo-q4_0.gguf", PS_DEMO_DIR "/demo-q4_0.gguf"},
-     "keep"},
-    {"Q8_0 experts of width 96", {PS_GOLDEN_DIR "/gguf-q8_0-96/model.gguf", ""}, "keep"},
+     "keep",
+     "f32"},
+    {"demo model, 8-bit activations",
+     {PS_SOURCE_DIR "/tools/demo/demo-q4_0.gguf", PS_DEMO_DIR "/demo-q4_0.gguf"},
+     "keep",
+     "q8"},
+    {"Q8_0 experts of width 96", {PS_GOLDEN_DIR "/gguf-q8_0-96/model.gguf", ""}, "keep", "f32"},
+    {"Q8_0 experts of width 96, 8-bit activations",
+     {PS_GOLDEN_DIR "/gguf-q8_0-96/model.gguf", ""},
+     "keep",
+     "q8"},
 };
 
 static int32_t ids[TOKEN_COUNT];
 static size_t row_bytes;
+static const char *activations;
 
 static void expect(struct ps_model *model, const struct fixture_run *run, const float *want,
                    const char *what, struct ps_engine_stats *stats)
 {
-    float *got = fixture_logits(model, run, ids, TOKEN_COUNT, stats);
+    struct fixture_run with = *run;
+
+    with.options.activations = activations;
+    float *got = fixture_logits(model, &with, ids, TOKEN_COUNT, stats);
 
     for (size_t t = 0; t < TOKEN_COUNT; t++)
         if (memcmp((const char *)got + t * row_bytes, (const char *)want + t * row_bytes,
@@ -98,7 +114,9 @@ static void check_subject(void **state)
     row_bytes = info.vocab_rows * sizeof(float);
     for (size_t i = 0; i < TOKEN_COUNT; i++)
         ids[i] = (int32_t)((i * i * 7 + i * 31 + 5) % info.vocab_rows);
-    float *want = fixture_logits(model, &(struct fixture_run){0}, ids, TOKEN_COUNT, NULL);
+    activations = s->activations;
+    struct fixture_run plain = {.options = {.activations = activations}};
+    float *want = fixture_logits(model, &plain, ids, TOKEN_COUNT, NULL);
     vary_run(model, want);
     ps_model_close(&model);
     fixture_remove(&volume);

@@ -130,8 +130,9 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
         options->threads = (int)tool_number(state, "--threads", arg, 1, 512);
         return 0;
     case KEY_ACTIVATIONS:
-        if (strcmp(arg, "f32") != 0)
-            argp_error(state, "--activations: \"%s\" is not supported, only f32 is", arg);
+        if (strcmp(arg, "f32") != 0 && strcmp(arg, "q8") != 0)
+            argp_error(state, "--activations: \"%s\" is neither f32 nor q8", arg);
+        options->activations = arg;
         return 0;
     case KEY_CHUNK:
         options->chunk_tokens = (uint32_t)tool_number(state, "--chunk", arg, 1, UINT32_MAX);
@@ -154,7 +155,10 @@ static const struct argp_option engine_options[] = {
     {"io", KEY_IO, "ENGINE", 0,
      "uring (default) or passthru, each also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
-    {"activations", KEY_ACTIVATIONS, "TYPE", 0, "f32, the only value", 0},
+    {"activations", KEY_ACTIVATIONS, "TYPE", 0,
+     "numbers that weights are multiplied with: f32 (default), or q8: rounded to 8 bits, faster, "
+     "and CHANGES THE OUTPUT a little",
+     0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
     {"experts-used", KEY_EXPERTS_USED, "K", 0,
      "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},

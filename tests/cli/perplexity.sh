@@ -14,6 +14,11 @@ near()
 
 quiet "$penstock" layout "$demo_gguf" q4
 near q4
+# Activations of 8 bits: within 1 % of those with floats.
+head -c 16000 "$demo_text" >short.txt
+f32=$("$penstock" perplexity q4 --file short.txt --json | jq .perplexity)
+json ".perplexity > $f32 * 0.99 and .perplexity < $f32 * 1.01 and .perplexity != $f32" \
+    "$penstock" perplexity q4 --file short.txt --activations q8 --json
 if [ -d "$PENSTOCK_DEMO_HF" ]; then
     quiet "$penstock" layout "$PENSTOCK_DEMO_HF" bf16 --quant keep
     near bf16

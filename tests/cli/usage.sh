@@ -37,7 +37,7 @@ fails 2 'uring, passthru, pread' "$penstock" run v -p x --io dma
 fails 2 'not an I/O engine' "$penstock" run v -p x --io uring+iopol
 fails 2 'not an I/O engine' "$penstock" run v -p x --io pread+sqpoll
 fails 2 'not an I/O engine' "$penstock" run v -p x --io fault:smoke@1:uring
-fails 2 'f32' "$penstock" logits v --ids 1 --out f --activations q8
+fails 2 'f32' "$penstock" logits v --ids 1 --out f --activations bf16
 fails 2 'memory' "$penstock" run v -p x --memory lots
 fails 2 'memory' "$penstock" run v -p x --memory 0
 fails 2 'threads' "$penstock" run v -p x --threads 0
