@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/fp8.h"
 #include "model/gguf.h"
 
 #define NAME_BYTES 256
@@ -90,13 +91,8 @@ static int init_hf(struct ps_checkpoint *c, struct ps_config *config, struct ps_
     quantised = json_object_get(c->root, "quantization_config");
     if (!quantised)
         quantised = json_object_get(c->text, "quantization_config");
-    if (json_is_object(quantised)) {
-        type = json_string_value(json_object_get(quantised, "quant_method"));
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, "config.json",
-                            "the checkpoint is quantised (\"%.32s\"), which is not supported from "
-                            "safetensors; use the BF16 release or a GGUF",
-                            type ? type : "by no method named");
-    }
+    if (json_is_object(quantised) && (rc = ps_fp8_check_config(quantised, err)) < 0)
+        return rc;
     /* The outer configuration decides where both have an opinion: its class owns the head. */
     tied = json_object_get(c->root, "tie_word_embeddings");
     c->tied = json_is_true(tied ? tied : json_object_get(c->text, "tie_word_embeddings"));
@@ -242,6 +238,9 @@ int ps_checkpoint_find(const struct ps_checkpoint *c, const struct ps_config *co
         return rc;
     found.rows = dims[0];
     found.cols = dims[1];
+    rc = ps_fp8_find_scales(c->source, &found, err);
+    if (rc < 0)
+        return rc;
     *ref = found;
     return 1;
 }
@@ -305,6 +304,8 @@ int ps_checkpoint_find_expert(const struct ps_checkpoint *c, const struct ps_con
                  ? find_expert_gguf(c, config, layer, expert, part, &found, err)
                  : find_expert_hf(c, config, layer, expert, part, &found, err);
 
+    if (rc == 0)
+        rc = ps_fp8_find_scales(c->source, &found, err);
     if (rc == 0)
         *ref = found;
     return rc;

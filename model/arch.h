@@ -62,6 +62,7 @@ struct ps_checkpoint {
  * tensor seen as rows of `cols`. */
 struct ps_tensor_ref {
     const struct ps_source_tensor *tensor;
+    const struct ps_source_tensor *scales; /* of an F8_E4M3 tensor (model/fp8.h), else NULL */
     uint64_t row_begin, rows, cols;
     enum ps_transform transform;
 };

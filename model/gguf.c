@@ -233,7 +233,8 @@ static int refuse_tensor(const struct reader *r, const struct ps_source_tensor *
 /* Sets type_name and the bytes by the type's number. */
 static int size_tensor(const struct reader *r, struct ps_source_tensor *t)
 {
-    const struct ps_type_info *info = ps_type_info(t->type);
+    /* Numbers beyond GGUF's are of types of this project, which such a file cannot mean. */
+    const struct ps_type_info *info = t->type < PS_TYPE_COUNT ? ps_type_info(t->type) : NULL;
     uint64_t elements = 1, row, block_len = 1, block_bytes = 0;
 
     for (uint32_t i = 0; i < t->dim_count; i++)

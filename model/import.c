@@ -6,6 +6,7 @@
 #include "core/util.h"
 #include "model/import.h"
 #include "model/model.h"
+#include "quant/type.h"
 
 /* Larger slices than this overlap nothing any more; smaller ones the caller may ask for. */
 #define SLICE_TARGET_MAX (128ull << 20)
@@ -67,9 +68,19 @@ static int make_fingerprint(struct ps_import *import, struct ps_error *err)
     return 0;
 }
 
+/* Of checkpoints whose makers have quantised them the blocks stay as they are. */
+static const char *default_quant(const struct ps_source *source)
+{
+    for (size_t i = 0; i < source->tensor_count; i++)
+        if (source->tensors[i].type == PS_TYPE_F8_E4M3)
+            return "keep";
+    return NULL;
+}
+
 static int prepare(struct ps_import *import, const struct ps_model_layout_options *options,
                    struct ps_error *err)
 {
+    const char *quant = options->quant;
     int rc;
 
     import->slice_bytes = options->slice_bytes ? options->slice_bytes : PS_SLICE_BYTES_DEFAULT;
@@ -77,8 +88,11 @@ static int prepare(struct ps_import *import, const struct ps_model_layout_option
     import->scratch = calloc((size_t)import->worker_count, sizeof(*import->scratch));
     if (!import->scratch)
         return ps_error_set(err, -ENOMEM, NULL, "memory for the workers is not to be had");
-    if ((rc = ps_source_open(&import->source, options->source, err)) < 0 ||
-        (rc = ps_quant_spec_parse(options->quant, import->source->kind, &import->quant, err)) < 0 ||
+    if ((rc = ps_source_open(&import->source, options->source, err)) < 0)
+        return rc;
+    if (!quant)
+        quant = default_quant(import->source);
+    if ((rc = ps_quant_spec_parse(quant, import->source->kind, &import->quant, err)) < 0 ||
         (rc = ps_checkpoint_init(&import->checkpoint, import->source, &import->config, err)) < 0 ||
         (rc = ps_import_plan(import, err)) < 0 || (rc = make_blobs(import, err)) < 0 ||
         (rc = make_fingerprint(import, err)) < 0)
@@ -123,6 +137,8 @@ void ps_import_close(struct ps_import **import_ptr)
         free(import->scratch[i].raw);
         free(import->scratch[i].values);
         free(import->scratch[i].row);
+        free(import->scratch[i].codes);
+        free(import->scratch[i].factors);
     }
     for (uint32_t i = 0; i < import->tensor_count; i++)
         free(import->cuts[i]);

@@ -30,7 +30,9 @@ struct ps_import_scratch {
     uint8_t *raw;
     float *values;
     uint8_t *row;
-    size_t raw_bytes, values_bytes, row_bytes;
+    uint8_t *codes;   /* of F8_E4M3 rows, before they are joined with */
+    uint8_t *factors; /* F32 or BF16, as they lie in the source, then as floats */
+    size_t raw_bytes, values_bytes, row_bytes, codes_bytes, factors_bytes;
 };
 
 struct ps_import {

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/fp8.h"
 #include "model/import.h"
 #include "quant/type.h"
 
@@ -43,7 +44,19 @@ static int grow_for(struct ps_import_scratch *s, size_t raw_bytes, size_t value_
     return rc;
 }
 
-/* Bytes [begin, end) of the referenced rows as they lie in the source. */
+/* The type in which read_rows gives rows. */
+static uint32_t row_type(const struct ps_tensor_ref *ref)
+{
+    return ps_fp8_row_type(ref->tensor->type, ref->cols);
+}
+
+/* True when the bytes in the source are those of the volume. */
+static bool is_moved(const struct ps_tensor_ref *ref, uint32_t type)
+{
+    return type == row_type(ref) && ref->transform == PS_TRANSFORM_NONE && !ref->scales;
+}
+
+/* Bytes [begin, end) of the referenced rows as they lie in the source; not of F8_E4M3. */
 static int read_range(const struct ps_import *import, const struct ps_tensor_ref *ref,
                       uint64_t begin, uint64_t end, void *buf, struct ps_error *err)
 {
@@ -52,6 +65,73 @@ static int read_range(const struct ps_import *import, const struct ps_tensor_ref
     return ps_source_read(import->source, ref->tensor->file,
                           ref->tensor->offset_bytes + ref->row_begin * row_bytes + begin, buf,
                           end - begin, err);
+}
+
+/* Rows [first, first + count) of the scales, as floats. A scale that is no number would make a
+ * square of weights none; such a file is damaged. */
+static int read_factors(const struct ps_import *import, struct ps_import_scratch *s,
+                        const struct ps_source_tensor *scales, uint64_t first, uint64_t count,
+                        float **factors, struct ps_error *err)
+{
+    uint64_t cols = scales->dims[scales->dim_count - 1];
+    uint64_t stride = ps_row_bytes(scales->type, cols), values = count * cols;
+    int rc = grow((void **)&s->factors, &s->factors_bytes, values * 2 * sizeof(float), err);
+
+    if (rc == 0)
+        rc = ps_source_read(import->source, scales->file, scales->offset_bytes + first * stride,
+                            s->factors + values * sizeof(float), count * stride, err);
+    if (rc < 0)
+        return rc;
+    *factors = (float *)(void *)s->factors;
+    ps_row_decode(scales->type, s->factors + values * sizeof(float), *factors, values);
+    for (uint64_t i = 0; i < values; i++)
+        if (!isfinite((*factors)[i]))
+            return ps_error_set(err, -PS_ERR_FORMAT, scales->name,
+                                "the scales %s are damaged: the one of row %llu, column %llu is "
+                                "not a finite number",
+                                scales->name, (unsigned long long)(first + i / cols),
+                                (unsigned long long)(i % cols));
+    return 0;
+}
+
+static int read_f8_rows(const struct ps_import *import, struct ps_import_scratch *s,
+                        const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end, uint8_t *dst,
+                        struct ps_error *err)
+{
+    uint64_t cols = ref->cols, stride = ps_row_bytes(row_type(ref), cols);
+    uint64_t chunk = ps_max_u64(CONVERT_BYTES / cols, 1);
+    uint64_t factor_cols = ps_div_up(cols, PS_FP8_BLOCK);
+    int rc = grow((void **)&s->codes, &s->codes_bytes, chunk * cols, err);
+
+    for (; begin < end && rc == 0; begin += chunk) {
+        uint64_t count = ps_min_u64(chunk, end - begin);
+        uint64_t first = ps_fp8_scale_row(ref, begin);
+        float *factors = NULL;
+
+        rc = read_factors(import, s, ref->scales, first,
+                          ps_fp8_scale_row(ref, begin + count - 1) + 1 - first, &factors, err);
+        if (rc == 0)
+            rc = ps_source_read(import->source, ref->tensor->file,
+                                ref->tensor->offset_bytes + (ref->row_begin + begin) * cols,
+                                s->codes, count * cols, err);
+        for (uint64_t i = 0; i < count && rc == 0; i++, dst += stride)
+            ps_fp8_join(s->codes + i * cols,
+                        factors + (ps_fp8_scale_row(ref, begin + i) - first) * factor_cols, cols,
+                        dst);
+    }
+    return rc;
+}
+
+/* Rows [begin, end) of the reference in row_type, back to back. */
+static int read_rows(const struct ps_import *import, struct ps_import_scratch *s,
+                     const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end, uint8_t *dst,
+                     struct ps_error *err)
+{
+    uint64_t stride = ps_row_bytes(row_type(ref), ref->cols);
+
+    if (ref->scales)
+        return read_f8_rows(import, s, ref, begin, end, dst, err);
+    return read_range(import, ref, begin * stride, end * stride, dst, err);
 }
 
 /*
@@ -72,21 +152,21 @@ static int convert_rows(const struct ps_import *import, struct ps_import_scratch
                         const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end,
                         uint32_t type, uint8_t *dst, struct ps_error *err)
 {
-    uint64_t source_stride = ps_row_bytes(ref->tensor->type, ref->cols);
+    uint32_t source_type = row_type(ref);
+    uint64_t source_stride = ps_row_bytes(source_type, ref->cols);
     uint64_t stride = ps_row_bytes(type, ref->cols);
     uint64_t chunk = ps_max_u64(CONVERT_BYTES / source_stride, 1);
     int rc;
 
-    if (type == ref->tensor->type && ref->transform == PS_TRANSFORM_NONE)
-        return read_range(import, ref, begin * stride, end * stride, dst, err);
+    if (type == source_type && ref->transform == PS_TRANSFORM_NONE)
+        return read_rows(import, s, ref, begin, end, dst, err);
     rc = grow_for(s, chunk * source_stride, ref->cols, 0, err);
     for (uint64_t row = begin; row < end && rc == 0; row += chunk) {
         uint64_t count = ps_min_u64(chunk, end - row);
 
-        rc = read_range(import, ref, row * source_stride, (row + count) * source_stride, s->raw,
-                        err);
+        rc = read_rows(import, s, ref, row, row + count, s->raw, err);
         for (uint64_t i = 0; i < count && rc == 0; i++, dst += stride) {
-            ps_row_decode(ref->tensor->type, s->raw + i * source_stride, s->values, ref->cols);
+            ps_row_decode(source_type, s->raw + i * source_stride, s->values, ref->cols);
             transform(ref->transform, s->values, ref->cols);
             ps_row_encode(type, s->values, dst, ref->cols);
         }
@@ -123,7 +203,7 @@ static int fill_resident(const struct ps_import *import, struct ps_import_scratc
     uint64_t whole_begin = ps_div_up(begin, stride), whole_end = end / stride;
     int rc = 0;
 
-    if (type == ref->tensor->type && ref->transform == PS_TRANSFORM_NONE)
+    if (is_moved(ref, type))
         return read_range(import, ref, begin, end, buf, err);
     if (begin < whole_begin * stride) {
         uint64_t cut = ps_min_u64(end, whole_begin * stride);
@@ -192,18 +272,19 @@ static int fill_down(const struct ps_import *import, struct ps_import_scratch *s
                      const struct ps_import_layer *l, const struct ps_tensor_ref *ref, uint8_t *buf,
                      struct ps_error *err)
 {
-    uint64_t stride = ps_row_bytes(ref->tensor->type, ref->cols);
+    uint32_t source_type = row_type(ref);
+    uint64_t stride = ps_row_bytes(source_type, ref->cols);
     uint64_t chunk = ps_max_u64(CONVERT_BYTES / stride, 1);
-    bool same = l->shape.down_type == ref->tensor->type;
+    bool same = l->shape.down_type == source_type;
     int rc = grow_for(s, chunk * stride, ref->cols, 0, err);
 
     for (uint64_t row = 0; row < ref->rows && rc == 0; row += chunk) {
         uint64_t count = ps_min_u64(chunk, ref->rows - row);
 
-        rc = read_range(import, ref, row * stride, (row + count) * stride, s->raw, err);
+        rc = read_rows(import, s, ref, row, row + count, s->raw, err);
         for (uint64_t i = 0; i < count && rc == 0; i++) {
             if (!same)
-                ps_row_decode(ref->tensor->type, s->raw + i * stride, s->values, ref->cols);
+                ps_row_decode(source_type, s->raw + i * stride, s->values, ref->cols);
             spread_row(l, s, s->raw + i * stride, row + i, same, buf);
         }
     }

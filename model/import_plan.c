@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/fp8.h"
 #include "model/import.h"
 #include "quant/type.h"
 
@@ -88,7 +89,7 @@ static int check_readable(const struct ps_source_tensor *t, struct ps_error *err
 
     if (info && info->has_kernels)
         return 0;
-    for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
+    for (uint32_t type = 0; type < PS_TYPE_END; type++) {
         size_t n = strlen(list);
 
         info = ps_type_info(type);
@@ -104,7 +105,7 @@ static int check_readable(const struct ps_source_tensor *t, struct ps_error *err
 static int target_type(const struct ps_source_tensor *t, uint32_t wanted, uint64_t cols,
                        uint32_t *type, struct ps_error *err)
 {
-    uint32_t chosen = wanted == PS_QUANT_KEEP ? t->type : wanted;
+    uint32_t chosen = wanted == PS_QUANT_KEEP ? ps_fp8_row_type(t->type, cols) : wanted;
     int rc = check_readable(t, err);
 
     if (rc < 0)
@@ -138,9 +139,11 @@ static int resident_type(const struct ps_import *import, enum ps_role role,
 
 /* ---- resident tensors ------------------------------------------------------------ */
 
-static void mark_used(struct ps_import *import, const struct ps_source_tensor *t)
+static void mark_used(struct ps_import *import, const struct ps_tensor_ref *ref)
 {
-    import->used[t - import->source->tensors] = true;
+    import->used[ref->tensor - import->source->tensors] = true;
+    if (ref->scales)
+        import->used[ref->scales - import->source->tensors] = true;
 }
 
 static int cut_resident(uint64_t bytes, struct ps_layout_slice **out, struct ps_error *err)
@@ -183,7 +186,7 @@ static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t l
         (rc = cut_resident(ref->rows * ps_row_bytes(t->type, ref->cols), &import->cuts[i], err)) <
             0)
         return rc;
-    mark_used(import, ref->tensor);
+    mark_used(import, ref);
     import->tensor_count++;
     return 0;
 }
@@ -225,7 +228,7 @@ static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
                             "with --quant experts=TYPE",
                             ref.tensor->name, ref.tensor->type_name, ps_type_info(*type)->name);
     *type = chosen;
-    mark_used(import, ref.tensor);
+    mark_used(import, &ref);
     return 0;
 }
 

@@ -35,7 +35,8 @@ struct ps_model_layout_options {
     const char *const *members; /* files, partitions or drives */
     int member_count;
     /*
-     * NULL: the source's default ("keep" for GGUF, "experts=q4_0,rest=bf16" for safetensors).
+     * NULL: the source's default ("keep" for GGUF and FP8, "experts=q4_0,rest=bf16" for
+     * other safetensors).
      * "keep", or a comma list of GROUP=TYPE: groups experts, rest; types f32, f16, bf16, q8_0,
      * q4_0, keep. Routers, norms and other vectors are never quantised.
      */

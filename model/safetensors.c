@@ -36,7 +36,7 @@ static const struct {
     {"I8", PS_SOURCE_TYPE_OTHER, 1},
     {"U8", PS_SOURCE_TYPE_OTHER, 1},
     {"BOOL", PS_SOURCE_TYPE_OTHER, 1},
-    {"F8_E4M3", PS_SOURCE_TYPE_OTHER, 1},
+    {"F8_E4M3", PS_TYPE_F8_E4M3, 1}, /* without its scales, which are a tensor of their own */
     {"F8_E5M2", PS_SOURCE_TYPE_OTHER, 1},
 };
 

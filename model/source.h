@@ -21,7 +21,9 @@ enum ps_source_kind { PS_SOURCE_GGUF, PS_SOURCE_SAFETENSORS };
 
 struct ps_source_tensor {
     char *name;
-    uint32_t type;      /* enum ps_type, or PS_SOURCE_TYPE_OTHER: only type_name tells */
+    /* enum ps_type, or PS_SOURCE_TYPE_OTHER: only type_name tells. PS_TYPE_F8_E4M3 in safetensors:
+     * one byte for each value; the scales are in a companion (model/fp8.h). */
+    uint32_t type;
     char type_name[16]; /* "BF16", "Q4_K", "I64": for messages */
     uint32_t dim_count;
     uint64_t dims[PS_SOURCE_DIM_COUNT_MAX]; /* outermost first; none is 0 in a GGUF file */

@@ -13,6 +13,8 @@
 #define Q_BLOCK_LEN 32
 #define Q4_0_BYTES 18
 #define Q8_0_BYTES 34
+#define F8_BLOCK_LEN 128
+#define F8_BYTES 132
 
 static uint32_t bits_of(float f)
 {
@@ -32,6 +34,21 @@ static void store_u16(uint8_t *p, uint16_t v)
 {
     p[0] = (uint8_t)v;
     p[1] = (uint8_t)(v >> 8);
+}
+
+float ps_f8_e4m3_to_f32(uint8_t code)
+{
+    uint32_t sign = (uint32_t)(code & 0x80) << 24;
+    uint32_t exponent = code >> 3 & 15;
+    uint32_t mantissa = code & 7;
+
+    if ((code & 0x7f) == 0x7f) /* the format's only NaN; it has no infinities */
+        return float_of(sign | 0x7fc00000);
+    if (exponent == 0) {
+        float value = (float)mantissa * 0x1p-9f;
+        return sign ? -value : value;
+    }
+    return float_of(sign | (exponent + 120) << 23 | mantissa << 20);
 }
 
 float ps_f16_to_f32(uint16_t h)
@@ -127,6 +144,15 @@ static block_decoder *const block_decoders[PS_TYPE_COUNT] = {
     [PS_TYPE_IQ1_M] = ps_iq1_m_decode,     [PS_TYPE_MXFP4] = ps_mxfp4_decode,
 };
 
+static void decode_f8_e4m3(const uint8_t *src, float *dst, size_t block_count)
+{
+    for (size_t b = 0; b < block_count; b++, src += F8_BYTES, dst += F8_BLOCK_LEN) {
+        float scale = float_of(ps_load_u32(src));
+        for (int i = 0; i < F8_BLOCK_LEN; i++)
+            dst[i] = ps_f8_e4m3_to_f32(src[4 + i]) * scale;
+    }
+}
+
 void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count)
 {
     const uint8_t *p = src;
@@ -143,6 +169,9 @@ void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count)
     case PS_TYPE_BF16:
         for (size_t i = 0; i < count; i++)
             dst[i] = ps_bf16_to_f32(ps_load_u16(p + 2 * i));
+        return;
+    case PS_TYPE_F8_E4M3:
+        decode_f8_e4m3(p, dst, count / F8_BLOCK_LEN);
         return;
     default:
         assert(block_decoders[type] != NULL); /* a type with has_kernels */

@@ -36,8 +36,14 @@ static const struct ps_type_info type_table[PS_TYPE_COUNT] = {
     [PS_TYPE_MXFP4] = {"MXFP4", 32, 17, true, false},
 };
 
+static const struct ps_type_info own_table[PS_TYPE_END - PS_TYPE_OWN_FIRST] = {
+    [PS_TYPE_F8_E4M3 - PS_TYPE_OWN_FIRST] = {"F8_E4M3", 128, 132, true, false},
+};
+
 const struct ps_type_info *ps_type_info(uint32_t type)
 {
+    if (type >= PS_TYPE_OWN_FIRST && type < PS_TYPE_END)
+        return &own_table[type - PS_TYPE_OWN_FIRST];
     if (type >= PS_TYPE_COUNT || type_table[type].name == NULL)
         return NULL;
     return &type_table[type];
@@ -45,8 +51,9 @@ const struct ps_type_info *ps_type_info(uint32_t type)
 
 int ps_type_from_name(const char *name)
 {
-    for (int type = 0; type < PS_TYPE_COUNT; type++) {
-        if (type_table[type].name != NULL && strcasecmp(type_table[type].name, name) == 0)
+    for (int type = 0; type < PS_TYPE_END; type++) {
+        const struct ps_type_info *info = ps_type_info((uint32_t)type);
+        if (info != NULL && strcasecmp(info->name, name) == 0)
             return type;
     }
     return -1;

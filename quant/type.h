@@ -1,4 +1,5 @@
-/* Block types: how weights are stored. Numbers and names are those of the GGUF specification. */
+/* Block types: how weights are stored. Numbers and names below PS_TYPE_COUNT are those of the GGUF
+ * specification; those from PS_TYPE_OWN_FIRST on are Penstock's own and in no GGUF file. */
 #ifndef PENSTOCK_QUANT_TYPE_H
 #define PENSTOCK_QUANT_TYPE_H
 
@@ -33,7 +34,15 @@ enum ps_type {
     PS_TYPE_TQ1_0 = 34,
     PS_TYPE_TQ2_0 = 35,
     PS_TYPE_MXFP4 = 39,
-    PS_TYPE_COUNT = 40
+    PS_TYPE_COUNT = 40,
+    PS_TYPE_OWN_FIRST = 64,
+    /*
+     * A block is 128 values of a row: a little-endian F32 scale, then 128 bytes of e4m3fn (bias 7,
+     * no infinities, 0x7f and 0xff are NaN). A value is its byte's number times the scale, rounded
+     * once to F32.
+     */
+    PS_TYPE_F8_E4M3 = 64,
+    PS_TYPE_END = 65 /* beyond every type; most numbers below are none */
 };
 
 struct ps_type_info {
@@ -44,7 +53,7 @@ struct ps_type_info {
     bool has_encoder;     /* ps_row_encode can produce it */
 };
 
-/* NULL for a number that no GGUF type known here has. Takes any value. */
+/* NULL for a number that no type known here has. Takes any value. */
 const struct ps_type_info *ps_type_info(uint32_t type);
 
 /* Case-insensitive ("q4_0", "BF16"). Returns the type, or -1. */
@@ -69,6 +78,7 @@ void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count);
 void ps_row_encode(uint32_t type, const float *src, void *dst, size_t count);
 
 /* Single values. */
+float ps_f8_e4m3_to_f32(uint8_t code);
 float ps_f16_to_f32(uint16_t h);
 uint16_t ps_f32_to_f16(float f);
 float ps_bf16_to_f32(uint16_t h);

@@ -72,7 +72,11 @@ static void test_lookups(void **state)
 
     assert_null(ps_type_info(4));
     assert_null(ps_type_info(PS_TYPE_COUNT));
+    assert_null(ps_type_info(PS_TYPE_OWN_FIRST - 1));
+    assert_null(ps_type_info(PS_TYPE_END));
     assert_null(ps_type_info(UINT32_MAX));
+    assert_int_equal(ps_type_from_name("f8_e4m3"), PS_TYPE_F8_E4M3);
+    assert_string_equal(ps_type_info(PS_TYPE_F8_E4M3)->name, "F8_E4M3");
     assert_int_equal(ps_type_from_name("q4_0"), PS_TYPE_Q4_0);
     assert_int_equal(ps_type_from_name("bf16"), PS_TYPE_BF16);
     assert_int_equal(ps_type_from_name("q4"), -1);
@@ -88,6 +92,8 @@ static void test_row_bytes(void **state)
     assert_int_equal(ps_row_bytes(PS_TYPE_Q8_0, 0), 0);
     assert_int_equal(ps_row_bytes(PS_TYPE_Q8_0, 48), 0);
     assert_int_equal(ps_row_bytes(5, 32), 0);
+    assert_int_equal(ps_row_bytes(PS_TYPE_F8_E4M3, 4096), 4224);
+    assert_int_equal(ps_row_bytes(PS_TYPE_F8_E4M3, 192), 0);
     assert_int_equal(ps_row_bytes(PS_TYPE_F32, UINT64_MAX / 2), 0);
 }
 
@@ -115,6 +121,34 @@ static void test_decode_matches_reference(void **state)
                          k, (double)got[k], (double)expected[k]);
         }
     }
+}
+
+/* Every code of e4m3fn under scales of either sign, with all bits, and so small that products are
+ * denormal. */
+static void test_decode_f8_e4m3(void **state)
+{
+    (void)state;
+    static const float scales[] = {1, -0x1.89abcep-7f, 0x1.fffffep-130f, 0};
+    uint8_t blocks[2 * 132 + 1];
+    float got[256];
+
+    for (size_t s = 0; s < sizeof(scales) / sizeof(scales[0]); s++) {
+        for (int i = 0; i < 256; i++) {
+            memcpy(blocks + 1 + i / 128 * 132, &scales[s], 4);
+            blocks[1 + i / 128 * 132 + 4 + i % 128] = (uint8_t)i;
+        }
+        ps_row_decode(PS_TYPE_F8_E4M3, blocks + 1, got, 256);
+        for (int i = 0; i < 256; i++) {
+            int exponent = i >> 3 & 15, mantissa = i & 7;
+            double v = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+            float want = (float)(i & 128 ? -v : v) * scales[s];
+            if ((i & 127) == 127)
+                assert_true(isnan(got[i]) && isnan(ps_f8_e4m3_to_f32((uint8_t)i)));
+            else
+                assert_memory_equal(&got[i], &want, sizeof(want));
+        }
+    }
+    assert_true(ps_f8_e4m3_to_f32(0x7e) == 448 && ps_f8_e4m3_to_f32(1) == 0x1p-9f);
 }
 
 /* The reference Q4_0 blocks were chosen with importance weights, so only their decoding is
@@ -254,6 +288,7 @@ int main(void)
         cmocka_unit_test(test_lookups),
         cmocka_unit_test(test_row_bytes),
         cmocka_unit_test(test_decode_matches_reference),
+        cmocka_unit_test(test_decode_f8_e4m3),
         cmocka_unit_test(test_encode_matches_reference),
         cmocka_unit_test(test_encode_q4_0),
         cmocka_unit_test(test_encode_ties_and_ends),

@@ -82,8 +82,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {"quant", KEY_QUANT, "SPEC", 0,
-     "keep (default for GGUF: blocks move unchanged), or GROUP=TYPE[,GROUP=TYPE]: groups experts "
-     "and rest; types f32, f16, bf16, q8_0, q4_0, keep (default for safetensors: "
+     "keep (default for GGUF and FP8: blocks move unchanged), or GROUP=TYPE[,GROUP=TYPE]: groups "
+     "experts and rest; types f32, f16, bf16, q8_0, q4_0, keep (default for other safetensors: "
      "experts=q4_0,rest=bf16). Routers and norms are never quantised",
      0},
     {"slice-bytes", KEY_SLICE_BYTES, "SIZE", 0, "size aimed at for an expert's slices (2M)", 0},
