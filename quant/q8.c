@@ -196,6 +196,14 @@ static void fill_tables(void)
     };
     const int usable = (int)ps_cpu_level();
 
+    /* Compiled for their level, the functions that fill it must not run where the level does not.
+     */
+    if (usable >= PS_CPU_AVX2)
+        ps_q8_init_avx2(&versions[PS_CPU_AVX2]);
+    if (usable >= PS_CPU_AVX512)
+        ps_q8_init_avx512(&versions[PS_CPU_AVX512]);
+    if (usable >= PS_CPU_VNNI)
+        ps_q8_init_vnni(&versions[PS_CPU_VNNI]);
     for (int level = 0; level < PS_CPU_LEVEL_COUNT; level++) {
         if (level > usable) {
             tables[level] = tables[usable];

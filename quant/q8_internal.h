@@ -4,9 +4,10 @@
 
 #include "quant/q8.h"
 
-#define PS_Q8_SPECIAL_BITS 0x7f800000 /* of |x|: infinities and NaN, and nothing else, from here   \
-                                       */
-#define PS_Q8_LEAST_BITS 0x0d800000   /* 2^-100: smaller maxima count as zero */
+#define PS_Q8_SPECIAL_BITS                                                                         \
+    0x7f800000                      /* of |x|: infinities and NaN, and nothing else, from here     \
+                                     */
+#define PS_Q8_LEAST_BITS 0x0d800000 /* 2^-100: smaller maxima count as zero */
 
 /* Products of up to this many vectors walk the weights once and keep nothing decoded. */
 #define PS_Q8_FEW 4
@@ -37,6 +38,11 @@ struct ps_q8_versions {
     ps_q8_product *many; /* more; where there is none, `few` is called for PS_Q8_FEW at a time */
     void (*quantize)(const float *x, size_t cols, void *dst);
 };
+
+/* Set the entries that this level has its own version of; nothing where it is not built. */
+void ps_q8_init_avx2(struct ps_q8_versions *v);
+void ps_q8_init_avx512(struct ps_q8_versions *v);
+void ps_q8_init_vnni(struct ps_q8_versions *v);
 
 /* The definitions, which serve where a level has no version. */
 void ps_q8_matmul_scalar(const struct ps_q8_matmul *m);

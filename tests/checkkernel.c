@@ -1,7 +1,7 @@
 /*
  * Checks every kernel of every CPU level that this machine has: bit for bit against the scalar
  * table, and the scalar table against doubles. `checkkernel --seed N` repeats a run, `--level NAME`
- * does one level (scalar, avx2, avx512), `--rounds N` does more.
+ * does one level (scalar, avx2, avx512, vnni, amx), `--rounds N` does more.
  */
 #include "checkkernel.h"
 
@@ -121,6 +121,35 @@ void check_fill(float *x, size_t count, enum check_kind kind)
     }
 }
 
+uint16_t check_half(enum check_kind kind)
+{
+    static const uint16_t extremes[] = {0x0000, 0x8000, 0x0001, 0x8001,
+                                        0x03ff, 0x83ff, 0x7bff, 0xfbff};
+    static const uint16_t specials[] = {0x7c00, 0xfc00, 0x7e00, 0xfe01};
+    uint32_t r = check_random();
+
+    switch (kind) {
+    case CHECK_DENORMAL:
+        return r & 0x83ff;
+    case CHECK_ZERO:
+        return r & 0x8000;
+    case CHECK_WIDE:
+        return (r & 0x7c00) == 0x7c00 ? r & 0xbfff : r & 0xffff;
+    case CHECK_ALTERNATE:
+        return r & 1 ? 0x7bff : 0xfbff;
+    case CHECK_SPECIAL:
+        if (r % 8 == 0)
+            return CHECK_PICK(specials);
+        break;
+    default:
+        break;
+    }
+    if (r % 16 == 0)
+        return CHECK_PICK(extremes);
+    /* 2^-10 to 2^2, any mantissa, either sign. */
+    return (uint16_t)((r & 0x83ff) | (uint32_t)check_between(5, 17) << 10);
+}
+
 static void open_areas(void)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -187,6 +216,18 @@ void check_same(const char *what, const float *expected, const float *got, size_
     }
 }
 
+void check_same_bytes(const char *what, const uint8_t *expected, const uint8_t *got, size_t bytes)
+{
+    comparison_count++;
+    for (size_t i = 0; i < bytes; i++) {
+        if (expected[i] != got[i]) {
+            fail("byte %zu of %zu of the %s is %d instead of %d", i, bytes, what, got[i],
+                 expected[i]);
+            return;
+        }
+    }
+}
+
 void check_near(const char *what, size_t i, double exact, double bound, float got)
 {
     comparison_count++;
@@ -215,9 +256,11 @@ static void check_level(enum ps_cpu_level level)
     if (level == PS_CPU_SCALAR) {
         check_matmul_oracle(scalar);
         check_vectors_oracle(scalar);
+        check_q8_oracle();
     } else {
         check_matmul(scalar, ps_kernels_get(level));
         check_vectors(scalar, ps_kernels_get(level));
+        check_q8(level);
     }
     printf("%-7s %s, %zu comparisons\n", ps_cpu_level_name(level),
            failure_count == before ? "ok" : "FAILED", comparison_count - comparisons);
@@ -257,8 +300,9 @@ int main(int argc, char **argv)
     struct options o = {
         .seed = (uint64_t)time(NULL) ^ (uint64_t)getpid() << 32, .rounds = 1, .level = -1};
     if (parse(argc, argv, &o) < 0) {
-        fprintf(stderr,
-                "usage: checkkernel [--seed N] [--level scalar|avx2|avx512] [--rounds N]\n");
+        fprintf(
+            stderr,
+            "usage: checkkernel [--seed N] [--level scalar|avx2|avx512|vnni|amx] [--rounds N]\n");
         return 2;
     }
 

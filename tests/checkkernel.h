@@ -32,6 +32,8 @@ uint32_t check_random(void);
 #define CHECK_PICK(array) (array)[check_between(0, sizeof(array) / sizeof((array)[0]) - 1)]
 
 void check_fill(float *x, size_t count, enum check_kind kind);
+/* Half floats: ordinary scales of either sign, zeros, denormals; specials only where asked for. */
+uint16_t check_half(enum check_kind kind);
 
 /*
  * `bytes` bytes that end at a page which cannot be touched, or, in one of four calls, begin behind
@@ -48,15 +50,20 @@ void check_done(void);
 /* Reports a difference unless the bits are equal or both are NaN. */
 void check_same(const char *what, const float *expected, const float *got, size_t count);
 
+/* Reports a difference between any bytes. */
+void check_same_bytes(const char *what, const uint8_t *expected, const uint8_t *got, size_t bytes);
+
 /* Reports unless |got - exact| <= bound. */
 void check_near(const char *what, size_t i, double exact, double bound, float got);
 
 /* Run every case once: `scalar` defines, `level` is compared. */
 void check_matmul(const struct ps_kernels *scalar, const struct ps_kernels *level);
 void check_vectors(const struct ps_kernels *scalar, const struct ps_kernels *level);
+void check_q8(enum ps_cpu_level level);
 
 /* The scalar table against doubles. */
 void check_matmul_oracle(const struct ps_kernels *scalar);
 void check_vectors_oracle(const struct ps_kernels *scalar);
+void check_q8_oracle(void);
 
 #endif

@@ -9,36 +9,6 @@ enum { SLOT_W, SLOT_X, SLOT_Y, SLOT_Y_SCALAR, SLOT_LANES, SLOT_LANES_SCALAR };
 static const uint32_t types[] = {PS_TYPE_F32, PS_TYPE_F16, PS_TYPE_BF16, PS_TYPE_Q8_0,
                                  PS_TYPE_Q4_0};
 
-/* Half floats: ordinary scales of either sign, zeros, denormals; specials only where asked for. */
-static uint16_t random_half(enum check_kind kind)
-{
-    static const uint16_t extremes[] = {0x0000, 0x8000, 0x0001, 0x8001,
-                                        0x03ff, 0x83ff, 0x7bff, 0xfbff};
-    static const uint16_t specials[] = {0x7c00, 0xfc00, 0x7e00, 0xfe01};
-    uint32_t r = check_random();
-
-    switch (kind) {
-    case CHECK_DENORMAL:
-        return r & 0x83ff;
-    case CHECK_ZERO:
-        return r & 0x8000;
-    case CHECK_WIDE:
-        return (r & 0x7c00) == 0x7c00 ? r & 0xbfff : r & 0xffff;
-    case CHECK_ALTERNATE:
-        return r & 1 ? 0x7bff : 0xfbff;
-    case CHECK_SPECIAL:
-        if (r % 8 == 0)
-            return CHECK_PICK(specials);
-        break;
-    default:
-        break;
-    }
-    if (r % 16 == 0)
-        return CHECK_PICK(extremes);
-    /* 2^-10 to 2^2, any mantissa, either sign. */
-    return (uint16_t)((r & 0x83ff) | (uint32_t)check_between(5, 17) << 10);
-}
-
 /* The quants of a block: random, all least, all greatest, or alternating extremes. */
 static void fill_quants(uint8_t *q, size_t bytes, uint32_t type)
 {
@@ -60,7 +30,7 @@ static void fill_row(uint8_t *row, uint32_t type, size_t cols, enum check_kind k
     const struct ps_type_info *info = ps_type_info(type);
 
     for (size_t i = 0; i < cols / info->block_len; i++, row += info->block_bytes) {
-        uint16_t half = random_half(kind);
+        uint16_t half = check_half(kind);
         float f;
         switch (type) {
         case PS_TYPE_F16:
