@@ -2,7 +2,7 @@
  * How fast is each kernel on one core, and how near to the speed at which the core reads memory?
  * Weights are streamed from a working set beyond the caches (n = 1, decode) and reused for 64
  * columns (n = 64, prefill), for every type at every CPU level, beside a plain read of the same
- * memory. Usage: bench_kernel [--mib N] [--rows N] [--cols N]
+ * memory. Usage: bench_kernel [--mib N] [--rows N] [--cols N] [--type TYPE]
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -21,13 +21,11 @@
 #define SAMPLES 5
 #define SAMPLE_NS 60000000u
 
-static const uint32_t types[] = {PS_TYPE_F32, PS_TYPE_F16, PS_TYPE_BF16, PS_TYPE_Q8_0,
-                                 PS_TYPE_Q4_0};
-
 struct bench {
     uint8_t *weights;
     size_t weights_bytes;
     size_t rows, cols;
+    int type; /* -1: all */
     float *x, *y;
 };
 
@@ -130,7 +128,7 @@ static void bench_matmul(const struct bench *b, uint32_t type, enum ps_cpu_level
     w.m.n = PREFILL_COLUMNS;
     double operations = 2.0 * (double)(b->rows * b->cols * PREFILL_COLUMNS);
     double gflops = operations / time_ns(run_matmul, &w);
-    printf("%-6s %-7s %10.2f %8.0f %% %12.1f\n", ps_type_info(type)->name, ps_cpu_level_name(level),
+    printf("%-7s %-7s %10.2f %8.0f %% %12.1f\n", ps_type_info(type)->name, ps_cpu_level_name(level),
            gbs, 100 * gbs / read_gbs, gflops);
     fflush(stdout);
 }
@@ -287,6 +285,12 @@ static int parse(int argc, char **argv, struct bench *b)
 {
     for (int i = 1; i < argc; i += 2) {
         char *end;
+        if (i + 1 < argc && strcmp(argv[i], "--type") == 0) {
+            b->type = ps_type_from_name(argv[i + 1]);
+            if (b->type < 0)
+                return -1;
+            continue;
+        }
         unsigned long value = i + 1 < argc ? strtoul(argv[i + 1], &end, 10) : 0;
         if (value == 0 || *end != '\0' || value > 1u << 20)
             return -1;
@@ -316,10 +320,10 @@ static void fill_weights(uint8_t *p, size_t bytes)
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.weights_bytes = (size_t)256 << 20, .rows = 1024, .cols = 4096};
+    struct bench b = {.weights_bytes = (size_t)256 << 20, .rows = 1024, .cols = 4096, .type = -1};
     if (parse(argc, argv, &b) < 0) {
-        fprintf(stderr, "usage: bench_kernel [--mib N] [--rows N] [--cols N, a multiple of 32]\n"
-                        "One matrix of floats must fit into N MiB.\n");
+        fprintf(stderr, "usage: bench_kernel [--mib N] [--rows N] [--cols N, a multiple of 32] "
+                        "[--type TYPE]\nOne matrix of floats must fit into N MiB.\n");
         return 2;
     }
     b.weights =
@@ -342,12 +346,17 @@ int main(int argc, char **argv)
     printf("one core, %zu MiB of weights in matrices of %zu x %zu\n", b.weights_bytes >> 20, b.rows,
            b.cols);
     printf("plain read: %.2f GB/s\n\n", read_gbs);
-    printf("%-6s %-7s %10s %10s %12s\n", "type", "level", "GB/s n=1", "of read", "GFLOP/s n=64");
-    for (size_t t = 0; t < PS_ARRAY_LEN(types); t++) {
+    printf("%-7s %-7s %10s %10s %12s\n", "type", "level", "GB/s n=1", "of read", "GFLOP/s n=64");
+    for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
+        if (b.type >= 0 && (int)type != b.type)
+            continue;
+        if (!ps_row_bytes(type, b.cols) || !ps_type_info(type)->has_kernels)
+            continue;
         for (int level = 0; level <= (int)ps_cpu_level(); level++)
-            bench_matmul(&b, types[t], (enum ps_cpu_level)level, read_gbs);
+            bench_matmul(&b, type, (enum ps_cpu_level)level, read_gbs);
     }
-    bench_vectors();
+    if (b.type < 0)
+        bench_vectors();
     free(b.x);
     free(b.y);
     munmap(b.weights, b.weights_bytes);

@@ -224,6 +224,65 @@ static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, const float *scale, v1
     w[1] = scale_bytes(d, _mm_sub_epi8(high, eight));
 }
 
+/* ---- What kernels_blocks.h needs ---- */
+
+static ALWAYS_INLINE v16 v_two_halves(float low, float high)
+{
+    return v_pair(_mm256_set1_ps(low), _mm256_set1_ps(high));
+}
+
+static ALWAYS_INLINE v16 v_from_bytes(__m128i bytes)
+{
+    __m256i low = _mm256_cvtepi8_epi32(bytes);
+    __m256i high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+    return v_pair(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high));
+}
+
+/* A byte of ones for every set bit. */
+static ALWAYS_INLINE __m256i spread_bits(uint32_t bits)
+{
+    const __m256i source = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201);
+    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), source);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit);
+}
+
+static ALWAYS_INLINE void split_nibbles(const uint8_t *codes, __m128i *low, __m128i *high)
+{
+    const __m128i nibble = _mm_set1_epi8(15);
+    __m128i bytes = _mm_loadu_si128((const void *)codes);
+    *low = _mm_and_si128(bytes, nibble);
+    *high = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
+}
+
+/* d * values[code] for the low halves of sixteen bytes, then the high ones. */
+static ALWAYS_INLINE void v_nibbles_table(const uint8_t *codes, float d, const int8_t *values,
+                                          v16 *w)
+{
+    __m128i table = _mm_loadu_si128((const void *)values), low, high;
+    split_nibbles(codes, &low, &high);
+    w[0] = scale_bytes(_mm256_set1_ps(d), _mm_shuffle_epi8(table, low));
+    w[1] = scale_bytes(_mm256_set1_ps(d), _mm_shuffle_epi8(table, high));
+}
+
+/* d * code + plus, with scales and offsets of their own for low and high halves. */
+static ALWAYS_INLINE void v_nibbles_offset_pair(const uint8_t *codes, const float *d,
+                                                const float *plus, v16 *low, v16 *high)
+{
+    __m128i first, second;
+    split_nibbles(codes, &first, &second);
+    *low = v_fma(v_set1(d[0]), v_from_bytes(first), v_set1(plus[0]));
+    *high = v_fma(v_set1(d[1]), v_from_bytes(second), v_set1(plus[1]));
+}
+
+/* The same with one scale and offset. */
+static ALWAYS_INLINE void v_nibbles_offset(const uint8_t *codes, float d, float plus, v16 *w)
+{
+    const float both_d[2] = {d, d}, both_plus[2] = {plus, plus};
+    v_nibbles_offset_pair(codes, both_d, both_plus, &w[0], &w[1]);
+}
+
 /*
  * Four taps of eight channels: channels i and i + 4 share a register, so that a transposition
  * within its 128-bit halves leaves the channels in order.

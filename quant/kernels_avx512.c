@@ -191,6 +191,62 @@ static ALWAYS_INLINE void decode_q4_0(const uint8_t *src, const float *scale, v1
     w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), values);
 }
 
+/* ---- What kernels_blocks.h needs ---- */
+
+static ALWAYS_INLINE v16 v_two_halves(float low, float high)
+{
+    return _mm512_insertf32x8(_mm512_set1_ps(low), _mm256_set1_ps(high), 1);
+}
+
+static ALWAYS_INLINE v16 v_from_bytes(__m128i bytes)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+/* A byte of ones for every set bit. */
+static ALWAYS_INLINE __m256i spread_bits(uint32_t bits)
+{
+    return _mm256_movm_epi8(bits);
+}
+
+/* Sixteen bytes whose halves are indices into two tables, as in decode_q4_0. */
+static ALWAYS_INLINE void look_up(const uint8_t *codes, v16 low_table, v16 high_table, v16 *low,
+                                  v16 *high)
+{
+    __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)codes));
+    *low = _mm512_permutexvar_ps(bytes, low_table);
+    *high = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), high_table);
+}
+
+/* d * values[code] for the low halves of sixteen bytes, then the high ones. */
+static ALWAYS_INLINE void v_nibbles_table(const uint8_t *codes, float d, const int8_t *values,
+                                          v16 *w)
+{
+    v16 table = v_from_bytes(_mm_loadu_si128((const void *)values));
+    table = _mm512_mul_ps(_mm512_set1_ps(d), table);
+    look_up(codes, table, table, &w[0], &w[1]);
+}
+
+static ALWAYS_INLINE v16 offset_table(float d, float plus)
+{
+    const v16 steps = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_fmadd_ps(_mm512_set1_ps(d), steps, _mm512_set1_ps(plus));
+}
+
+/* d * code + plus. */
+static ALWAYS_INLINE void v_nibbles_offset(const uint8_t *codes, float d, float plus, v16 *w)
+{
+    v16 table = offset_table(d, plus);
+    look_up(codes, table, table, &w[0], &w[1]);
+}
+
+/* The same with scales and offsets of their own for low and high halves. */
+static ALWAYS_INLINE void v_nibbles_offset_pair(const uint8_t *codes, const float *d,
+                                                const float *plus, v16 *low, v16 *high)
+{
+    look_up(codes, offset_table(d[0], plus[0]), offset_table(d[1], plus[1]), low, high);
+}
+
 /* Channels 0-3, 4-7, 8-11 and 12-15 come in one register each; tap i is every fourth value. */
 static ALWAYS_INLINE void v_taps4(const float *w, v16 *tap)
 {

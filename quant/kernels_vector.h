@@ -4,6 +4,7 @@
  *     v16                    sixteen floats in registers, and the v_ operations on them
  *     vm, VM_LANES, vm_...   one machine register of floats
  *     decode_<type>          32 values of a type, from packed bytes to two v16
+ *     v_nibbles_..., v_from_bytes, v_two_halves, spread_bits   what kernels_blocks.h works with
  *     v_taps4                a [16, 4] matrix to its four columns
  *     GEMV_ROWS, TILE_ROWS, TILE_COLUMNS, DELTA_VECTORS   what the registers of the level hold
  * and afterwards finds init_table() to fill its entries with. Everything here is static; nothing
@@ -21,11 +22,16 @@
 /* Decodes a block; *scale is its scale, where the format has one. */
 typedef void decode_fn(const uint8_t *src, const float *scale, v16 *w);
 
+#include "quant/kernels_blocks.h"
+
 /* Always passed as a constant to inlined functions, so that the decoder is inlined too. */
 struct format {
     decode_fn *decode;
     size_t src_bytes; /* per DECODE_LEN values */
     bool scaled;      /* a block begins with a half float, its scale */
+    /* Or, of the formats in kernels_blocks.h: */
+    block_fn *block;
+    size_t block_len, block_bytes; /* block_len divides PS_SUPER_LEN */
 };
 
 /*
@@ -179,6 +185,36 @@ static ALWAYS_INLINE v16 gemv_short_row(const uint8_t *row, const float *x, size
     return acc;
 }
 
+/*
+ * Up to PS_SUPER_LEN columns of one row after the other. Within a row every product waits for the
+ * one before; the processor works ahead on the next rows meanwhile.
+ */
+static ALWAYS_INLINE void gemv_super(const uint8_t *const *row, size_t offset, size_t ahead,
+                                     const float *x, size_t blocks, const struct format f, v16 *acc)
+{
+    for (size_t i = 0; i < GEMV_ROWS; i++) {
+        const uint8_t *src = row[i] + offset;
+        struct sink s = {.x = x, .acc = acc[i]};
+        for (size_t line = 0; line < PS_SUPER_LEN / f.block_len * f.block_bytes; line += 64)
+            _mm_prefetch((const char *)(src + ahead + line), _MM_HINT_T0);
+        for (size_t b = 0; b < blocks; b++, src += f.block_bytes, s.x += f.block_len)
+            f.block(src, put_product, &s);
+        acc[i] = s.acc;
+    }
+}
+
+static ALWAYS_INLINE void gemv_blocks(const uint8_t *const *row, const struct ps_matmul *m,
+                                      const struct format f, v16 *acc)
+{
+    const size_t blocks = PS_SUPER_LEN / f.block_len, step = blocks * f.block_bytes;
+    size_t k = 0, offset = 0;
+
+    for (; k + PS_SUPER_LEN <= m->cols; k += PS_SUPER_LEN, offset += step)
+        gemv_super(row, offset, 2 * step, m->x + k, blocks, f, acc);
+    if (f.block_len < PS_SUPER_LEN && k < m->cols)
+        gemv_super(row, offset, 2 * step, m->x + k, (m->cols - k) / f.block_len, f, acc);
+}
+
 /* Rows [r, r + GEMV_ROWS), or those of them that there are. */
 static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, const struct format f)
 {
@@ -195,7 +231,9 @@ static ALWAYS_INLINE void gemv_rows(const struct ps_matmul *m, size_t r, const s
     }
 
     size_t full = m->cols / DECODE_LEN * DECODE_LEN;
-    if (f.scaled || full / DECODE_LEN * f.src_bytes >= LONG_ROW_BYTES) {
+    if (f.block != NULL) {
+        gemv_blocks(row, m, f, acc);
+    } else if (f.scaled || full / DECODE_LEN * f.src_bytes >= LONG_ROW_BYTES) {
         gemv_long_rows(row, m, full, f, acc);
     } else {
         for (size_t i = 0; i < count; i++)
@@ -292,11 +330,28 @@ static void panel_multiply(struct panel *p, size_t cols, const float *x, size_t 
         tile_tail(p, full, cols - full, x, ldx, n);
 }
 
+static ALWAYS_INLINE void panel_decode_blocks(struct panel *p, const struct ps_matmul *m, size_t r,
+                                              size_t rows, size_t k0, size_t cols,
+                                              const struct format f)
+{
+    for (size_t i = 0; i < rows; i++) {
+        const uint8_t *src =
+            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / f.block_len * f.block_bytes;
+        struct sink s = {.w = p->w[i]};
+        for (size_t k = 0; k < cols; k += f.block_len, src += f.block_bytes, s.w += f.block_len)
+            f.block(src, put_value, &s);
+    }
+}
+
 static ALWAYS_INLINE void panel_decode(struct panel *p, const struct ps_matmul *m, size_t r,
                                        size_t rows, size_t k0, size_t cols, const struct format f)
 {
     const size_t blocks = cols / DECODE_LEN, end = blocks * DECODE_LEN;
 
+    if (f.block != NULL) {
+        panel_decode_blocks(p, m, r, rows, k0, cols, f);
+        return;
+    }
     for (size_t i = 0; i < rows; i++) {
         const uint8_t *src =
             (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / DECODE_LEN * f.src_bytes;
@@ -368,42 +423,65 @@ static ALWAYS_INLINE void gemm(const struct ps_matmul *m, const struct format f)
 }
 
 /* One pair of functions per type, so that its decoder is inlined into both loops. */
-#define MATMUL_OF(type, src_bytes, scaled)                                                         \
+#define MATMUL_WITH(type, ...)                                                                     \
     static void matmul_##type(const struct ps_matmul *m)                                           \
     {                                                                                              \
         if (m->n == 1)                                                                             \
-            gemv(m, (struct format){decode_##type, src_bytes, scaled});                            \
+            gemv(m, (struct format){__VA_ARGS__});                                                 \
         else                                                                                       \
-            gemm(m, (struct format){decode_##type, src_bytes, scaled});                            \
+            gemm(m, (struct format){__VA_ARGS__});                                                 \
     }
+#define MATMUL_OF(type, bytes, is_scaled)                                                          \
+    MATMUL_WITH(type, .decode = decode_##type, .src_bytes = bytes, .scaled = is_scaled)
+#define MATMUL_OF_BLOCKS(type, len, bytes)                                                         \
+    MATMUL_WITH(type, .block = block_##type, .block_len = len, .block_bytes = bytes)
 
 MATMUL_OF(f32, 128, false)
 MATMUL_OF(f16, 64, false)
 MATMUL_OF(bf16, 64, false)
 MATMUL_OF(q8_0, 34, true)
 MATMUL_OF(q4_0, 18, true)
+MATMUL_OF_BLOCKS(q4_1, 32, 20)
+MATMUL_OF_BLOCKS(q5_0, 32, 22)
+MATMUL_OF_BLOCKS(q5_1, 32, 24)
+MATMUL_OF_BLOCKS(iq4_nl, 32, 18)
+MATMUL_OF_BLOCKS(mxfp4, 32, 17)
+MATMUL_OF_BLOCKS(q2_k, 256, 84)
+MATMUL_OF_BLOCKS(q3_k, 256, 110)
+MATMUL_OF_BLOCKS(q4_k, 256, 144)
+MATMUL_OF_BLOCKS(q5_k, 256, 176)
+MATMUL_OF_BLOCKS(q6_k, 256, 210)
+MATMUL_OF_BLOCKS(iq1_s, 256, 50)
+MATMUL_OF_BLOCKS(iq1_m, 256, 56)
+MATMUL_OF_BLOCKS(iq2_xxs, 256, 66)
+MATMUL_OF_BLOCKS(iq2_xs, 256, 74)
+MATMUL_OF_BLOCKS(iq2_s, 256, 82)
+MATMUL_OF_BLOCKS(iq3_xxs, 256, 98)
+MATMUL_OF_BLOCKS(iq3_s, 256, 110)
+MATMUL_OF_BLOCKS(iq4_xs, 256, 136)
 
 static void matmul(const struct ps_matmul *m)
 {
-    switch (m->type) {
-    case PS_TYPE_F32:
-        matmul_f32(m);
-        return;
-    case PS_TYPE_F16:
-        matmul_f16(m);
-        return;
-    case PS_TYPE_BF16:
-        matmul_bf16(m);
-        return;
-    case PS_TYPE_Q8_0:
-        matmul_q8_0(m);
-        return;
-    case PS_TYPE_Q4_0:
-        matmul_q4_0(m);
-        return;
-    default: /* a type that has scalar kernels only */
+    static void (*const by_type[PS_TYPE_COUNT])(const struct ps_matmul *) = {
+        [PS_TYPE_F32] = matmul_f32,         [PS_TYPE_F16] = matmul_f16,
+        [PS_TYPE_BF16] = matmul_bf16,       [PS_TYPE_Q8_0] = matmul_q8_0,
+        [PS_TYPE_Q4_0] = matmul_q4_0,       [PS_TYPE_Q4_1] = matmul_q4_1,
+        [PS_TYPE_Q5_0] = matmul_q5_0,       [PS_TYPE_Q5_1] = matmul_q5_1,
+        [PS_TYPE_Q2_K] = matmul_q2_k,       [PS_TYPE_Q3_K] = matmul_q3_k,
+        [PS_TYPE_Q4_K] = matmul_q4_k,       [PS_TYPE_Q5_K] = matmul_q5_k,
+        [PS_TYPE_Q6_K] = matmul_q6_k,       [PS_TYPE_IQ1_S] = matmul_iq1_s,
+        [PS_TYPE_IQ1_M] = matmul_iq1_m,     [PS_TYPE_IQ2_XXS] = matmul_iq2_xxs,
+        [PS_TYPE_IQ2_XS] = matmul_iq2_xs,   [PS_TYPE_IQ2_S] = matmul_iq2_s,
+        [PS_TYPE_IQ3_XXS] = matmul_iq3_xxs, [PS_TYPE_IQ3_S] = matmul_iq3_s,
+        [PS_TYPE_IQ4_NL] = matmul_iq4_nl,   [PS_TYPE_IQ4_XS] = matmul_iq4_xs,
+        [PS_TYPE_MXFP4] = matmul_mxfp4,
+    };
+    void (*of_type)(const struct ps_matmul *) = by_type[m->type];
+
+    if (of_type != NULL)
+        of_type(m);
+    else /* a type that has scalar kernels only */
         ps_kernels_get(PS_CPU_SCALAR)->matmul(m);
-    }
 }
 
 /* ---- Vectors ---- */

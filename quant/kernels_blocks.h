@@ -1,0 +1,494 @@
+/*
+ * Decoders of the formats with more than a scale a block, written once over bytes in AVX2 registers
+ * and sixteen floats (v16); part of kernels_vector.h, by whose rules they live. A decoder hands the
+ * values of one block in ascending order, sixteen at a time, to a put_fn, which multiplies them or
+ * stores them.
+ *
+ * Why the bits are those of the definitions: every product of a scale, a sub-scale and a code fits
+ * the 24 bits of a float (11 + 6 + 7 at most), so it is exact in any order of factors, and fused
+ * with the subtraction of a minimum it is rounded once, as there. Factors of zero keep the sign
+ * that the definitions give them, because codes are multiplied last. Magnitudes with signs are
+ * signed as integers, and as integers a code is never -0.
+ */
+#include "quant/decode.h"
+
+/* Where sixteen values go. */
+struct sink {
+    const float *x; /* to be multiplied with these */
+    v16 acc;
+    float *w; /* or stored here */
+};
+
+typedef void put_fn(struct sink *s, size_t at, v16 w);
+typedef void block_fn(const uint8_t *src, put_fn *put, struct sink *s);
+
+static ALWAYS_INLINE void put_product(struct sink *s, size_t at, v16 w)
+{
+    s->acc = v_fma(w, v_load(s->x + at), s->acc);
+}
+
+static ALWAYS_INLINE void put_value(struct sink *s, size_t at, v16 w)
+{
+    v_store(s->w + at, w);
+}
+
+static ALWAYS_INLINE uint16_t load16(const uint8_t *p)
+{
+    uint16_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static ALWAYS_INLINE uint32_t load32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static ALWAYS_INLINE uint64_t load64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static ALWAYS_INLINE __m128i load128(const uint8_t *p)
+{
+    return _mm_loadu_si128((const void *)p);
+}
+
+static ALWAYS_INLINE __m256i load256(const uint8_t *p)
+{
+    return _mm256_loadu_si256((const void *)p);
+}
+
+static ALWAYS_INLINE float load_scale(const uint8_t *p)
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(load16(p))));
+}
+
+/* Thirty-two signed bytes as floats times a scale for each sixteen. */
+static ALWAYS_INLINE void put_scaled(put_fn *put, struct sink *s, size_t at, __m256i q, float d0,
+                                     float d1)
+{
+    put(s, at, v_mul(v_set1(d0), v_from_bytes(_mm256_castsi256_si128(q))));
+    put(s, at + 16, v_mul(v_set1(d1), v_from_bytes(_mm256_extracti128_si256(q, 1))));
+}
+
+/* The same with something added to each product. */
+static ALWAYS_INLINE void put_offset(put_fn *put, struct sink *s, size_t at, __m256i q,
+                                     const float *d, const float *plus)
+{
+    put(s, at, v_fma(v_set1(d[0]), v_from_bytes(_mm256_castsi256_si128(q)), v_set1(plus[0])));
+    put(s, at + 16,
+        v_fma(v_set1(d[1]), v_from_bytes(_mm256_extracti128_si256(q, 1)), v_set1(plus[1])));
+}
+
+/* The low halves of sixteen bytes, then the high ones. */
+static ALWAYS_INLINE __m256i nibbles(const uint8_t *src)
+{
+    __m128i bytes = load128(src);
+    __m256i both = _mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes);
+    return _mm256_and_si256(both, _mm256_set1_epi8(15));
+}
+
+/* Sixteen nibbles of eight bytes in order, low half first. */
+static ALWAYS_INLINE __m128i nibbles_in_order(uint64_t v)
+{
+    __m128i bytes = _mm_cvtsi64_si128((long long)v);
+    __m128i both = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));
+    return _mm_and_si128(both, _mm_set1_epi8(15));
+}
+
+static ALWAYS_INLINE __m256i select_bits(__m256i bytes, int bits)
+{
+    return _mm256_and_si256(bytes, _mm256_set1_epi8((char)bits));
+}
+
+/* ---- blocks of 32 ---- */
+
+static ALWAYS_INLINE void block_q4_1(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    v16 w[2];
+    v_nibbles_offset(src + 4, load_scale(src), load_scale(src + 2), w);
+    put(s, 0, w[0]);
+    put(s, 16, w[1]);
+}
+
+static ALWAYS_INLINE void block_q5_0(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    float d = load_scale(src);
+    /* Without its fifth bit a code is sixteen less: the high bits of a negative byte. */
+    __m256i less = _mm256_andnot_si256(spread_bits(load32(src + 2)), _mm256_set1_epi8(-16));
+    put_scaled(put, s, 0, _mm256_or_si256(nibbles(src + 6), less), d, d);
+}
+
+static ALWAYS_INLINE void block_q5_1(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const float d[2] = {load_scale(src), load_scale(src)};
+    const float m[2] = {load_scale(src + 2), load_scale(src + 2)};
+    __m256i high = select_bits(spread_bits(load32(src + 4)), 16);
+    put_offset(put, s, 0, _mm256_or_si256(nibbles(src + 8), high), d, m);
+}
+
+static ALWAYS_INLINE void block_iq4_nl(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    v16 w[2];
+    v_nibbles_table(src + 2, load_scale(src), ps_iq4_values, w);
+    put(s, 0, w[0]);
+    put(s, 16, w[1]);
+}
+
+static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    uint32_t e = src[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
+    float d;
+    v16 w[2];
+    memcpy(&d, &bits, sizeof(d));
+    v_nibbles_table(src + 1, d, ps_mxfp4_values, w);
+    put(s, 0, w[0]);
+    put(s, 16, w[1]);
+}
+
+/* ---- K formats ---- */
+
+static ALWAYS_INLINE void block_q2_k(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16], m[16];
+    __m128i scales = load128(src), low = _mm_set1_epi8(15);
+    v_store(d, v_mul(v_set1(load_scale(src + 80)), v_from_bytes(_mm_and_si128(scales, low))));
+    scales = _mm_and_si128(_mm_srli_epi16(scales, 4), low);
+    v_store(m, v_negate(v_mul(v_set1(load_scale(src + 82)), v_from_bytes(scales))));
+
+    for (int n = 0; n < 2; n++) {
+        __m256i bytes = load256(src + 16 + 32 * n);
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            int run = 4 * n + j;
+            __m256i q = select_bits(_mm256_srli_epi16(bytes, 2 * j), 3);
+            put_offset(put, s, (size_t)run * 32, q, d + 2 * run, m + 2 * run);
+        }
+    }
+}
+
+static ALWAYS_INLINE void q3_k_scales(const uint8_t *src, float *d)
+{
+    uint64_t low = load64(src + 96), h = load32(src + 104);
+    uint64_t h01 = h | h >> 2 << 32, h23 = h >> 4 | h >> 6 << 32;
+    __m128i lows = _mm_set_epi64x((long long)(low >> 4), (long long)low);
+    __m128i highs = _mm_set_epi64x((long long)h23, (long long)h01);
+    lows = _mm_and_si128(lows, _mm_set1_epi8(15));
+    highs = _mm_slli_epi16(_mm_and_si128(highs, _mm_set1_epi8(3)), 4);
+    __m128i scales = _mm_sub_epi8(_mm_or_si128(lows, highs), _mm_set1_epi8(32));
+    v_store(d, v_mul(v_set1(load_scale(src + 108)), v_from_bytes(scales)));
+}
+
+static ALWAYS_INLINE void block_q3_k(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16];
+    __m256i mask = load256(src);
+
+    q3_k_scales(src, d);
+    for (int n = 0; n < 2; n++) {
+        __m256i bytes = load256(src + 32 + 32 * n);
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            int run = 4 * n + j;
+            __m256i clear = _mm256_cmpeq_epi8(select_bits(mask, 1 << run), _mm256_setzero_si256());
+            __m256i q = select_bits(_mm256_srli_epi16(bytes, 2 * j), 3);
+            q = _mm256_or_si256(q, select_bits(clear, -4));
+            put_scaled(put, s, (size_t)run * 32, q, d[2 * run], d[2 * run + 1]);
+        }
+    }
+}
+
+/* Scales times d, and minima times -dmin, of the eight sub-blocks of Q4_K and Q5_K. */
+static ALWAYS_INLINE void k4_scales(const uint8_t *src, float *d)
+{
+    const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
+    uint32_t a = load32(src + 4), b = load32(src + 8), c = load32(src + 12);
+    uint64_t scales = (a & six) | (uint64_t)((c & four) | (a >> 2 & two)) << 32;
+    uint64_t minima = (b & six) | (uint64_t)((c >> 4 & four) | (b >> 2 & two)) << 32;
+    v16 codes = v_from_bytes(_mm_set_epi64x((long long)minima, (long long)scales));
+    v_store(d, v_mul(codes, v_two_halves(load_scale(src), -load_scale(src + 2))));
+}
+
+static ALWAYS_INLINE void block_q4_k(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16];
+
+    k4_scales(src, d);
+    UNROLL for (int c = 0; c < 4; c++)
+    {
+        const uint8_t *q = src + 16 + 32 * c;
+        const float *pair = d + 2 * c;
+        v16 w[4];
+        v_nibbles_offset_pair(q, pair, pair + 8, w, w + 2);
+        v_nibbles_offset_pair(q + 16, pair, pair + 8, w + 1, w + 3);
+        for (int i = 0; i < 4; i++)
+            put(s, (size_t)(64 * c + 16 * i), w[i]);
+    }
+}
+
+static ALWAYS_INLINE void block_q5_k(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16];
+    __m256i high = load256(src + 16);
+
+    k4_scales(src, d);
+    UNROLL for (int j = 0; j < 8; j++)
+    {
+        __m256i q = load256(src + 48 + j / 2 * 32);
+        q = select_bits(j % 2 ? _mm256_srli_epi16(q, 4) : q, 15);
+        __m256i bit = j < 4 ? _mm256_slli_epi16(high, 4 - j) : _mm256_srli_epi16(high, j - 4);
+        q = _mm256_or_si256(q, select_bits(bit, 16));
+        const float twice[2] = {d[j], d[j]}, plus[2] = {d[8 + j], d[8 + j]};
+        put_offset(put, s, (size_t)j * 32, q, twice, plus);
+    }
+}
+
+static ALWAYS_INLINE void block_q6_k(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16];
+    v_store(d, v_mul(v_set1(load_scale(src + 208)), v_from_bytes(load128(src + 192))));
+
+    for (int n = 0; n < 2; n++) {
+        __m256i high = load256(src + 128 + 32 * n);
+        UNROLL for (int j = 0; j < 4; j++)
+        {
+            __m256i q = load256(src + 64 * n + j % 2 * 32);
+            q = select_bits(j / 2 ? _mm256_srli_epi16(q, 4) : q, 15);
+            __m256i bits =
+                j < 2 ? _mm256_slli_epi16(high, 4 - 2 * j) : _mm256_srli_epi16(high, 2 * j - 4);
+            q = _mm256_or_si256(q, select_bits(bits, 48));
+            q = _mm256_sub_epi8(q, _mm256_set1_epi8(32));
+            put_scaled(put, s, (size_t)(128 * n + 32 * j), q, d[8 * n + 2 * j],
+                       d[8 * n + 2 * j + 1]);
+        }
+    }
+}
+
+/* ---- IQ formats ---- */
+
+/* Four entries of two bits a value, mapped to bytes: 0, 1 and 2 to a, b and c. */
+static ALWAYS_INLINE __m256i two_bit_values(uint64_t entries, char a, char b, char c)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4,
+                                            4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    /* Of four bytes the first two have their code low, and the others too after a shift by four;
+     * then even ones are at bit 0 and odd ones at bit 2. */
+    const __m256i values = _mm256_setr_epi8(a, b, c, 0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0, a, b, c,
+                                            0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0);
+    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)entries), spread);
+    bytes = _mm256_blend_epi16(bytes, _mm256_srli_epi16(bytes, 4), 0xaa);
+    bytes = _mm256_and_si256(bytes, _mm256_set1_epi16(0x0c03));
+    return _mm256_shuffle_epi8(values, bytes);
+}
+
+/* Eight entries of four bits a value: the codes. */
+static ALWAYS_INLINE __m256i four_bit_codes(uint64_t first, uint64_t second)
+{
+    return _mm256_set_m128i(nibbles_in_order(second), nibbles_in_order(first));
+}
+
+static ALWAYS_INLINE __m256i with_signs(__m256i magnitudes, uint32_t signs)
+{
+    __m256i negative = spread_bits(signs);
+    return _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+}
+
+/* Bytes of seven signs each: the eighth is set where their number is odd. */
+static ALWAYS_INLINE uint32_t complete_signs(uint32_t seven)
+{
+    uint32_t parity = seven ^ (seven >> 4 & 0x07070707);
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return seven | (parity & 0x01010101) << 7;
+}
+
+/* Four times seven bits, to a byte each, completed. */
+static ALWAYS_INLINE uint32_t packed_signs(uint32_t word)
+{
+    return complete_signs((word & 0x7f) | (word << 1 & 0x7f00) | (word << 2 & 0x7f0000) |
+                          (word << 3 & 0x7f000000));
+}
+
+static ALWAYS_INLINE uint64_t four_entries(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    return a | b << 16 | c << 32 | d << 48;
+}
+
+/* 2 c + 1 for sixteen codes, times a scale. */
+static ALWAYS_INLINE v16 odd_scales(__m128i codes, float d)
+{
+    codes = _mm_add_epi8(_mm_add_epi8(codes, codes), _mm_set1_epi8(1));
+    return v_mul(v_set1(d), v_from_bytes(codes));
+}
+
+static ALWAYS_INLINE void block_iq2_xxs(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const uint16_t *grid = ps_grid_iq2_xxs;
+    float d = load_scale(src) * 0.125f;
+
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *idx = src + 2 + 8 * j;
+        uint32_t word = load32(idx + 4);
+        float db = d * (float)(int)(2 * (word >> 28) + 1);
+        uint64_t entries = four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]);
+        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), packed_signs(word));
+        put_scaled(put, s, 32 * j, q, db, db);
+    }
+}
+
+static ALWAYS_INLINE void block_iq2_xs(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const uint16_t *grid = ps_grid_iq2_xs;
+    _Alignas(64) float d[16];
+    v_store(d, odd_scales(nibbles_in_order(load64(src + 66)), load_scale(src) * 0.125f));
+
+    for (size_t j = 0; j < 8; j++) {
+        uint64_t codes = load64(src + 2 + 8 * j), signs = codes >> 9 & 0x007f007f007f007f;
+        signs = (signs | signs >> 8) & 0x0000ffff0000ffff;
+        signs = signs | signs >> 16;
+        uint64_t entries = four_entries(grid[codes & 511], grid[codes >> 16 & 511],
+                                        grid[codes >> 32 & 511], grid[codes >> 48 & 511]);
+        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), complete_signs((uint32_t)signs));
+        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+    }
+}
+
+static ALWAYS_INLINE void block_iq2_s(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const uint16_t *grid = ps_grid_iq2_s;
+    _Alignas(64) float d[16];
+    v_store(d, odd_scales(nibbles_in_order(load64(src + 74)), load_scale(src) * 0.125f));
+
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *low = src + 2 + 4 * j;
+        uint32_t high = src[66 + j];
+        uint64_t entries =
+            four_entries(grid[low[0] | (high << 8 & 0x300)], grid[low[1] | (high << 6 & 0x300)],
+                         grid[low[2] | (high << 4 & 0x300)], grid[low[3] | (high << 2 & 0x300)]);
+        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), load32(low + 32));
+        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+    }
+}
+
+static ALWAYS_INLINE void block_iq3_xxs(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const __m256i values = _mm256_setr_epi8(4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0,
+                                            4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0);
+    const uint16_t *grid = ps_grid_iq3_xxs;
+    float d = load_scale(src) * 0.25f;
+
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *idx = src + 2 + 8 * j;
+        uint32_t word = load32(src + 66 + 4 * j);
+        float db = d * (float)(int)(2 * (word >> 28) + 1);
+        __m256i codes =
+            four_bit_codes(four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]),
+                           four_entries(grid[idx[4]], grid[idx[5]], grid[idx[6]], grid[idx[7]]));
+        __m256i q = with_signs(_mm256_shuffle_epi8(values, codes), packed_signs(word));
+        put_scaled(put, s, 32 * j, q, db, db);
+    }
+}
+
+/* Entry i of eight that share a byte of ninth bits. */
+static ALWAYS_INLINE uint64_t iq3_s_entry(const uint8_t *low, uint32_t high, int i)
+{
+    return ps_grid_iq3_s[low[i] | (high << (8 - i) & 0x100)];
+}
+
+static ALWAYS_INLINE void block_iq3_s(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    _Alignas(64) float d[16];
+    v_store(d, odd_scales(nibbles_in_order(load32(src + 106)), load_scale(src)));
+
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *low = src + 2 + 8 * j;
+        uint32_t h = src[66 + j];
+        __m256i codes =
+            four_bit_codes(four_entries(iq3_s_entry(low, h, 0), iq3_s_entry(low, h, 1),
+                                        iq3_s_entry(low, h, 2), iq3_s_entry(low, h, 3)),
+                           four_entries(iq3_s_entry(low, h, 4), iq3_s_entry(low, h, 5),
+                                        iq3_s_entry(low, h, 6), iq3_s_entry(low, h, 7)));
+        __m256i odd = _mm256_add_epi8(_mm256_add_epi8(codes, codes), _mm256_set1_epi8(1));
+        put_scaled(put, s, 32 * j, with_signs(odd, load32(src + 74 + 4 * j)), d[j], d[j]);
+    }
+}
+
+/* IQ1 in eighths: eight times the grid's value, and one up or down. */
+static ALWAYS_INLINE void block_iq1_s(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const uint16_t *grid = ps_grid_iq1;
+    float d = load_scale(src) * 0.125f;
+
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *low = src + 2 + 4 * j;
+        uint32_t word = load16(src + 34 + 2 * j);
+        float dl = d * (float)(int)(2 * (word >> 12 & 7) + 1);
+        uint64_t entries =
+            four_entries(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
+                         grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
+        __m256i side = _mm256_set1_epi8(word >> 15 ? -1 : 1);
+        __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
+        put_scaled(put, s, 32 * j, q, dl, dl);
+    }
+}
+
+/* The sixteen scales of three bits are four to a word of sixteen bits, below four bits of d. */
+static ALWAYS_INLINE void iq1_m_scales(const uint8_t *src, float *d)
+{
+    uint64_t words = load64(src + 48), top = words >> 12 & 0x000f000f000f000f;
+    top |= top >> 12;
+    uint32_t half = (uint32_t)((top & 0xff) | (top >> 32 & 0xff) << 8);
+    const uint64_t three = 0x0007000700070007;
+    __m128i a = _mm_cvtsi64_si128((long long)(words & three));
+    __m128i b = _mm_cvtsi64_si128((long long)(words >> 3 & three));
+    __m128i c = _mm_cvtsi64_si128((long long)(words >> 6 & three));
+    __m128i e = _mm_cvtsi64_si128((long long)(words >> 9 & three));
+    __m128i codes = _mm_unpacklo_epi16(_mm_or_si128(a, _mm_slli_epi16(b, 8)),
+                                       _mm_or_si128(c, _mm_slli_epi16(e, 8)));
+    float scale = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128((int)half)));
+    v_store(d, odd_scales(codes, scale * 0.125f));
+}
+
+static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
+                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const uint16_t *grid = ps_grid_iq1;
+    _Alignas(64) float d[16];
+
+    iq1_m_scales(src, d);
+    for (size_t j = 0; j < 8; j++) {
+        const uint8_t *low = src + 4 * j;
+        uint32_t high = load16(src + 32 + 2 * j);
+        uint64_t entries =
+            four_entries(grid[low[0] | (high << 8 & 0x700)], grid[low[1] | (high << 4 & 0x700)],
+                         grid[low[2] | (high & 0x700)], grid[low[3] | (high >> 4 & 0x700)]);
+        /* Bits 3, 7, 11 and 15 say down: 1 or -1 for each entry. */
+        uint32_t down =
+            (high & 8) | (high << 4 & 0x800) | (high << 8 & 0x80000) | (high << 12 & 0x8000000);
+        __m256i side = _mm256_set1_epi32((int)(0x01010101 | (down >> 3) * 0xfe));
+        side = _mm256_shuffle_epi8(side, spread);
+        __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
+        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+    }
+}
+
+static ALWAYS_INLINE void block_iq4_xs(const uint8_t *src, put_fn *put, struct sink *s)
+{
+    float d = load_scale(src);
+    uint32_t high = load16(src + 2), low = load32(src + 4);
+
+    UNROLL for (int j = 0; j < 8; j++)
+    {
+        int scale = (int)((low >> 4 * j & 15) | (high >> 2 * j & 3) << 4) - 32;
+        v16 w[2];
+        v_nibbles_table(src + 8 + 16 * j, d * (float)scale, ps_iq4_values, w);
+        put(s, (size_t)j * 32, w[0]);
+        put(s, (size_t)j * 32 + 16, w[1]);
+    }
+}
