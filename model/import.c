@@ -134,6 +134,7 @@ void ps_import_close(struct ps_import **import_ptr)
     for (uint32_t i = 0; i < import->spec.blob_count; i++)
         free((void *)import->blobs[i].data);
     for (int i = 0; import->scratch && i < import->worker_count; i++) {
+        ps_source_window_fini(&import->scratch[i].window);
         free(import->scratch[i].raw);
         free(import->scratch[i].values);
         free(import->scratch[i].row);

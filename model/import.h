@@ -27,6 +27,7 @@ struct ps_import_layer {
 
 /* Memory of one worker, grown as needed. */
 struct ps_import_scratch {
+    struct ps_source_window window;
     uint8_t *raw;
     float *values;
     uint8_t *row;

@@ -13,7 +13,7 @@
 #include "model/import.h"
 #include "quant/type.h"
 
-#define CONVERT_BYTES (1u << 20) /* of source read at once while converting */
+#define CONVERT_BYTES (4u << 20) /* of source read at once while converting */
 
 static int grow(void **memory, size_t *have, size_t need, struct ps_error *err)
 {
@@ -57,14 +57,24 @@ static bool is_moved(const struct ps_tensor_ref *ref, uint32_t type)
 }
 
 /* Bytes [begin, end) of the referenced rows as they lie in the source; not of F8_E4M3. */
-static int read_range(const struct ps_import *import, const struct ps_tensor_ref *ref,
-                      uint64_t begin, uint64_t end, void *buf, struct ps_error *err)
+static int read_range(const struct ps_import *import, struct ps_import_scratch *s,
+                      const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end, void *buf,
+                      struct ps_error *err)
 {
     uint64_t row_bytes = ps_row_bytes(ref->tensor->type, ref->cols);
 
-    return ps_source_read(import->source, ref->tensor->file,
-                          ref->tensor->offset_bytes + ref->row_begin * row_bytes + begin, buf,
-                          end - begin, err);
+    return ps_source_window_read(import->source, &s->window, ref->tensor->file,
+                                 ref->tensor->offset_bytes + ref->row_begin * row_bytes + begin,
+                                 buf, end - begin, err);
+}
+
+/* Rows up to `end` of the reference are going to be read. */
+static void expect_rows(struct ps_import_scratch *s, const struct ps_tensor_ref *ref, uint64_t end)
+{
+    uint64_t stride = ref->scales ? ref->cols : ps_row_bytes(ref->tensor->type, ref->cols);
+
+    s->window.until_file = ref->tensor->file;
+    s->window.until = ref->tensor->offset_bytes + (ref->row_begin + end) * stride;
 }
 
 /* Rows [first, first + count) of the scales, as floats. A scale that is no number would make a
@@ -78,8 +88,9 @@ static int read_factors(const struct ps_import *import, struct ps_import_scratch
     int rc = grow((void **)&s->factors, &s->factors_bytes, values * 2 * sizeof(float), err);
 
     if (rc == 0)
-        rc = ps_source_read(import->source, scales->file, scales->offset_bytes + first * stride,
-                            s->factors + values * sizeof(float), count * stride, err);
+        rc = ps_source_window_read(import->source, &s->window, scales->file,
+                                   scales->offset_bytes + first * stride,
+                                   s->factors + values * sizeof(float), count * stride, err);
     if (rc < 0)
         return rc;
     *factors = (float *)(void *)s->factors;
@@ -111,9 +122,9 @@ static int read_f8_rows(const struct ps_import *import, struct ps_import_scratch
         rc = read_factors(import, s, ref->scales, first,
                           ps_fp8_scale_row(ref, begin + count - 1) + 1 - first, &factors, err);
         if (rc == 0)
-            rc = ps_source_read(import->source, ref->tensor->file,
-                                ref->tensor->offset_bytes + (ref->row_begin + begin) * cols,
-                                s->codes, count * cols, err);
+            rc = ps_source_window_read(import->source, &s->window, ref->tensor->file,
+                                       ref->tensor->offset_bytes + (ref->row_begin + begin) * cols,
+                                       s->codes, count * cols, err);
         for (uint64_t i = 0; i < count && rc == 0; i++, dst += stride)
             ps_fp8_join(s->codes + i * cols,
                         factors + (ps_fp8_scale_row(ref, begin + i) - first) * factor_cols, cols,
@@ -131,7 +142,7 @@ static int read_rows(const struct ps_import *import, struct ps_import_scratch *s
 
     if (ref->scales)
         return read_f8_rows(import, s, ref, begin, end, dst, err);
-    return read_range(import, ref, begin * stride, end * stride, dst, err);
+    return read_range(import, s, ref, begin * stride, end * stride, dst, err);
 }
 
 /*
@@ -203,8 +214,9 @@ static int fill_resident(const struct ps_import *import, struct ps_import_scratc
     uint64_t whole_begin = ps_div_up(begin, stride), whole_end = end / stride;
     int rc = 0;
 
+    expect_rows(s, ref, ps_div_up(end, stride));
     if (is_moved(ref, type))
-        return read_range(import, ref, begin, end, buf, err);
+        return read_range(import, s, ref, begin, end, buf, err);
     if (begin < whole_begin * stride) {
         uint64_t cut = ps_min_u64(end, whole_begin * stride);
 
@@ -231,6 +243,7 @@ static int fill_rows(const struct ps_import *import, struct ps_import_scratch *s
     uint32_t type = part == PS_EXPERT_GATE ? l->shape.gate_type : l->shape.up_type;
     int rc = 0;
 
+    expect_rows(s, ref, ref->rows);
     for (uint32_t i = 0; i < l->slice_count && rc == 0; i++) {
         const struct ps_layout_slice *slice = &l->slices[i];
         struct ps_slice_parts parts;
@@ -278,6 +291,7 @@ static int fill_down(const struct ps_import *import, struct ps_import_scratch *s
     bool same = l->shape.down_type == source_type;
     int rc = grow_for(s, chunk * stride, ref->cols, 0, err);
 
+    expect_rows(s, ref, ref->rows);
     for (uint64_t row = 0; row < ref->rows && rc == 0; row += chunk) {
         uint64_t count = ps_min_u64(chunk, ref->rows - row);
 

@@ -12,6 +12,9 @@ static uint64_t payload_bytes(const struct ps_import *import)
     return bytes;
 }
 
+/* More than processors by default: while some convert, others wait for the source or a member. */
+#define WORKERS_WAITING 4
+
 static int worker_count(int threads)
 {
     struct ps_topology topo;
@@ -19,7 +22,7 @@ static int worker_count(int threads)
     if (threads > 0)
         return threads;
     ps_topology_get(&topo);
-    return topo.cpu_count;
+    return topo.cpu_count + WORKERS_WAITING;
 }
 
 int ps_model_layout(const struct ps_model_layout_options *options,

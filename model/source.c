@@ -50,6 +50,15 @@ static void set_name(struct ps_source *source, const char *path)
     free(copy);
 }
 
+/* The same file once more, whatever its path names by now. */
+static int open_direct(int fd)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+}
+
 int ps_source_add_file(struct ps_source *source, const char *path, struct ps_error *err)
 {
     struct ps_source_file *files;
@@ -76,12 +85,16 @@ int ps_source_add_file(struct ps_source *source, const char *path, struct ps_err
         goto fail;
     }
     struct ps_source_file *file = &files[source->file_count];
-    *file = (struct ps_source_file){
-        .path = strdup(path), .fd = fd, .bytes = (uint64_t)st.st_size, .mtime_ns = mtime_ns(&st)};
+    *file = (struct ps_source_file){.path = strdup(path),
+                                    .fd = fd,
+                                    .direct_fd = -1,
+                                    .bytes = (uint64_t)st.st_size,
+                                    .mtime_ns = mtime_ns(&st)};
     if (!file->path) {
         rc = ps_error_set(err, -ENOMEM, path, "memory for a path is not to be had");
         goto fail;
     }
+    file->direct_fd = file->bytes >= CACHE_FRIENDLY_BYTES ? open_direct(fd) : -1;
     return (int)source->file_count++;
 fail:
     if (fd >= 0)
@@ -190,6 +203,8 @@ void ps_source_close(struct ps_source **source_ptr)
         return;
     for (uint32_t i = 0; i < source->file_count; i++) {
         close(source->files[i].fd);
+        if (source->files[i].direct_fd >= 0)
+            close(source->files[i].direct_fd);
         free(source->files[i].path);
     }
     for (size_t i = 0; i < source->tensor_count; i++)
@@ -210,7 +225,7 @@ const struct ps_source_tensor *ps_source_find(const struct ps_source *source, co
 }
 
 /* Half of an old file with half of a new one is no model, however sound each read was. */
-static int check_unchanged(const struct ps_source_file *f, struct ps_error *err)
+int ps_source_check_unchanged(const struct ps_source_file *f, struct ps_error *err)
 {
     struct stat st;
 
@@ -264,13 +279,13 @@ int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offse
         posix_fadvise(f->fd, (off_t)begin, (off_t)(offset_bytes + bytes - begin),
                       POSIX_FADV_DONTNEED);
     }
-    return check_unchanged(f, err);
+    return ps_source_check_unchanged(f, err);
 }
 
 int ps_source_sidecar(const struct ps_source *source, const char *name, char **text,
                       size_t *text_bytes, struct ps_error *err)
 {
-    struct ps_source_file file = {0};
+    struct ps_source_file file = {.direct_fd = -1};
     struct ps_source beside = {.files = &file, .file_count = 1};
     struct stat st;
     char *buf = NULL;

@@ -16,6 +16,7 @@
 #define PS_SOURCE_DIM_COUNT_MAX 8
 #define PS_SOURCE_FILE_COUNT_MAX 512
 #define PS_SOURCE_TYPE_OTHER UINT32_MAX
+#define PS_SOURCE_WINDOW_BYTES (8u << 20)
 
 enum ps_source_kind { PS_SOURCE_GGUF, PS_SOURCE_SAFETENSORS };
 
@@ -34,6 +35,7 @@ struct ps_source_tensor {
 struct ps_source_file {
     char *path;
     int fd;
+    int direct_fd; /* of large files, past the page cache; -1 where that is not to be had */
     uint64_t bytes;
     int64_t mtime_ns;
     uint64_t header_hash; /* XXH3-64 of the header's bytes */
@@ -85,6 +87,28 @@ const struct ps_source_tensor *ps_source_find(const struct ps_source *source, co
 int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offset_bytes, void *buf,
                    uint64_t bytes, struct ps_error *err);
 
+/*
+ * One thread's view of large files: pieces of them that were read past the page cache, so that a
+ * source of any size costs neither memory nor the cache's copying. Zeroed to begin with.
+ */
+struct ps_source_window {
+    uint8_t *data; /* aligned, PS_SOURCE_WINDOW_BYTES once used */
+    uint32_t file;
+    uint64_t begin, end; /* what of the file it holds */
+    /* Set by the caller: reads of this file up to there are going to follow. */
+    uint32_t until_file;
+    uint64_t until;
+};
+
+/*
+ * As ps_source_read, through the window where the file is large. One thread at a time per window.
+ * Errors also: -ENOMEM.
+ */
+int ps_source_window_read(const struct ps_source *source, struct ps_source_window *window,
+                          uint32_t file, uint64_t offset_bytes, void *buf, uint64_t bytes,
+                          struct ps_error *err);
+void ps_source_window_fini(struct ps_source_window *window);
+
 /* -PS_ERR_ARGUMENT when path is one of the source's own files, by whatever name: writing there
  * would destroy what is still to be read. */
 int ps_source_check_member(const struct ps_source *source, const char *path, struct ps_error *err);
@@ -123,6 +147,9 @@ int ps_source_add_file(struct ps_source *source, const char *path, struct ps_err
 /* Adds a copy of *tensor with a copy of the name. */
 int ps_source_add_tensor(struct ps_source *source, const struct ps_source_tensor *tensor,
                          const char *name, size_t name_bytes, struct ps_error *err);
+
+/* -PS_ERR_SOURCE_CHANGED when the file was written to since it was opened. */
+int ps_source_check_unchanged(const struct ps_source_file *file, struct ps_error *err);
 
 int ps_gguf_read(struct ps_source *source, const char *path, struct ps_error *err);
 int ps_safetensors_read(struct ps_source *source, const char *path, bool is_directory,

@@ -1,6 +1,7 @@
 #include "nvme/layout.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,15 +9,14 @@
 #include <unistd.h>
 
 #include "core/log.h"
-#include "core/pool.h"
+#include "core/topology.h"
 #include "core/util.h"
 #include "nvme/identity.h"
 #include "nvme/layout_internal.h"
 #include "nvme/raw_io.h"
 #include "nvme/weigh.h"
 
-/* A crash costs at most this much work; three drive flushes per interval cost well under a percent.
- */
+/* A crash costs at most twice this much work: one interval is flushed while the next is written. */
 #define FLUSH_BYTES_DEFAULT (256u << 20)
 /* All workers' buffers together; beyond it fewer workers run. */
 #define BUFFER_BYTES_MAX (UINT64_C(1) << 30)
@@ -260,17 +260,18 @@ static int claim(struct ps_writer *w, struct ps_error *err)
 static void pad_slices(struct ps_writer *w, const struct ps_plan_job *job, uint8_t *buf)
 {
     const struct ps_layout_slice *payload = w->spec->objects[job->object].slices;
-    struct ps_disk_slice *slices = &w->plan.slices[job->first_slice];
+    const struct ps_disk_slice *slices = &w->plan.slices[job->first_slice];
+    uint64_t *checksums = &w->checksums[job->first_slice];
     uint64_t from = 0;
     for (uint32_t i = job->slice_begin; i < job->slice_end; i++)
         from += payload[i].bytes;
     for (uint32_t i = job->slice_end; i-- > job->slice_begin;) {
-        struct ps_disk_slice *s = &slices[i - job->slice_begin];
+        const struct ps_disk_slice *s = &slices[i - job->slice_begin];
         uint8_t *to = buf + (s->offset_bytes - slices[0].offset_bytes);
         from -= payload[i].bytes;
         memmove(to, buf + from, payload[i].bytes);
         memset(to + payload[i].bytes, 0, s->bytes - payload[i].bytes);
-        s->checksum = XXH3_64bits(to, s->bytes);
+        checksums[i - job->slice_begin] = XXH3_64bits(to, s->bytes);
     }
 }
 
@@ -296,10 +297,9 @@ static int write_copy(struct ps_writer *w, const struct ps_plan_job *job, uint32
     return 0;
 }
 
-static int run_job(struct ps_writer *w, const struct ps_plan_job *job, int worker,
+static int run_job(struct ps_writer *w, const struct ps_plan_job *job, int worker, uint8_t *buf,
                    struct ps_error *err)
 {
-    uint8_t *buf = w->buffers[worker];
     int rc = w->fill(w->fill_ctx, worker, job->object, job->slice_begin, job->slice_end, buf, err);
     if (rc < 0) {
         if (err->code == 0)
@@ -313,45 +313,76 @@ static int run_job(struct ps_writer *w, const struct ps_plan_job *job, int worke
     return rc;
 }
 
-/* The next job of this interval, or NULL when it ends, something failed, or the user wants to stop.
+/*
+ * A worker produces a job and writes it, so reading the source, converting and writing overlap as
+ * there are several workers. They stay ahead of the flushes by an interval at most.
  */
+struct worker {
+    struct ps_writer *w;
+    pthread_t thread;
+    int idx;
+    uint8_t *buf;
+};
+
+static bool is_stopped(const struct ps_writer *w)
+{
+    return w->failed != 0 || (w->opts->stop != NULL && *w->opts->stop != 0);
+}
+
+/* The next job, or NULL when there is none, something failed, or the user wants to stop. */
 static const struct ps_plan_job *take_job(struct ps_writer *w)
 {
     const struct ps_plan_job *job = NULL;
     pthread_mutex_lock(&w->lock);
-    bool stop = w->opts->stop != NULL && *w->opts->stop != 0;
-    if (w->failed == 0 && !stop && w->job < w->job_end)
+    while (!is_stopped(w) && w->job == w->job_end && w->job < w->plan.job_count)
+        pthread_cond_wait(&w->changed, &w->lock);
+    if (!is_stopped(w) && w->job < w->job_end)
         job = &w->plan.jobs[w->job++];
     pthread_mutex_unlock(&w->lock);
     return job;
 }
 
-static void work(void *ctx, int thread_idx, int thread_count)
+/* Called with the lock held. */
+static void finish_job(struct ps_writer *w, const struct ps_plan_job *job)
 {
-    struct ps_writer *w = ctx;
+    w->written[job - w->plan.jobs] = true;
+    while (w->complete < w->plan.job_count && w->written[w->complete])
+        w->complete++;
+    w->done_bytes += job->bytes;
+    if (w->opts->progress != NULL)
+        w->opts->progress(w->opts->progress_ctx, w->done_bytes, w->plan.object_bytes);
+}
+
+static void *work(void *ctx)
+{
+    struct worker *worker = ctx;
+    struct ps_writer *w = worker->w;
     const struct ps_plan_job *job;
-    (void)thread_count;
-    if (w->buffers[thread_idx] == NULL)
-        return;
     while ((job = take_job(w)) != NULL) {
         struct ps_error err = {0};
-        int rc = run_job(w, job, thread_idx, &err);
+        int rc = run_job(w, job, worker->idx, worker->buf, &err);
         pthread_mutex_lock(&w->lock);
-        if (rc < 0 && w->failed == 0) {
+        if (rc >= 0) {
+            finish_job(w, job);
+        } else if (w->failed == 0) {
             w->failed = rc;
             w->failure = err;
-        } else if (rc >= 0) {
-            w->done_bytes += job->bytes;
-            if (w->opts->progress != NULL)
-                w->opts->progress(w->opts->progress_ctx, w->done_bytes, w->plan.object_bytes);
         }
+        pthread_cond_broadcast(&w->changed);
         pthread_mutex_unlock(&w->lock);
     }
+    pthread_mutex_lock(&w->lock);
+    w->running--;
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    return NULL;
 }
 
 /* Makes the slices up to `end` durable, then says so. */
 static int advance(struct ps_writer *w, uint64_t end, struct ps_error *err)
 {
+    for (uint64_t i = w->watermark; i < end; i++)
+        w->plan.slices[i].checksum = w->checksums[i];
     int rc = ps_writer_put_checksums(w, w->watermark, end, err);
     if (rc == 0)
         rc = ps_writer_flush(w, err);
@@ -363,66 +394,125 @@ static int advance(struct ps_writer *w, uint64_t end, struct ps_error *err)
     return ps_writer_put_superblocks(w, PS_VOLUME_IN_PROGRESS, err);
 }
 
-static int write_data(struct ps_writer *w, struct ps_pool *pool, struct ps_error *err)
+/* Where the interval between two flushes ends that begins at this job. */
+static uint32_t interval_end(const struct ps_writer *w, uint32_t job)
+{
+    uint64_t bytes = 0;
+    while (job < w->plan.job_count && bytes < ps_layout_flush_bytes())
+        bytes += w->plan.jobs[job++].bytes;
+    return job;
+}
+
+/* Waits until the jobs before `end` are written, or will not be. Returns up to where they are. */
+static int await_jobs(struct ps_writer *w, uint32_t end, uint32_t *complete, struct ps_error *err)
+{
+    pthread_mutex_lock(&w->lock);
+    w->job_end = interval_end(w, end);
+    pthread_cond_broadcast(&w->changed);
+    while (w->failed == 0 && w->complete < end && w->running > 0)
+        pthread_cond_wait(&w->changed, &w->lock);
+    int rc = w->failed;
+    if (rc < 0 && err != NULL)
+        *err = w->failure;
+    *complete = (uint32_t)ps_min_u64(w->complete, end);
+    pthread_mutex_unlock(&w->lock);
+    return rc;
+}
+
+/* Flushes behind the workers, interval by interval. */
+static int write_data(struct ps_writer *w, struct ps_error *err)
 {
     const struct ps_plan *plan = &w->plan;
     while (w->next_job < plan->job_count) {
-        uint64_t bytes = 0;
-        w->job = w->job_end = w->next_job;
-        while (w->job_end < plan->job_count && bytes < ps_layout_flush_bytes())
-            bytes += plan->jobs[w->job_end++].bytes;
-        ps_pool_run(pool, work, w);
-        if (w->failed < 0) {
-            if (err != NULL)
-                *err = w->failure;
-            return w->failed;
-        }
-        w->next_job = w->job;
-        bool all = w->job == plan->job_count;
-        uint64_t end = all ? plan->header->slice_count : plan->jobs[w->job].first_slice;
-        if (end > w->watermark) {
-            int rc = advance(w, end, err);
-            if (rc < 0)
-                return rc;
-        }
-        if (w->job < w->job_end)
+        uint32_t end = interval_end(w, w->next_job);
+        int rc = await_jobs(w, end, &w->next_job, err);
+        bool all = w->next_job == plan->job_count;
+        if (rc < 0)
+            return rc;
+        uint64_t slices = all ? plan->header->slice_count : plan->jobs[w->next_job].first_slice;
+        if (slices > w->watermark)
+            rc = advance(w, slices, err);
+        if (rc < 0)
+            return rc;
+        if (w->next_job < end)
             return ps_error_set(err, -EINTR, w->targets[0].path, "stopped; continue with --resume");
     }
     return 0;
 }
 
-static int make_buffers(struct ps_writer *w, int worker_count, struct ps_error *err)
+static void free_workers(struct worker *workers, int count)
+{
+    for (int i = 0; workers != NULL && i < count; i++)
+        free(workers[i].buf);
+    free(workers);
+}
+
+/* Buffers for as many as there is memory for, at least one. Returns how many. */
+static int make_workers(struct ps_writer *w, struct worker **out, struct ps_error *err)
 {
     uint64_t most = ps_max_u64(BUFFER_BYTES_MAX / w->plan.job_bytes_max, 1);
-    w->buffers = calloc((size_t)worker_count, sizeof(*w->buffers));
-    for (int i = 0; w->buffers != NULL && i < worker_count && (uint64_t)i < most; i++)
-        w->buffers[i] = ps_raw_alloc(w->plan.job_bytes_max);
-    if (w->buffers == NULL || w->buffers[0] == NULL)
+    int count = w->opts->threads, made = 0;
+    if (count == 0) {
+        struct ps_topology topo;
+        ps_topology_get(&topo);
+        count = topo.cpu_count;
+    }
+    count = (int)ps_min_u64((uint64_t)count, most);
+    struct worker *workers = calloc((size_t)count, sizeof(*workers));
+    w->written = calloc((size_t)w->plan.job_count + 1, sizeof(*w->written));
+    w->checksums = calloc(w->plan.header->slice_count + 1, sizeof(*w->checksums));
+    for (; workers != NULL && made < count; made++) {
+        workers[made] = (struct worker){.w = w, .buf = ps_raw_alloc(w->plan.job_bytes_max)};
+        if (workers[made].buf == NULL)
+            break;
+    }
+    if (made == 0 || w->written == NULL || w->checksums == NULL) {
+        free_workers(workers, made);
         return ps_error_set(err, -ENOMEM, "layout", "not enough memory for a buffer of %llu bytes",
                             (unsigned long long)w->plan.job_bytes_max);
-    return 0;
+    }
+    *out = workers;
+    return made;
+}
+
+static int run_workers(struct ps_writer *w, struct worker *workers, int count, struct ps_error *err)
+{
+    int started = 0, rc = 0;
+    w->job = w->job_end = w->complete = w->next_job;
+    pthread_mutex_lock(&w->lock); /* none may count how many there are before all have begun */
+    for (; rc == 0 && started < count; started += rc == 0) {
+        workers[started].idx = started;
+        rc = -pthread_create(&workers[started].thread, NULL, work, &workers[started]);
+    }
+    w->running = started;
+    pthread_mutex_unlock(&w->lock);
+    if (started == 0)
+        return ps_error_set(err, rc, "layout", "no thread can be started: %s", ps_strerror(rc));
+    rc = write_data(w, err);
+    pthread_mutex_lock(&w->lock);
+    if (w->failed == 0)
+        w->failed = rc; /* the workers end, too */
+    pthread_cond_broadcast(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+    for (int i = 0; i < started; i++)
+        pthread_join(workers[i].thread, NULL);
+    return rc;
 }
 
 static int write_volume(struct ps_writer *w, struct ps_error *err)
 {
-    struct ps_pool *pool = NULL;
-    int rc = ps_pool_open(&pool, w->opts->threads, err);
-    if (rc < 0)
-        return rc;
-    int worker_count = ps_pool_thread_count(pool);
-    rc = make_buffers(w, worker_count, err);
+    struct worker *workers = NULL;
+    int count = make_workers(w, &workers, err);
+    if (count < 0)
+        return count;
+    int rc = claim(w, err);
     if (rc == 0)
-        rc = claim(w, err);
-    if (rc == 0)
-        rc = write_data(w, pool, err);
+        rc = run_workers(w, workers, count, err);
     if (rc == 0)
         rc = ps_writer_put_head(w, err);
     if (rc == 0)
         rc = ps_writer_put_superblocks(w, PS_VOLUME_COMPLETE, err);
-    for (int i = 0; w->buffers != NULL && i < worker_count; i++)
-        free(w->buffers[i]);
-    free(w->buffers);
-    ps_pool_close(&pool);
+    free_workers(workers, count);
     return rc;
 }
 
@@ -448,7 +538,8 @@ int ps_writer_open(struct ps_writer *w, const struct ps_layout_spec *spec,
                             .opts = opts,
                             .old = old,
                             .member_count = (uint32_t)opts->member_count,
-                            .lock = PTHREAD_MUTEX_INITIALIZER};
+                            .lock = PTHREAD_MUTEX_INITIALIZER,
+                            .changed = PTHREAD_COND_INITIALIZER};
     int rc = check_options(opts, err);
     if (rc < 0) {
         w->member_count = 0;
@@ -473,6 +564,8 @@ void ps_writer_close(struct ps_writer *w, bool is_failed)
     free(w->targets);
     free(w->tables);
     free(w->records);
+    free(w->written);
+    free(w->checksums);
     ps_plan_fini(&w->plan);
     XXH3_freeState(w->digest);
 }

@@ -57,7 +57,7 @@ struct ps_layout_options {
     bool resume;                /* continue a stopped layout with the same fingerprint and plan */
     const char *const *destroy; /* identities that the user allows to be overwritten */
     int destroy_count;
-    int threads; /* workers; 0 = one per CPU */
+    int threads; /* workers, each producing or writing at any time; 0 = one per CPU */
     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
     const volatile int *stop; /* non-zero: stop cleanly at the next flush (Ctrl-C); may be NULL */

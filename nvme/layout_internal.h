@@ -39,15 +39,19 @@ struct ps_writer {
     XXH3_state_t *digest; /* over the checksums of the slices under the watermark */
     uint32_t next_job;    /* first that is not under the watermark */
 
-    /* One interval between two flushes; lock guards what the workers share. */
+    /* What the workers share with the thread that flushes behind them, guarded by lock. */
     pthread_mutex_t lock;
-    uint32_t job, job_end;
+    pthread_cond_t changed;
+    uint32_t job, job_end; /* the next to take, and where the workers have to wait */
+    uint32_t complete;     /* all jobs before it are written */
+    bool *written;         /* per job */
+    uint64_t *checksums;   /* per slice, until they are under the watermark */
+    int running;           /* workers */
     uint64_t done_bytes;
     int failed; /* first failure: its code */
     struct ps_error failure;
     ps_layout_fill_fn *fill;
     void *fill_ctx;
-    uint8_t **buffers; /* one per worker */
 };
 
 /*
