@@ -46,7 +46,7 @@ static void fill_row(uint8_t *row, uint32_t type, size_t cols, enum check_kind k
             break;
         default:
             fill_quants(row, info->block_bytes, type);
-            blocks_set_scales(type, row, half, random_half(kind));
+            blocks_set_scales(type, row, half, check_half(kind));
         }
     }
 }
