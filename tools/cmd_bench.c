@@ -1,4 +1,4 @@
-/* penstock bench KIND: measurements of drives and of ways to read them. */
+/* penstock bench KIND: measurements of drives, of ways to read them, and of the arithmetic. */
 #include "tools/tool.h"
 
 #include <string.h>
@@ -9,6 +9,8 @@ static const struct kind {
 } kinds[] = {
     {"io", "how fast files and drives are read", cmd_bench_io},
     {"modes", "direct reads beside the page cache, under one memory ceiling", cmd_bench_modes},
+    {"decode", "how fast prompts are read and tokens are made", cmd_bench_decode},
+    {"kernel", "how fast every kernel is, beside what the machine can do", cmd_bench_kernel},
 };
 #define KIND_COUNT (sizeof(kinds) / sizeof(kinds[0]))
 

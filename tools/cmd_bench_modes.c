@@ -130,32 +130,25 @@ static uint64_t typical_request(const struct ps_volume *volume)
     return count > 0 ? ps_align_up(bytes / count, 4096) : REQUEST_BYTES_DEFAULT;
 }
 
-/* Tokens of the text, over again where it is too short; without a text, ids from a fixed sequence.
- */
+/* Tokens of the text, over again where it is too short; without a text, a fixed sequence. */
 static int make_ids(struct comparison *c, const struct ps_model *model, uint32_t vocab,
                     struct ps_error *err)
 {
     uint32_t count = c->args.job.warm + c->args.job.tokens;
     int32_t *text_ids = NULL;
     size_t text_bytes, text_count = 0;
-    uint64_t state = 1;
     char *text = NULL;
-    int rc = 0;
+    int rc = tool_ids_fixed(count, vocab, &c->ids, err);
 
-    c->ids = calloc(count, sizeof(*c->ids));
-    if (c->ids == NULL)
-        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
-    if (c->args.file != NULL) {
-        rc = tool_text_read(c->args.file, &text, &text_bytes, err);
-        if (rc == 0)
-            rc = tool_tokenize(model, text, text_bytes, &text_ids, &text_count, err);
-        if (rc == 0 && text_count == 0)
-            rc = ps_error_set(err, -PS_ERR_ARGUMENT, c->args.file, "the text is empty");
-    }
-    for (uint32_t i = 0; i < count && rc == 0; i++) {
-        state = state * UINT64_C(6364136223846793005) + 1442695040888963407;
-        c->ids[i] = text_ids != NULL ? text_ids[i % text_count] : (int32_t)((state >> 33) % vocab);
-    }
+    if (rc < 0 || c->args.file == NULL)
+        return rc;
+    rc = tool_text_read(c->args.file, &text, &text_bytes, err);
+    if (rc == 0)
+        rc = tool_tokenize(model, text, text_bytes, &text_ids, &text_count, err);
+    if (rc == 0 && text_count == 0)
+        rc = ps_error_set(err, -PS_ERR_ARGUMENT, c->args.file, "the text is empty");
+    for (uint32_t i = 0; i < count && rc == 0; i++)
+        c->ids[i] = text_ids[i % text_count];
     free(text_ids);
     free(text);
     return rc;

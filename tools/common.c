@@ -242,6 +242,20 @@ void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
     fputs("\033[K", stderr);
 }
 
+void tool_progress_text(struct tool_progress *progress, const char *fmt, ...)
+{
+    va_list args;
+
+    if (!progress->shown)
+        return;
+    line_drawn = true;
+    fputs("\r", stderr);
+    va_start(args, fmt);
+    vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputs("\033[K", stderr);
+}
+
 void tool_progress_end(struct tool_progress *progress)
 {
     line_clear();

@@ -25,7 +25,7 @@ static const struct command {
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
     {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"probe", "measure a drive at every request size and depth", cmd_probe},
-    {"bench", "measure drives, and ways to read them", cmd_bench},
+    {"bench", "measure drives, ways to read them, and arithmetic", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))
 

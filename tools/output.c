@@ -226,6 +226,20 @@ int tool_ids_text_parse(const char *text, size_t text_bytes, int32_t **ids, size
     return tool_ids_parse("standard input", text, ids, id_count, err);
 }
 
+int tool_ids_fixed(size_t count, uint32_t vocab, int32_t **ids, struct ps_error *err)
+{
+    uint64_t state = 1;
+
+    *ids = calloc(count, sizeof(**ids));
+    if (*ids == NULL)
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
+    for (size_t i = 0; i < count; i++) {
+        state = state * UINT64_C(6364136223846793005) + 1442695040888963407;
+        (*ids)[i] = (int32_t)((state >> 33) % vocab);
+    }
+    return 0;
+}
+
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
                   size_t *id_count, struct ps_error *err)
 {

@@ -36,6 +36,8 @@ int cmd_probe(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_io(int argc, char **argv);
 int cmd_bench_modes(int argc, char **argv);
+int cmd_bench_decode(int argc, char **argv);
+int cmd_bench_kernel(int argc, char **argv);
 
 /* ---- speaking (common.c) -----------------------------------------------------------------------
  */
@@ -91,6 +93,9 @@ struct tool_progress {
 void tool_progress_init(struct tool_progress *progress, const char *verb);
 /* Has the shape of the libraries' progress callbacks; ctx is the struct tool_progress. */
 void tool_progress_step(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+/* A line of the caller's own, in its place. */
+void tool_progress_text(struct tool_progress *progress, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 /* Clears the line. */
 void tool_progress_end(struct tool_progress *progress);
 
@@ -139,6 +144,10 @@ int tool_ids_parse(const char *where, const char *text, int32_t **ids, size_t *i
 /* The same for what was read from standard input, in which a zero byte is refused. */
 int tool_ids_text_parse(const char *text, size_t text_bytes, int32_t **ids, size_t *id_count,
                         struct ps_error *err);
+
+/* The same `count` ids every time, from a fixed sequence over the vocabulary, for measurements.
+ * *ids is malloc'd, owned by the caller. */
+int tool_ids_fixed(size_t count, uint32_t vocab, int32_t **ids, struct ps_error *err);
 
 /* Text to ids; *ids is malloc'd, owned by the caller. */
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,

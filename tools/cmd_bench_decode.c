@@ -1,0 +1,233 @@
+/*
+ * penstock bench decode VOLUME: how fast prompts are read and tokens are made, with the same tokens
+ * every time. With room for all experts the rounds that are timed read nothing, so what is measured
+ * is arithmetic and memory.
+ */
+#include "tools/tool.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/budget.h"
+#include "core/util.h"
+
+#define ROUNDS_MAX 101
+#define TOKENS_MAX (1u << 20)
+
+enum { KEY_PROMPT = 1, KEY_TOKENS, KEY_REPEAT, KEY_JSON };
+
+struct decode_args {
+    struct tool_volume volume;
+    struct ps_engine_options engine;
+    uint32_t prompt, tokens, rounds;
+    bool json;
+};
+
+struct phase {
+    uint64_t ns[ROUNDS_MAX];
+    uint64_t streamed_bytes; /* of experts, in all rounds that were timed */
+};
+
+struct measurement {
+    struct decode_args args;
+    struct phase prefill, decode;
+    struct ps_engine_stats stats; /* of the end */
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    struct decode_args *args = state->input;
+
+    switch (key) {
+    case ARGP_KEY_INIT:
+        state->child_inputs[0] = &args->volume;
+        state->child_inputs[1] = &args->engine;
+        return 0;
+    case KEY_PROMPT:
+        args->prompt = (uint32_t)tool_number(state, "--prompt", arg, 1, TOKENS_MAX);
+        return 0;
+    case KEY_TOKENS:
+        args->tokens = (uint32_t)tool_number(state, "--tokens", arg, 1, TOKENS_MAX);
+        return 0;
+    case KEY_REPEAT:
+        args->rounds = (uint32_t)tool_number(state, "--repeat", arg, 1, ROUNDS_MAX);
+        return 0;
+    case KEY_JSON:
+        args->json = true;
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static const struct argp_option options[] = {
+    {"prompt", KEY_PROMPT, "N", 0, "tokens of the prompt (512)", 1},
+    {"tokens", KEY_TOKENS, "N", 0, "tokens after it, one by one (64)", 1},
+    {"repeat", KEY_REPEAT, "N", 0, "rounds that are timed, after one that is not (5)", 1},
+    {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
+    {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
+                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
+                                             {0}};
+static const struct argp argp = {
+    .options = options,
+    .parser = parse,
+    .children = children,
+    .doc = "Evaluates a prompt and then tokens one by one, the same fixed sequence in every round, "
+           "and prints the medians of tokens/s of both. Says what was read from the drives "
+           "meanwhile: nothing, when --memory has room for all experts."};
+
+/* ---- the rounds ------------------------------------------------------------------------------ */
+
+static uint64_t streamed_bytes(const struct ps_engine *engine)
+{
+    struct ps_engine_stats stats;
+    ps_engine_stats(engine, &stats);
+    return stats.store.streamed_bytes;
+}
+
+/* Evaluates `count` tokens in calls of `step` and notes the time and what was read. */
+static int phase_run(struct ps_engine *engine, struct ps_session *session, const int32_t *ids,
+                     uint32_t count, uint32_t step, struct phase *phase, uint32_t round,
+                     struct ps_error *err)
+{
+    uint64_t streamed = streamed_bytes(engine), begin_ns = ps_now_ns();
+    int rc = 0;
+
+    for (uint32_t i = 0; i < count && rc >= 0; i += step)
+        rc = ps_session_eval(session, ids + i, step, NULL, NULL, err);
+    phase->ns[round] = ps_now_ns() - begin_ns;
+    phase->streamed_bytes += streamed_bytes(engine) - streamed;
+    return rc;
+}
+
+/* The first round is not timed: it fetches experts and faults memory in. */
+static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps_session *session,
+                      const int32_t *ids, struct ps_error *err)
+{
+    const struct decode_args *args = &m->args;
+    int rc = 0;
+
+    for (uint32_t i = 0; i <= args->rounds && rc >= 0; i++) {
+        uint32_t round = i > 0 ? i - 1 : 0;
+        if (i <= 1) {
+            m->prefill.streamed_bytes = 0;
+            m->decode.streamed_bytes = 0;
+        }
+        ps_session_reset(session);
+        rc = phase_run(engine, session, ids, args->prompt, args->prompt, &m->prefill, round, err);
+        if (rc >= 0)
+            rc = phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round,
+                           err);
+    }
+    ps_engine_stats(engine, &m->stats);
+    return rc;
+}
+
+static int measure(struct measurement *m, struct ps_model *model, struct ps_error *err)
+{
+    struct decode_args *args = &m->args;
+    struct ps_session *session = NULL;
+    struct ps_engine *engine = NULL;
+    struct ps_model_info info;
+    int32_t *ids = NULL;
+    int rc;
+
+    ps_model_info(model, &info);
+    if (args->engine.ctx == 0)
+        args->engine.ctx = args->prompt + args->tokens;
+    if (args->engine.ctx < args->prompt + args->tokens)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--ctx",
+                            "a context of %u does not hold --prompt and --tokens, %u together",
+                            args->engine.ctx, args->prompt + args->tokens);
+    rc = tool_ids_fixed(args->prompt + args->tokens, info.vocab_rows, &ids, err);
+    if (rc == 0)
+        rc = tool_engine_open(&engine, &session, model, &args->engine, err);
+    if (rc == 0)
+        rc = rounds_run(m, engine, session, ids, err);
+    ps_session_close(&session);
+    ps_engine_close(&engine);
+    free(ids);
+    return rc;
+}
+
+/* ---- results ----------------------------------------------------------------------------------
+ */
+
+static int by_value(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* The k-th slowest round in tokens/s. */
+static double rate_of(const struct measurement *m, const struct phase *phase, uint32_t k)
+{
+    uint32_t tokens = phase == &m->prefill ? m->args.prompt : m->args.tokens;
+    return tool_rate(tokens, phase->ns[m->args.rounds - 1 - k]);
+}
+
+static void phase_print(const struct measurement *m, const struct phase *phase, const char *name)
+{
+    uint32_t rounds = m->args.rounds;
+
+    printf("%-9s %10.2f tokens/s (%.2f-%.2f), %u tokens\n", name, rate_of(m, phase, rounds / 2),
+           rate_of(m, phase, 0), rate_of(m, phase, rounds - 1),
+           phase == &m->prefill ? m->args.prompt : m->args.tokens);
+}
+
+static void result_print(const struct measurement *m)
+{
+    uint64_t streamed = m->prefill.streamed_bytes + m->decode.streamed_bytes;
+    char size[32];
+
+    phase_print(m, &m->prefill, "prefill");
+    phase_print(m, &m->decode, "decode");
+    if (streamed == 0)
+        printf("read      nothing: all experts needed were in memory\n");
+    else
+        printf("read      %s of experts from the drives\n",
+               ps_size_text(streamed, size, sizeof(size)));
+    printf("compute   %d threads, %s; %u rounds, medians\n", m->stats.threads, m->stats.cpu,
+           m->args.rounds);
+}
+
+static json_t *phase_json(const struct measurement *m, const struct phase *phase)
+{
+    uint32_t rounds = m->args.rounds;
+
+    return json_pack("{s:I, s:{s:f, s:f, s:f}, s:I}", "tokens",
+                     (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens),
+                     "tokens_per_s", "median", rate_of(m, phase, rounds / 2), "least",
+                     rate_of(m, phase, 0), "most", rate_of(m, phase, rounds - 1), "streamed_bytes",
+                     (json_int_t)phase->streamed_bytes);
+}
+
+int cmd_bench_decode(int argc, char **argv)
+{
+    static struct measurement m = {.args = {.prompt = 512, .tokens = 64, .rounds = 5}};
+    struct ps_model *model = NULL;
+    struct ps_error err = {0};
+    int status = 0;
+
+    argp_parse(&argp, argc, argv, 0, NULL, &m.args);
+    m.args.engine.stop = tool_stop_flag();
+    int rc = tool_model_open(&model, &m.args.volume, &err);
+    if (rc == 0)
+        rc = measure(&m, model, &err);
+    if (rc >= 0) {
+        qsort(m.prefill.ns, m.args.rounds, sizeof(uint64_t), by_value);
+        qsort(m.decode.ns, m.args.rounds, sizeof(uint64_t), by_value);
+    }
+    if (rc < 0)
+        status = tool_end(rc, &err);
+    else if (m.args.json)
+        status = tool_json_print(
+            json_pack("{s:o, s:o, s:I, s:I, s:s}", "prefill", phase_json(&m, &m.prefill), "decode",
+                      phase_json(&m, &m.decode), "rounds", (json_int_t)m.args.rounds, "threads",
+                      (json_int_t)m.stats.threads, "cpu", m.stats.cpu));
+    else
+        result_print(&m);
+    ps_model_close(&model);
+    return status;
+}
