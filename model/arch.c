@@ -11,9 +11,8 @@
 #define NAME_BYTES 256
 
 const struct ps_arch *const ps_arch_table[] = {
-    &ps_arch_qwen3_5_moe,
-    &ps_arch_qwen3_moe,
-    NULL,
+    &ps_arch_qwen3_5_moe, &ps_arch_qwen3_next, &ps_arch_qwen3_moe,
+    &ps_arch_olmoe,       &ps_arch_mixtral,    NULL,
 };
 
 /* ---- recognising ------------------------------------------------------------ */
@@ -127,9 +126,11 @@ int ps_checkpoint_init(struct ps_checkpoint *c, const struct ps_source *source,
 {
     int rc;
 
-    *c = (struct ps_checkpoint){.source = source, .prefix = "", .head_prefix = ""};
+    *c = (struct ps_checkpoint){
+        .source = source, .prefix = "", .head_prefix = "", .layer_count = UINT32_MAX};
     memset(config, 0, sizeof(*config));
     config->expert_scale = 1;
+    config->rope_scale = 1;
     rc = source->kind == PS_SOURCE_GGUF ? init_gguf(c, config, err) : init_hf(c, config, err);
     if (rc < 0) {
         ps_checkpoint_fini(c);
@@ -138,6 +139,7 @@ int ps_checkpoint_init(struct ps_checkpoint *c, const struct ps_source *source,
     snprintf(config->arch, sizeof(config->arch), "%s", c->arch->id);
     snprintf(config->source_name, sizeof(config->source_name), "%s", source->name);
     c->layer_count = config->layer_count;
+    c->prediction_count = config->prediction_count;
     return 0;
 }
 
@@ -154,6 +156,8 @@ static void layer_name(const struct ps_checkpoint *c, uint32_t layer, const char
 {
     if (c->source->kind == PS_SOURCE_GGUF)
         snprintf(buf, NAME_BYTES, "blk.%u.%s", layer, name);
+    else if (layer >= c->layer_count)
+        snprintf(buf, NAME_BYTES, "mtp.layers.%u.%s", layer - c->layer_count, name);
     else
         snprintf(buf, NAME_BYTES, "%slayers.%u.%s", c->prefix, layer, name);
 }
@@ -175,6 +179,8 @@ static void role_source_name(const struct ps_checkpoint *c, enum ps_role role, u
     *transform = n->transform;
     if (gguf && !n->name)
         ps_role_name(role, layer, buf, NAME_BYTES);
+    else if (role >= PS_ROLE_PREDICT_PROJ) /* of the model, not of the layer */
+        snprintf(buf, NAME_BYTES, "%s", n->name);
     else if (role >= PS_ROLE_LAYER_FIRST)
         layer_name(c, layer, n->name, buf);
     else
@@ -220,29 +226,76 @@ static int find_shaped(const struct ps_checkpoint *c, const char *name, const ui
     return 0;
 }
 
+/* Rows of q or k whose heads are to be rotated neighbour by neighbour (spec B.3). */
+static bool is_paired(const struct ps_checkpoint *c, enum ps_role role)
+{
+    return c->arch->paired_rope && c->source->kind == PS_SOURCE_GGUF &&
+           (role == PS_ROLE_ATTN_Q || role == PS_ROLE_ATTN_K);
+}
+
 int ps_checkpoint_find(const struct ps_checkpoint *c, const struct ps_config *config,
                        enum ps_role role, uint32_t layer, struct ps_tensor_ref *ref,
                        struct ps_error *err)
 {
     struct ps_tensor_ref found = {0};
+    struct ps_packed_role packed;
     char name[NAME_BYTES];
     uint64_t dims[2];
     int rc;
 
     if (role == PS_ROLE_HEAD && c->tied)
         return 0;
-    role_source_name(c, role, layer, name, &found.transform);
-    ps_role_shape(config, role, &dims[0], &dims[1]);
+    ps_role_shape(config, role, &found.rows, &found.cols);
+    dims[0] = found.rows;
+    dims[1] = found.cols;
+    if (c->arch->packed_role && c->arch->packed_role(c, config, role, layer, &packed)) {
+        layer_name(c, layer, packed.name, name);
+        dims[0] = packed.rows;
+        found.order = packed.order;
+    } else {
+        role_source_name(c, role, layer, name, &found.transform);
+    }
+    if (is_paired(c, role))
+        found.order = (struct ps_row_order){
+            .kind = PS_ORDER_PAIRED, .head = config->head_dim, .rotated = config->rope_dims};
     rc = find_shaped(c, name, dims, 2, &found.tensor, err);
     if (rc < 0)
         return rc;
-    found.rows = dims[0];
-    found.cols = dims[1];
     rc = ps_fp8_find_scales(c->source, &found, err);
     if (rc < 0)
         return rc;
     *ref = found;
     return 1;
+}
+
+static uint64_t grouped_row(const struct ps_row_order *o, uint64_t row, uint64_t *run)
+{
+    int i = 0;
+
+    while (i + 1 < PS_ORDER_PART_COUNT_MAX && row >= o->parts[i].rows)
+        row -= o->parts[i++].rows;
+    *run = o->parts[i].run - row % o->parts[i].run;
+    return row / o->parts[i].run * o->parts[i].stride + o->parts[i].offset + row % o->parts[i].run;
+}
+
+uint64_t ps_tensor_ref_row(const struct ps_tensor_ref *ref, uint64_t row, uint64_t *run)
+{
+    const struct ps_row_order *o = &ref->order;
+    uint64_t in_head, half = o->rotated / 2;
+
+    switch (o->kind) {
+    case PS_ORDER_GROUPED:
+        return grouped_row(o, row, run);
+    case PS_ORDER_PAIRED:
+        in_head = row % o->head;
+        *run = in_head < o->rotated ? 1 : o->head - in_head;
+        if (in_head >= o->rotated)
+            return row;
+        return row - in_head + (in_head < half ? 2 * in_head : 2 * (in_head - half) + 1);
+    default:
+        *run = ref->rows - row;
+        return ref->row_begin + row;
+    }
 }
 
 /* Experts of a layer stacked in one tensor of [E, rows, cols], of which this one's part begins at
@@ -265,8 +318,18 @@ static int find_expert_gguf(const struct ps_checkpoint *c, const struct ps_confi
 {
     static const char *const names[] = {"ffn_gate_exps.weight", "ffn_up_exps.weight",
                                         "ffn_down_exps.weight"};
+    static const char *const single[] = {"ffn_gate", "ffn_up", "ffn_down"};
     static const char fused[] = "ffn_gate_up_exps.weight";
+    char own[64], name[NAME_BYTES];
 
+    /* Files of before 2024-04 have each expert by itself. */
+    if (ps_checkpoint_has(c, layer, "ffn_gate.0.weight")) {
+        const uint64_t dims[] = {ref->rows, ref->cols};
+
+        snprintf(own, sizeof(own), "%s.%u.weight", single[part], expert);
+        layer_name(c, layer, own, name);
+        return find_shaped(c, name, dims, 2, &ref->tensor, err);
+    }
     if (part != PS_EXPERT_DOWN && ps_checkpoint_has(c, layer, fused))
         return find_stacked(c, config, layer, expert, fused, 2 * ref->rows,
                             part == PS_EXPERT_UP ? ref->rows : 0, ref, err);
@@ -334,11 +397,12 @@ int ps_checkpoint_skip_group(const struct ps_checkpoint *c, const char *name, ch
     size_t len = strlen(name);
 
     for (const char *const *p = c->arch->skip_prefixes; *p; p++)
-        if (has_prefix(name, *p)) {
+        if (has_prefix(name, *p) && !(c->prediction_count && has_prefix(name, "mtp."))) {
             snprintf(buf, buf_bytes, "%s*", *p);
             return 0;
         }
-    if (c->source->kind == PS_SOURCE_GGUF && gguf_layer(name) >= (int64_t)c->layer_count) {
+    if (c->source->kind == PS_SOURCE_GGUF &&
+        gguf_layer(name) >= (int64_t)c->layer_count + c->prediction_count) {
         snprintf(buf, buf_bytes, "blk.%lld.*", (long long)gguf_layer(name));
         return 0;
     }

@@ -31,8 +31,8 @@ int ps_gguf_arch_u32(const struct ps_checkpoint *c, const char *key, int64_t fal
     return 0;
 }
 
-static int arch_number(const struct ps_checkpoint *c, const char *key, double fallback, double *out,
-                       struct ps_error *err)
+int ps_gguf_arch_number(const struct ps_checkpoint *c, const char *key, double fallback,
+                        double *out, struct ps_error *err)
 {
     char buf[KEY_BYTES];
     int rc = ps_gguf_number(c->source, full_key(c, key, buf), out, err);
@@ -42,7 +42,18 @@ static int arch_number(const struct ps_checkpoint *c, const char *key, double fa
     return rc < 0 ? rc : 0;
 }
 
-static int refuse_key(const struct ps_checkpoint *c, const char *key, struct ps_error *err)
+int ps_gguf_arch_bool(const struct ps_checkpoint *c, const char *key, bool *out,
+                      struct ps_error *err)
+{
+    uint32_t value;
+    int rc = ps_gguf_arch_u32(c, key, *out, &value, err);
+
+    if (rc == 0)
+        *out = value != 0;
+    return rc;
+}
+
+int ps_gguf_refuse_key(const struct ps_checkpoint *c, const char *key, struct ps_error *err)
 {
     return ps_error_set(err, -PS_ERR_UNSUPPORTED, c->source->name,
                         "the value of the GGUF key %s.%s asks for something that is not supported",
@@ -50,23 +61,19 @@ static int refuse_key(const struct ps_checkpoint *c, const char *key, struct ps_
 }
 
 /* Variants that would compute something else than what is implemented. */
-static int refuse_variants(const struct ps_checkpoint *c, struct ps_error *err)
+static int refuse_variants(const struct ps_checkpoint *c, const struct ps_config *config,
+                           struct ps_error *err)
 {
-    struct ps_gguf_string scaling = {0};
     uint32_t window, gating;
-    char buf[KEY_BYTES];
     int rc;
 
     if ((rc = ps_gguf_arch_u32(c, "attention.sliding_window", 0, &window, err)) < 0 ||
-        (rc = ps_gguf_arch_u32(c, "expert_gating_func", 1, &gating, err)) < 0 ||
-        (rc = ps_gguf_text(c->source, full_key(c, "rope.scaling.type", buf), &scaling, err)) < 0)
+        (rc = ps_gguf_arch_u32(c, "expert_gating_func", 1, &gating, err)) < 0)
         return rc;
-    if (window)
-        return refuse_key(c, "attention.sliding_window", err);
+    if (window && window < config->context_max) /* a longer one hides nothing */
+        return ps_gguf_refuse_key(c, "attention.sliding_window", err);
     if (gating != 1) /* softmax */
-        return refuse_key(c, "expert_gating_func", err);
-    if (rc > 0 && scaling.bytes && (scaling.bytes != 4 || memcmp(scaling.data, "none", 4)))
-        return refuse_key(c, "rope.scaling.type", err);
+        return ps_gguf_refuse_key(c, "expert_gating_func", err);
     return 0;
 }
 
@@ -76,9 +83,9 @@ static int read_numbers(const struct ps_checkpoint *c, struct ps_config *config,
     double eps, theta, scale;
     int rc;
 
-    if ((rc = arch_number(c, "attention.layer_norm_rms_epsilon", -1, &eps, err)) < 0 ||
-        (rc = arch_number(c, "rope.freq_base", 1e4, &theta, err)) < 0 ||
-        (rc = arch_number(c, "expert_weights_scale", 1, &scale, err)) < 0)
+    if ((rc = ps_gguf_arch_number(c, "attention.layer_norm_rms_epsilon", -1, &eps, err)) < 0 ||
+        (rc = ps_gguf_arch_number(c, "rope.freq_base", 1e4, &theta, err)) < 0 ||
+        (rc = ps_gguf_arch_number(c, "expert_weights_scale", 1, &scale, err)) < 0)
         return rc;
     if (eps == -1)
         return ps_error_set(err, -PS_ERR_FORMAT, c->source->name,
@@ -111,11 +118,10 @@ static int read_identity(const struct ps_checkpoint *c, struct ps_config *config
 
 int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, struct ps_error *err)
 {
-    uint32_t blocks, nextn, heads, value_length;
-    int rc = refuse_variants(c, err);
+    uint32_t blocks, nextn, heads, value_length, plain = 0;
+    int rc = read_identity(c, config, err);
 
-    if (rc < 0 || (rc = read_identity(c, config, err)) < 0 ||
-        (rc = read_numbers(c, config, err)) < 0 ||
+    if (rc < 0 || (rc = read_numbers(c, config, err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "block_count", -1, &blocks, err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "nextn_predict_layers", 0, &nextn, err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "context_length", -1, &config->context_max, err)) < 0 ||
@@ -131,11 +137,14 @@ int ps_gguf_common(const struct ps_checkpoint *c, struct ps_config *config, stru
                                err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "expert_count", -1, &config->expert_count, err)) < 0 ||
         (rc = ps_gguf_arch_u32(c, "expert_used_count", -1, &config->experts_used, err)) < 0 ||
-        (rc = ps_gguf_arch_u32(c, "expert_feed_forward_length", -1, &config->expert_width, err)) <
-            0)
+        (c->arch->plain_width &&
+         (rc = ps_gguf_arch_u32(c, "feed_forward_length", -1, &plain, err)) < 0) ||
+        (rc = ps_gguf_arch_u32(c, "expert_feed_forward_length", plain ? (int64_t)plain : -1,
+                               &config->expert_width, err)) < 0 ||
+        (rc = refuse_variants(c, config, err)) < 0 || (rc = ps_gguf_rope(c, config, err)) < 0)
         return rc;
     if (value_length != config->head_dim)
-        return refuse_key(c, "attention.value_length", err);
+        return ps_gguf_refuse_key(c, "attention.value_length", err);
     if (blocks <= nextn || blocks - nextn > PS_LAYER_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_FORMAT, c->source->name,
                             "%s.block_count is %u, of which %u predict ahead: 1 to %d others can "

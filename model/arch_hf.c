@@ -64,58 +64,10 @@ static int get_number(const json_t *object, const char *field, double fallback, 
     return 0;
 }
 
-static int check_rope_type(const json_t *rope, struct ps_error *err)
+int ps_hf_number(const struct ps_checkpoint *c, const char *field, double fallback, double *out,
+                 struct ps_error *err)
 {
-    const char *type = json_string_value(json_object_get(rope, "rope_type"));
-
-    if (!type)
-        type = json_string_value(json_object_get(rope, "type"));
-    if (type && strcmp(type, "default") && strcmp(type, "mrope"))
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE,
-                            "the rope type \"%.32s\" is not supported: only \"default\" is", type);
-    return 0;
-}
-
-/* *out is NULL when the field is absent or null. */
-static int get_rope(const json_t *text, const char *field, const json_t **out, struct ps_error *err)
-{
-    const json_t *value = json_object_get(text, field);
-
-    *out = NULL;
-    if (!value || json_is_null(value))
-        return 0;
-    if (!json_is_object(value))
-        return ps_error_set(err, -PS_ERR_FORMAT, WHERE, "\"%s\" in config.json is not an object",
-                            field);
-    *out = value;
-    return check_rope_type(value, err);
-}
-
-/* The rope's parameters are an object of their own since transformers 5; before, two fields. */
-static int read_rope(const struct ps_checkpoint *c, struct ps_config *config, double rotary,
-                     struct ps_error *err)
-{
-    const json_t *rope, *scaling;
-    double theta = 0, factor = 0;
-    int rc;
-
-    if ((rc = get_rope(c->text, "rope_parameters", &rope, err)) < 0 ||
-        (rc = get_rope(c->text, "rope_scaling", &scaling, err)) < 0)
-        return rc;
-    if (!rope)
-        rope = scaling ? scaling : c->text;
-    if ((rc = check_rope_type(rope, err)) < 0 ||
-        (rc = get_number(c->text, "rope_theta", 1e4, &theta, WHERE, err)) < 0 ||
-        (rc = get_number(rope, "rope_theta", theta, &theta, WHERE, err)) < 0 ||
-        (rc = get_number(c->text, "partial_rotary_factor", rotary, &factor, WHERE, err)) < 0 ||
-        (rc = get_number(rope, "partial_rotary_factor", factor, &factor, WHERE, err)) < 0)
-        return rc;
-    if (!(factor > 0 && factor <= 1))
-        return ps_error_set(err, -PS_ERR_FORMAT, WHERE,
-                            "\"partial_rotary_factor\" in config.json is not within 0 to 1");
-    config->rope_theta = theta;
-    config->rope_dims = (uint32_t)(config->head_dim * factor);
-    return 0;
+    return get_number(c->text, field, fallback, out, WHERE, err);
 }
 
 /* Variants that would compute something else than what is implemented. */
@@ -145,6 +97,8 @@ int ps_hf_common(const struct ps_checkpoint *c, struct ps_config *config, double
 {
     const char *name = json_string_value(json_object_get(c->root, "_name_or_path"));
     const char *slash = name ? strrchr(name, '/') : NULL;
+    const char *experts = c->arch->hf_expert_count ? c->arch->hf_expert_count : "num_experts";
+    const char *width = c->arch->plain_width ? "intermediate_size" : "moe_intermediate_size";
     double eps = 0;
     int rc = refuse_variants(c, err);
 
@@ -153,16 +107,16 @@ int ps_hf_common(const struct ps_checkpoint *c, struct ps_config *config, double
         (rc = ps_hf_u32(c, "num_hidden_layers", -1, &config->layer_count, err)) < 0 ||
         (rc = ps_hf_u32(c, "max_position_embeddings", CONTEXT_DEFAULT, &config->context_max, err)) <
             0 ||
-        (rc = get_number(c->text, "rms_norm_eps", 1e-6, &eps, WHERE, err)) < 0 ||
+        (rc = ps_hf_number(c, "rms_norm_eps", c->arch->eps_default, &eps, err)) < 0 ||
         (rc = ps_hf_u32(c, "num_attention_heads", -1, &config->head_count, err)) < 0 ||
         (rc = ps_hf_u32(c, "num_key_value_heads", config->head_count, &config->kv_head_count,
                         err)) < 0 ||
         (rc = ps_hf_u32(c, "head_dim", config->head_count ? config->hidden / config->head_count : 0,
                         &config->head_dim, err)) < 0 ||
-        (rc = read_rope(c, config, rotary, err)) < 0 ||
-        (rc = ps_hf_u32(c, "num_experts", -1, &config->expert_count, err)) < 0 ||
+        (rc = ps_hf_rope(c, config, rotary, err)) < 0 ||
+        (rc = ps_hf_u32(c, experts, -1, &config->expert_count, err)) < 0 ||
         (rc = ps_hf_u32(c, "num_experts_per_tok", -1, &config->experts_used, err)) < 0 ||
-        (rc = ps_hf_u32(c, "moe_intermediate_size", -1, &config->expert_width, err)) < 0)
+        (rc = ps_hf_u32(c, width, -1, &config->expert_width, err)) < 0)
         return rc;
     if (config->layer_count == 0 || config->layer_count > PS_LAYER_COUNT_MAX)
         return ps_error_set(err, -PS_ERR_FORMAT, WHERE,

@@ -25,20 +25,35 @@ struct attention_run {
     float *k, *v;      /* [ctx, kv_row] */
 };
 
-/* Norm and rotation of one head; `norm` may be absent. */
-static void prepare_head(struct ps_engine *engine, float *head, const struct ps_weight *norm,
-                         uint32_t token)
+static void clip(float *v, size_t n, float limit)
+{
+    for (size_t i = 0; i < n; i++)
+        v[i] = v[i] > limit ? limit : v[i] < -limit ? -limit : v[i];
+}
+
+/* Norm, clipping and rotation of the heads of one token; `norm` may be absent. A norm over all
+ * heads at once needs them without gaps, so models with output gates have none. */
+static void prepare_heads(struct ps_engine *engine, float *heads, uint32_t count, size_t stride,
+                          const struct ps_weight *norm, uint32_t token)
 {
     const struct ps_config *c = engine->config;
     size_t half = c->rope_dims / 2;
 
-    if (norm->data)
-        engine->k->rmsnorm(head, head, ps_weight_f32(norm), c->head_dim, c->norm_eps);
-    engine->k->rope(head, engine->work.rope_cos + token * half,
-                    engine->work.rope_sin + token * half, half);
+    if (norm->data && c->qk_norm_whole)
+        engine->k->rmsnorm(heads, heads, ps_weight_f32(norm), (size_t)count * c->head_dim,
+                           c->norm_eps);
+    for (uint32_t h = 0; h < count; h++) {
+        float *head = heads + h * stride;
+        if (norm->data && !c->qk_norm_whole)
+            engine->k->rmsnorm(head, head, ps_weight_f32(norm), c->head_dim, c->norm_eps);
+        if (c->qkv_clip > 0)
+            clip(head, c->head_dim, c->qkv_clip);
+        engine->k->rope(head, engine->work.rope_cos + token * half,
+                        engine->work.rope_sin + token * half, half);
+    }
 }
 
-/* One task per token: its query heads, and its key heads where they lie in the cache. */
+/* One task per token: its query heads, and its key and value heads where they lie in the cache. */
 static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
 {
     const struct attention_run *run = ctx;
@@ -47,12 +62,13 @@ static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, ui
     float *k = run->k + (run->position + token) * engine->state.kv_row;
 
     (void)thread_idx;
-    for (uint32_t h = 0; h < c->head_count; h++)
-        prepare_head(engine, q + (size_t)h * run->q_stride,
-                     ps_layer_weight(engine, run->layer, PS_ROLE_ATTN_Q_NORM), (uint32_t)token);
-    for (uint32_t h = 0; h < c->kv_head_count; h++)
-        prepare_head(engine, k + (size_t)h * c->head_dim,
-                     ps_layer_weight(engine, run->layer, PS_ROLE_ATTN_K_NORM), (uint32_t)token);
+    prepare_heads(engine, q, c->head_count, run->q_stride,
+                  ps_layer_weight(engine, run->layer, PS_ROLE_ATTN_Q_NORM), (uint32_t)token);
+    prepare_heads(engine, k, c->kv_head_count, c->head_dim,
+                  ps_layer_weight(engine, run->layer, PS_ROLE_ATTN_K_NORM), (uint32_t)token);
+    if (c->qkv_clip > 0)
+        clip(run->v + (run->position + token) * engine->state.kv_row, engine->state.kv_row,
+             c->qkv_clip);
 }
 
 static void head_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)

@@ -48,6 +48,10 @@ static const char *const role_names[PS_ROLE_COUNT] = {
     [PS_ROLE_DENSE_GATE] = "ffn_gate.weight",
     [PS_ROLE_DENSE_UP] = "ffn_up.weight",
     [PS_ROLE_DENSE_DOWN] = "ffn_down.weight",
+    [PS_ROLE_PREDICT_PROJ] = "nextn.eh_proj.weight",
+    [PS_ROLE_PREDICT_EMBED_NORM] = "nextn.enorm.weight",
+    [PS_ROLE_PREDICT_HIDDEN_NORM] = "nextn.hnorm.weight",
+    [PS_ROLE_PREDICT_OUT_NORM] = "nextn.shared_head_norm.weight",
 };
 
 const char *ps_role_name(enum ps_role role, uint32_t layer, char *buf, size_t buf_bytes)
@@ -63,8 +67,10 @@ bool ps_role_present(const struct ps_config *config, enum ps_role role, uint32_t
 {
     if (role < PS_ROLE_LAYER_FIRST)
         return true;
-    if (role >= PS_ROLE_COUNT || layer >= config->layer_count)
+    if (role >= PS_ROLE_COUNT || layer >= ps_config_layers_all(config))
         return false;
+    if (role >= PS_ROLE_PREDICT_PROJ)
+        return layer >= config->layer_count;
 
     const struct ps_config_layer *l = &config->layers[layer];
     if (role <= PS_ROLE_FFN_NORM)
@@ -100,8 +106,8 @@ void ps_role_shape(const struct ps_config *c, enum ps_role role, uint64_t *rows,
         [PS_ROLE_ATTN_K] = {kv_dim, c->hidden},
         [PS_ROLE_ATTN_V] = {kv_dim, c->hidden},
         [PS_ROLE_ATTN_OUT] = {c->hidden, q_dim},
-        [PS_ROLE_ATTN_Q_NORM] = {1, c->head_dim},
-        [PS_ROLE_ATTN_K_NORM] = {1, c->head_dim},
+        [PS_ROLE_ATTN_Q_NORM] = {1, c->qk_norm_whole ? q_dim : c->head_dim},
+        [PS_ROLE_ATTN_K_NORM] = {1, c->qk_norm_whole ? kv_dim : c->head_dim},
         [PS_ROLE_DELTA_QKV] = {conv_dim, c->hidden},
         [PS_ROLE_DELTA_Z] = {v_dim, c->hidden},
         [PS_ROLE_DELTA_BETA] = {c->delta_v_heads, c->hidden},
@@ -119,6 +125,10 @@ void ps_role_shape(const struct ps_config *c, enum ps_role role, uint64_t *rows,
         [PS_ROLE_DENSE_GATE] = {c->dense_width, c->hidden},
         [PS_ROLE_DENSE_UP] = {c->dense_width, c->hidden},
         [PS_ROLE_DENSE_DOWN] = {c->hidden, c->dense_width},
+        [PS_ROLE_PREDICT_PROJ] = {c->hidden, 2ull * c->hidden},
+        [PS_ROLE_PREDICT_EMBED_NORM] = {1, c->hidden},
+        [PS_ROLE_PREDICT_HIDDEN_NORM] = {1, c->hidden},
+        [PS_ROLE_PREDICT_OUT_NORM] = {1, c->hidden},
     };
 
     *rows = shapes[role][0];
@@ -137,6 +147,9 @@ bool ps_role_is_vector(enum ps_role role)
     case PS_ROLE_DELTA_A:
     case PS_ROLE_DELTA_DT:
     case PS_ROLE_DELTA_NORM:
+    case PS_ROLE_PREDICT_EMBED_NORM:
+    case PS_ROLE_PREDICT_HIDDEN_NORM:
+    case PS_ROLE_PREDICT_OUT_NORM:
         return true;
     default:
         return false;
@@ -169,6 +182,7 @@ static int check_model(const struct ps_config *c, struct ps_error *err)
         {"vocab_rows", c->vocab_rows, 1, VOCAB_ROWS_MAX},
         {"hidden", c->hidden, 1, HIDDEN_MAX},
         {"layer_count", c->layer_count, 1, PS_LAYER_COUNT_MAX},
+        {"prediction_count", c->prediction_count, 0, PS_LAYER_COUNT_MAX},
         {"context_max", c->context_max, 1, CONTEXT_MAX},
         {"end_id_count", c->end_id_count, 0, PS_END_ID_COUNT_MAX},
     };
@@ -176,6 +190,10 @@ static int check_model(const struct ps_config *c, struct ps_error *err)
 
     if (rc < 0)
         return rc;
+    if (ps_config_layers_all(c) > PS_LAYER_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_FORMAT, "model configuration",
+                            "%u layers and %u that predict are more than %d", c->layer_count,
+                            c->prediction_count, PS_LAYER_COUNT_MAX);
     if (!c->arch[0] || !memchr(c->arch, 0, sizeof(c->arch)) ||
         !memchr(c->name, 0, sizeof(c->name)) || !memchr(c->source_name, 0, sizeof(c->source_name)))
         return refuse(err, "arch is empty or a name has no end");
@@ -210,6 +228,23 @@ static int check_heads(const char *name, uint32_t count, uint32_t dim, struct ps
                         HEADS_WIDTH_MAX);
 }
 
+static int check_rope(const struct ps_config *c, struct ps_error *err)
+{
+    if (c->rope_dims % 2)
+        return refuse(err, "rope_dims is odd");
+    if (!isfinite(c->rope_theta) || c->rope_theta <= 0)
+        return refuse(err, "rope_theta is not a positive number");
+    if (!isfinite(c->rope_scale) || c->rope_scale <= 0)
+        return refuse(err, "rope_scale is not a positive number");
+    if (c->rope_table_count > PS_ROPE_TABLE_MAX ||
+        (c->rope_table_count && c->rope_table_count != c->rope_dims / 2))
+        return refuse(err, "the table of rope frequencies is not of half as many as rope_dims");
+    for (uint32_t i = 0; i < c->rope_table_count; i++)
+        if (!isfinite(c->rope_table[i]) || c->rope_table[i] < 0)
+            return refuse(err, "the table of rope frequencies holds something that is none");
+    return 0;
+}
+
 /* Sizes are computed from all fields, also from those that no layer uses: what `used` waives is
  * only that there must be something. */
 static int check_attention(const struct ps_config *c, bool used, struct ps_error *err)
@@ -228,11 +263,11 @@ static int check_attention(const struct ps_config *c, bool used, struct ps_error
         return rc;
     if (c->head_count % c->kv_head_count)
         return refuse(err, "head_count is not a multiple of kv_head_count");
-    if (c->rope_dims % 2)
-        return refuse(err, "rope_dims is odd");
-    if (!isfinite(c->rope_theta) || c->rope_theta <= 0)
-        return refuse(err, "rope_theta is not a positive number");
-    return 0;
+    if (c->qk_norm_whole && c->attn_gate)
+        return refuse(err, "a norm over all heads does not go with gates between them");
+    if (!isfinite(c->qkv_clip) || c->qkv_clip < 0)
+        return refuse(err, "qkv_clip is not a number, or negative");
+    return check_rope(c, err);
 }
 
 static int check_delta(const struct ps_config *c, bool used, struct ps_error *err)
@@ -281,7 +316,7 @@ static int check_ffn(const struct ps_config *c, bool moe, bool dense, struct ps_
 
 static int check_experts(const struct ps_config *c, struct ps_error *err)
 {
-    for (uint32_t i = 0; i < c->layer_count; i++) {
+    for (uint32_t i = 0; i < ps_config_layers_all(c); i++) {
         const struct ps_config_layer *l = &c->layers[i];
         struct ps_expert_shape shape = {c->hidden, c->expert_width, l->gate_type, l->up_type,
                                         l->down_type};
@@ -305,7 +340,7 @@ int ps_config_check(const struct ps_config *c, struct ps_error *err)
         rc = check_sampling(&c->sampling, err);
     if (rc < 0)
         return rc;
-    for (uint32_t i = 0; i < c->layer_count; i++) {
+    for (uint32_t i = 0; i < ps_config_layers_all(c); i++) {
         attention |= c->layers[i].mixer == PS_MIXER_ATTENTION;
         delta |= c->layers[i].mixer == PS_MIXER_DELTA;
         moe |= c->layers[i].ffn == PS_FFN_MOE;

@@ -19,6 +19,7 @@
 #define PS_LAYER_COUNT_MAX 512
 #define PS_EXPERT_COUNT_MAX 4096
 #define PS_END_ID_COUNT_MAX 8
+#define PS_ROPE_TABLE_MAX 512
 
 enum ps_mixer { PS_MIXER_ATTENTION, PS_MIXER_DELTA };
 enum ps_ffn { PS_FFN_MOE, PS_FFN_DENSE };
@@ -36,7 +37,7 @@ struct ps_config_sampling { /* from generation_config.json; has = false without 
 };
 
 struct ps_config {
-    char arch[32]; /* "qwen3_5_moe", "qwen3_moe": a row of the table in arch.c */
+    char arch[32]; /* "qwen3_5_moe", "mixtral": a row of the table in arch.c */
     char name[128];
     char source_name[256];
     uint32_t vocab_rows, hidden, layer_count, context_max;
@@ -45,8 +46,14 @@ struct ps_config {
     uint32_t head_count, kv_head_count, head_dim; /* attention */
     bool attn_gate;                               /* q rows are query|gate interleaved per head */
     bool qk_norm;                                 /* RMS over head_dim of every q and k head */
-    uint32_t rope_dims;                           /* rotated leading dimensions of a head, even */
+    bool qk_norm_whole;                           /* with qk_norm: over all heads at once instead */
+    float qkv_clip;     /* q, k, v clamped to +-this behind the norm; 0 no */
+    uint32_t rope_dims; /* rotated leading dimensions of a head, even */
     double rope_theta;
+    float rope_scale; /* multiplies the cosines and sines; 1 but for YaRN */
+    uint32_t
+        rope_table_count; /* 0, or rope_dims / 2: inverse frequencies that theta does not give */
+    float rope_table[PS_ROPE_TABLE_MAX];
 
     uint32_t delta_k_heads, delta_v_heads, delta_k_dim, delta_v_dim, conv_taps; /* 0 without */
     bool delta_tiled; /* value head h uses key head h % k_heads (GGUF), not h / (v_heads/k_heads) */
@@ -61,6 +68,10 @@ struct ps_config {
     int32_t end_ids[PS_END_ID_COUNT_MAX];
     uint32_t end_id_count;
     struct ps_config_sampling sampling;
+
+    /* Layers behind the last one that predict a token further ahead (spec A.8), [layer_count ..
+     * layer_count + prediction_count) of `layers`. They are kept in the volume, and not yet run. */
+    uint32_t prediction_count;
     struct ps_config_layer layers[PS_LAYER_COUNT_MAX];
 };
 
@@ -77,8 +88,8 @@ enum ps_role {
     PS_ROLE_ATTN_K,          /* attn_k.weight [nkv * hd, H] */
     PS_ROLE_ATTN_V,          /* attn_v.weight */
     PS_ROLE_ATTN_OUT,        /* attn_output.weight [H, nh * hd] */
-    PS_ROLE_ATTN_Q_NORM,     /* attn_q_norm.weight [hd] */
-    PS_ROLE_ATTN_K_NORM,     /* attn_k_norm.weight [hd] */
+    PS_ROLE_ATTN_Q_NORM,     /* attn_q_norm.weight [hd], whole: [nh * hd] */
+    PS_ROLE_ATTN_K_NORM,     /* attn_k_norm.weight [hd], whole: [nkv * hd] */
     PS_ROLE_DELTA_QKV,       /* attn_qkv.weight [2 nk dk + nv dv, H] */
     PS_ROLE_DELTA_Z,         /* attn_gate.weight [nv dv, H] */
     PS_ROLE_DELTA_BETA,      /* ssm_beta.weight [nv, H] */
@@ -96,11 +107,21 @@ enum ps_role {
     PS_ROLE_DENSE_GATE,      /* ffn_gate.weight [Id, H] */
     PS_ROLE_DENSE_UP,        /* ffn_up.weight */
     PS_ROLE_DENSE_DOWN,      /* ffn_down.weight [H, Id] */
+    PS_ROLE_PREDICT_PROJ,    /* nextn.eh_proj.weight [H, 2 H]: of the embedding, then the state */
+    PS_ROLE_PREDICT_EMBED_NORM,  /* nextn.enorm.weight [H] */
+    PS_ROLE_PREDICT_HIDDEN_NORM, /* nextn.hnorm.weight [H] */
+    PS_ROLE_PREDICT_OUT_NORM,    /* nextn.shared_head_norm.weight [H] */
     PS_ROLE_COUNT
 };
 
 /* "token_embd.weight" or "blk.3.attn_q.weight" into buf; layer is ignored for global roles. */
 const char *ps_role_name(enum ps_role role, uint32_t layer, char *buf, size_t buf_bytes);
+
+/* Layers with their predicting ones. */
+static inline uint32_t ps_config_layers_all(const struct ps_config *config)
+{
+    return config->layer_count + config->prediction_count;
+}
 
 /* Is the role part of this layer (or of the model, for global roles)? The head is (tied or not). */
 bool ps_role_present(const struct ps_config *config, enum ps_role role, uint32_t layer);

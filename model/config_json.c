@@ -12,7 +12,9 @@
 #include "quant/type.h"
 
 #define WHERE "model.json"
+/* 2 where a field is there that says what an older release would leave out of its sums. */
 #define JSON_VERSION 1
+#define JSON_VERSION_MORE 2
 
 static const char *const mixer_names[] = {"attention", "delta"};
 static const char *const ffn_names[] = {"moe", "dense"};
@@ -23,17 +25,26 @@ static const struct field {
     const char *name;
     enum kind kind;
     size_t offset;
-} fields[] = {
-#define F(KIND, NAME) #NAME, KIND, offsetof(struct ps_config, NAME)
-    {F(KIND_U32, vocab_rows)},    {F(KIND_U32, hidden)},         {F(KIND_U32, layer_count)},
-    {F(KIND_U32, context_max)},   {F(KIND_FLOAT, norm_eps)},     {F(KIND_U32, head_count)},
-    {F(KIND_U32, kv_head_count)}, {F(KIND_U32, head_dim)},       {F(KIND_BOOL, attn_gate)},
-    {F(KIND_BOOL, qk_norm)},      {F(KIND_U32, rope_dims)},      {F(KIND_DOUBLE, rope_theta)},
-    {F(KIND_U32, delta_k_heads)}, {F(KIND_U32, delta_v_heads)},  {F(KIND_U32, delta_k_dim)},
-    {F(KIND_U32, delta_v_dim)},   {F(KIND_U32, conv_taps)},      {F(KIND_BOOL, delta_tiled)},
-    {F(KIND_U32, expert_count)},  {F(KIND_U32, experts_used)},   {F(KIND_U32, expert_width)},
-    {F(KIND_BOOL, renormalise)},  {F(KIND_FLOAT, expert_scale)}, {F(KIND_U32, shared_width)},
-    {F(KIND_BOOL, shared_gate)},  {F(KIND_U32, dense_width)},
+    double absent; /* what it is where it is not there; such fields are written only when other */
+} fields[] =
+    {
+#define F(KIND, NAME) #NAME, KIND, offsetof(struct ps_config, NAME), 0
+        {F(KIND_U32, vocab_rows)},    {F(KIND_U32, hidden)},         {F(KIND_U32, layer_count)},
+        {F(KIND_U32, context_max)},   {F(KIND_FLOAT, norm_eps)},     {F(KIND_U32, head_count)},
+        {F(KIND_U32, kv_head_count)}, {F(KIND_U32, head_dim)},       {F(KIND_BOOL, attn_gate)},
+        {F(KIND_BOOL, qk_norm)},      {F(KIND_U32, rope_dims)},      {F(KIND_DOUBLE, rope_theta)},
+        {F(KIND_U32, delta_k_heads)}, {F(KIND_U32, delta_v_heads)},  {F(KIND_U32, delta_k_dim)},
+        {F(KIND_U32, delta_v_dim)},   {F(KIND_U32, conv_taps)},      {F(KIND_BOOL, delta_tiled)},
+        {F(KIND_U32, expert_count)},  {F(KIND_U32, experts_used)},   {F(KIND_U32, expert_width)},
+        {F(KIND_BOOL, renormalise)},  {F(KIND_FLOAT, expert_scale)}, {F(KIND_U32, shared_width)},
+        {F(KIND_BOOL, shared_gate)},  {F(KIND_U32, dense_width)},
+#undef F
+},
+  more_fields[] = {
+#define F(KIND, NAME, ABSENT) #NAME, KIND, offsetof(struct ps_config, NAME), ABSENT
+      {F(KIND_BOOL, qk_norm_whole, 0)},
+      {F(KIND_FLOAT, qkv_clip, 0)},
+      {F(KIND_FLOAT, rope_scale, 1)},
 #undef F
 };
 
@@ -85,32 +96,82 @@ static int append(json_t *array, json_t *value)
     return json_array_append_new(array, value);
 }
 
+/* Fields that most models do not need. Returns how many there are, or -1. */
+static int fill_more(json_t *root, const struct ps_config *config)
+{
+    int count = 0, bad = 0;
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(more_fields); i++) {
+        json_t *value = field_to_json(&more_fields[i], config);
+        double number = json_is_boolean(value) ? json_is_true(value) : json_number_value(value);
+
+        if (number == more_fields[i].absent) {
+            json_decref(value);
+            continue;
+        }
+        bad |= json_object_set_new(root, more_fields[i].name, value);
+        count++;
+    }
+    if (config->rope_table_count) {
+        json_t *table = json_array();
+
+        bad |= json_object_set_new(root, "rope_table", table);
+        for (uint32_t i = 0; i < config->rope_table_count && !bad; i++)
+            bad |= append(table, json_real((double)config->rope_table[i]));
+        count++;
+    }
+    return bad ? -1 : count;
+}
+
+/* Layers [first, end) and their tensors; those of the whole model go with the first layers. */
+static int fill_layers(json_t *object, const struct ps_config *config, uint32_t first, uint32_t end,
+                       const struct ps_config_tensor *tensors, uint32_t tensor_count)
+{
+    json_t *layers = json_array(), *list = json_array();
+    int bad = 0;
+
+    /* Into the object first: it owns them whatever fails. */
+    bad |= json_object_set_new(object, "layers", layers);
+    bad |= json_object_set_new(object, "tensors", list);
+    for (uint32_t i = first; i < end && !bad; i++)
+        bad |= append(layers, layer_to_json(&config->layers[i]));
+    for (uint32_t i = 0; i < tensor_count && !bad; i++)
+        if (tensors[i].layer >= first && tensors[i].layer < end)
+            bad |= append(list, tensor_to_json(&tensors[i]));
+    return bad;
+}
+
 static int fill_object(json_t *root, const struct ps_config *config,
                        const struct ps_config_tensor *tensors, uint32_t tensor_count)
 {
-    json_t *end_ids = json_array(), *layers = json_array(), *list = json_array();
-    int bad = 0;
+    json_t *end_ids = json_array();
+    int bad = 0, more;
 
+    /* The place of the version in the text is the first, whatever it turns out to be. */
     bad |= json_object_set_new(root, "version", json_integer(JSON_VERSION));
     bad |= json_object_set_new(root, "arch", json_string(config->arch));
     bad |= json_object_set_new(root, "name", json_string(config->name));
     bad |= json_object_set_new(root, "source_name", json_string(config->source_name));
     for (size_t i = 0; i < PS_ARRAY_LEN(fields); i++)
         bad |= json_object_set_new(root, fields[i].name, field_to_json(&fields[i], config));
-    /* Into the root first: it owns them whatever fails. */
     bad |= json_object_set_new(root, "end_ids", end_ids);
-    bad |= json_object_set_new(root, "layers", layers);
-    bad |= json_object_set_new(root, "tensors", list);
+    bad |= fill_layers(root, config, 0, config->layer_count, tensors, tensor_count);
     if (config->sampling.has)
         bad |= json_object_set_new(root, "sampling", sampling_to_json(&config->sampling));
-    if (bad)
+    more = bad ? -1 : fill_more(root, config);
+    if (more < 0)
         return -1;
+    if (more)
+        bad |= json_object_set_new(root, "version", json_integer(JSON_VERSION_MORE));
     for (uint32_t i = 0; i < config->end_id_count; i++)
         bad |= append(end_ids, json_integer(config->end_ids[i]));
-    for (uint32_t i = 0; i < config->layer_count; i++)
-        bad |= append(layers, layer_to_json(&config->layers[i]));
-    for (uint32_t i = 0; i < tensor_count; i++)
-        bad |= append(list, tensor_to_json(&tensors[i]));
+    if (config->prediction_count) {
+        json_t *prediction = json_object();
+
+        bad |= json_object_set_new(root, "prediction", prediction);
+        bad |= fill_layers(prediction, config, config->layer_count, ps_config_layers_all(config),
+                           tensors, tensor_count);
+    }
     return bad ? -1 : 0;
 }
 
@@ -212,15 +273,45 @@ static int type_from_json(const json_t *object, const char *key, uint32_t *type)
     return 0;
 }
 
-static int layers_from_json(const json_t *root, struct ps_config *config, struct ps_error *err)
+static int more_from_json(const json_t *root, struct ps_config *config, struct ps_error *err)
+{
+    const json_t *table = json_object_get(root, "rope_table");
+
+    config->rope_scale = 1;
+    for (size_t i = 0; i < PS_ARRAY_LEN(more_fields); i++) {
+        int rc = json_object_get(root, more_fields[i].name)
+                     ? field_from_json(&more_fields[i], root, config, err)
+                     : 0;
+        if (rc < 0)
+            return rc;
+    }
+    if (!table)
+        return 0;
+    if (!json_is_array(table) || json_array_size(table) > PS_ROPE_TABLE_MAX)
+        return wrong(err, "rope_table", "is not a list, or too long");
+    config->rope_table_count = (uint32_t)json_array_size(table);
+    for (uint32_t i = 0; i < config->rope_table_count; i++) {
+        const json_t *value = json_array_get(table, i);
+
+        if (!json_is_number(value) || !(fabs(json_number_value(value)) <= 1e30))
+            return wrong(err, "rope_table", "holds something that is not a number in range");
+        config->rope_table[i] = (float)json_number_value(value);
+    }
+    return 0;
+}
+
+/* Layers from `first` on, `count` of them. */
+static int layers_from_json(const json_t *root, struct ps_config *config, uint32_t first,
+                            uint32_t count, struct ps_error *err)
 {
     const json_t *array = json_object_get(root, "layers");
 
-    if (config->layer_count > PS_LAYER_COUNT_MAX || json_array_size(array) != config->layer_count)
+    if (count > PS_LAYER_COUNT_MAX || first > PS_LAYER_COUNT_MAX - count ||
+        json_array_size(array) != count)
         return wrong(err, "layers", "does not have layer_count entries");
-    for (uint32_t i = 0; i < config->layer_count; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         const json_t *object = json_array_get(array, i);
-        struct ps_config_layer *l = &config->layers[i];
+        struct ps_config_layer *l = &config->layers[first + i];
         int mixer = name_from_json(object, "mixer", mixer_names, PS_ARRAY_LEN(mixer_names));
         int ffn = name_from_json(object, "ffn", ffn_names, PS_ARRAY_LEN(ffn_names));
 
@@ -234,6 +325,19 @@ static int layers_from_json(const json_t *root, struct ps_config *config, struct
             return wrong(err, "layers", "has an expert type that is not known");
     }
     return 0;
+}
+
+static int prediction_from_json(const json_t *root, struct ps_config *config, struct ps_error *err)
+{
+    const json_t *object = json_object_get(root, "prediction");
+    size_t count = json_array_size(json_object_get(object, "layers"));
+
+    if (!object)
+        return 0;
+    if (count == 0 || count > PS_LAYER_COUNT_MAX)
+        return wrong(err, "prediction", "has no layers, or too many");
+    config->prediction_count = (uint32_t)count;
+    return layers_from_json(object, config, config->layer_count, config->prediction_count, err);
 }
 
 static int end_ids_from_json(const json_t *root, struct ps_config *config, struct ps_error *err)
@@ -299,28 +403,44 @@ static int tensor_from_name(const char *name, struct ps_config_tensor *tensor)
     return -1;
 }
 
-static int tensors_from_json(const json_t *root, struct ps_config_tensor **out, uint32_t *out_count,
+/* Entries of `array` into tensors, which has room. Those of predicting layers, and no others, stand
+ * in the list of these. */
+static int tensor_list(const json_t *array, const struct ps_config *config, bool predicts,
+                       struct ps_config_tensor *tensors, struct ps_error *err)
+{
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const json_t *object = json_array_get(array, i);
+        const char *name = json_string_value(json_object_get(object, "name"));
+
+        if (!name || tensor_from_name(name, &tensors[i]) < 0 ||
+            type_from_json(object, "type", &tensors[i].type) < 0)
+            return wrong(err, "tensors", "has an entry whose name or type is not known");
+        if (predicts != (tensors[i].layer >= config->layer_count))
+            return wrong(err, "tensors", "has a tensor that this model has no place for");
+    }
+    return 0;
+}
+
+static int tensors_from_json(const json_t *root, const struct ps_config *config,
+                             struct ps_config_tensor **out, uint32_t *out_count,
                              struct ps_error *err)
 {
     const json_t *array = json_object_get(root, "tensors");
-    size_t count = json_array_size(array);
+    const json_t *more = json_object_get(json_object_get(root, "prediction"), "tensors");
+    size_t first = json_array_size(array), count = first + json_array_size(more);
     struct ps_config_tensor *tensors;
+    int rc;
 
-    if (!json_is_array(array) || count == 0 || count > PS_LAYER_COUNT_MAX * PS_ROLE_COUNT)
+    if (!json_is_array(array) || first == 0 || count > PS_LAYER_COUNT_MAX * PS_ROLE_COUNT)
         return wrong(err, "tensors", "is not a list, or empty, or too long");
     tensors = calloc(count, sizeof(*tensors));
     if (!tensors)
         return ps_error_set(err, -ENOMEM, WHERE, "memory for %zu tensor records is not to be had",
                             count);
-    for (size_t i = 0; i < count; i++) {
-        const json_t *object = json_array_get(array, i);
-        const char *name = json_string_value(json_object_get(object, "name"));
-
-        if (!name || tensor_from_name(name, &tensors[i]) < 0 ||
-            type_from_json(object, "type", &tensors[i].type) < 0) {
-            free(tensors);
-            return wrong(err, "tensors", "has an entry whose name or type is not known");
-        }
+    if ((rc = tensor_list(array, config, false, tensors, err)) < 0 ||
+        (rc = tensor_list(more, config, true, tensors + first, err)) < 0) {
+        free(tensors);
+        return rc;
     }
     *out = tensors;
     *out_count = (uint32_t)count;
@@ -349,7 +469,7 @@ static int check_tensor(const struct ps_config *config, const struct ps_config_t
 static int check_tensors(const struct ps_config *config, const struct ps_config_tensor *tensors,
                          uint32_t tensor_count, struct ps_error *err)
 {
-    uint8_t *seen = calloc(config->layer_count, PS_ROLE_COUNT);
+    uint8_t *seen = calloc(ps_config_layers_all(config), PS_ROLE_COUNT);
     int rc = 0;
 
     if (!seen)
@@ -359,7 +479,7 @@ static int check_tensors(const struct ps_config *config, const struct ps_config_
         if (rc == 0 && seen[tensors[i].layer * PS_ROLE_COUNT + tensors[i].role]++)
             rc = wrong(err, "tensors", "has the same tensor twice");
     }
-    for (uint32_t layer = 0; layer < config->layer_count && rc == 0; layer++)
+    for (uint32_t layer = 0; layer < ps_config_layers_all(config) && rc == 0; layer++)
         for (int role = layer ? PS_ROLE_LAYER_FIRST : 0; role < PS_ROLE_COUNT && rc == 0; role++)
             if (role != PS_ROLE_HEAD && ps_role_present(config, (enum ps_role)role, layer) &&
                 !seen[layer * PS_ROLE_COUNT + (uint32_t)role]) {
@@ -375,8 +495,9 @@ static int config_from_root(const json_t *root, struct ps_config *config, struct
 {
     int rc;
 
-    if (json_integer_value(json_object_get(root, "version")) != JSON_VERSION)
-        return wrong(err, "version", "is not 1: the volume was made by another release");
+    json_int_t version = json_integer_value(json_object_get(root, "version"));
+    if (version != JSON_VERSION && version != JSON_VERSION_MORE)
+        return wrong(err, "version", "is neither 1 nor 2: the volume was made by a later release");
     if ((rc = text_from_json(root, "arch", config->arch, sizeof(config->arch), err)) < 0 ||
         (rc = text_from_json(root, "name", config->name, sizeof(config->name), err)) < 0 ||
         (rc = text_from_json(root, "source_name", config->source_name, sizeof(config->source_name),
@@ -385,7 +506,9 @@ static int config_from_root(const json_t *root, struct ps_config *config, struct
     for (size_t i = 0; i < PS_ARRAY_LEN(fields); i++)
         if ((rc = field_from_json(&fields[i], root, config, err)) < 0)
             return rc;
-    if ((rc = layers_from_json(root, config, err)) < 0 ||
+    if ((rc = more_from_json(root, config, err)) < 0 ||
+        (rc = layers_from_json(root, config, 0, config->layer_count, err)) < 0 ||
+        (rc = prediction_from_json(root, config, err)) < 0 ||
         (rc = end_ids_from_json(root, config, err)) < 0 ||
         (rc = sampling_from_json(root, config, err)) < 0)
         return rc;
@@ -411,7 +534,7 @@ int ps_config_from_json(const char *json, size_t json_bytes, struct ps_config *c
     else
         rc = config_from_root(root, parsed, err);
     if (rc == 0)
-        rc = tensors_from_json(root, &list, &count, err);
+        rc = tensors_from_json(root, parsed, &list, &count, err);
     if (rc == 0)
         rc = check_tensors(parsed, list, count, err);
     if (rc == 0) {

@@ -100,14 +100,15 @@ static int place_buffers(struct ps_engine *engine, struct ps_error *err)
  * equal. */
 static int make_frequencies(struct ps_engine *engine, struct ps_error *err)
 {
-    uint32_t half = engine->config->rope_dims / 2;
+    const struct ps_config *c = engine->config;
+    uint32_t half = c->rope_dims / 2;
 
     engine->inv_freq = calloc(half ? half : 1, sizeof(float));
     if (!engine->inv_freq)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
     for (uint32_t j = 0; j < half; j++)
-        engine->inv_freq[j] =
-            (float)pow(engine->config->rope_theta, -2.0 * j / engine->config->rope_dims);
+        engine->inv_freq[j] = c->rope_table_count ? c->rope_table[j]
+                                                  : (float)pow(c->rope_theta, -2.0 * j / c->rope_dims);
     return 0;
 }
 
@@ -158,6 +159,7 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     struct ps_store_options so = {.engine = engine->options.io,
                                   .cache_bytes = cache_bytes,
                                   .lease_count = engine->options.experts_used,
+                                  .group_count = engine->config->layer_count,
                                   .run = ps_store_tasks_run,
                                   .run_ctx = engine};
     rc = ps_pool_open(&engine->pool, engine->thread_count, err);

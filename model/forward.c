@@ -54,8 +54,9 @@ static void make_rope(struct ps_engine *engine, uint32_t position, uint32_t n)
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < half; j++) {
             double angle = (double)engine->inv_freq[j] * (position + i);
-            engine->work.rope_cos[i * half + j] = (float)cos(angle);
-            engine->work.rope_sin[i * half + j] = (float)sin(angle);
+            double scale = (double)engine->config->rope_scale;
+            engine->work.rope_cos[i * half + j] = (float)(scale * cos(angle));
+            engine->work.rope_sin[i * half + j] = (float)(scale * sin(angle));
         }
 }
 

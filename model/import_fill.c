@@ -53,7 +53,8 @@ static uint32_t row_type(const struct ps_tensor_ref *ref)
 /* True when the bytes in the source are those of the volume. */
 static bool is_moved(const struct ps_tensor_ref *ref, uint32_t type)
 {
-    return type == row_type(ref) && ref->transform == PS_TRANSFORM_NONE && !ref->scales;
+    return type == row_type(ref) && ref->transform == PS_TRANSFORM_NONE && !ref->scales &&
+           ref->order.kind == PS_ORDER_PLAIN;
 }
 
 /* Bytes [begin, end) of the referenced rows as they lie in the source; not of F8_E4M3. */
@@ -185,6 +186,30 @@ static int convert_rows(const struct ps_import *import, struct ps_import_scratch
     return rc;
 }
 
+/* The same where the source has the rows in another order: run by run. */
+static int convert_ordered(const struct ps_import *import, struct ps_import_scratch *s,
+                           const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end,
+                           uint32_t type, uint8_t *dst, struct ps_error *err)
+{
+    uint64_t stride = ps_row_bytes(type, ref->cols);
+    int rc = 0;
+
+    if (ref->order.kind == PS_ORDER_PLAIN)
+        return convert_rows(import, s, ref, begin, end, type, dst, err);
+    for (uint64_t row = begin; row < end && rc == 0;) {
+        struct ps_tensor_ref part = *ref;
+        uint64_t run;
+
+        part.row_begin = ps_tensor_ref_row(ref, row, &run);
+        part.rows = ps_min_u64(run, end - row);
+        part.order.kind = PS_ORDER_PLAIN;
+        rc = convert_rows(import, s, &part, 0, part.rows, type, dst, err);
+        row += part.rows;
+        dst += part.rows * stride;
+    }
+    return rc;
+}
+
 /* ---- resident tensors ------------------------------------------------------------ */
 
 /* The part of one row that lies in [begin, end) of the tensor's bytes. */
@@ -197,7 +222,7 @@ static int fill_part_row(const struct ps_import *import, struct ps_import_scratc
     int rc = grow_for(s, 0, 0, stride, err);
 
     if (rc == 0)
-        rc = convert_rows(import, s, ref, row, row + 1, type, s->row, err);
+        rc = convert_ordered(import, s, ref, row, row + 1, type, s->row, err);
     if (rc == 0)
         memcpy(buf, s->row + (begin - row * stride), end - begin);
     return rc;
@@ -225,8 +250,8 @@ static int fill_resident(const struct ps_import *import, struct ps_import_scratc
             return rc;
     }
     if (whole_begin < whole_end)
-        rc = convert_rows(import, s, ref, whole_begin, whole_end, type,
-                          buf + (whole_begin * stride - begin), err);
+        rc = convert_ordered(import, s, ref, whole_begin, whole_end, type,
+                             buf + (whole_begin * stride - begin), err);
     if (rc == 0 && whole_end * stride < end)
         rc = fill_part_row(import, s, ref, type, whole_end * stride, end,
                            buf + (whole_end * stride - begin), err);

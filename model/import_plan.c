@@ -193,7 +193,8 @@ static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t l
 
 static int plan_residents(struct ps_import *import, struct ps_error *err)
 {
-    size_t most = (size_t)import->config.layer_count * PS_ROLE_COUNT + PS_ROLE_LAYER_FIRST;
+    uint32_t layers = ps_config_layers_all(&import->config);
+    size_t most = (size_t)layers * PS_ROLE_COUNT + PS_ROLE_LAYER_FIRST;
     int rc = 0;
 
     import->tensors = calloc(most, sizeof(*import->tensors));
@@ -203,7 +204,7 @@ static int plan_residents(struct ps_import *import, struct ps_error *err)
         return no_memory(err);
     for (int role = 0; role < PS_ROLE_LAYER_FIRST && rc == 0; role++)
         rc = plan_resident(import, (enum ps_role)role, 0, err);
-    for (uint32_t layer = 0; layer < import->config.layer_count; layer++)
+    for (uint32_t layer = 0; layer < layers; layer++)
         for (int role = PS_ROLE_LAYER_FIRST; role < PS_ROLE_COUNT && rc == 0; role++)
             rc = plan_resident(import, (enum ps_role)role, layer, err);
     return rc;
@@ -294,7 +295,8 @@ static void add_object(struct ps_import *import, enum ps_object_kind kind, uint3
 static int list_objects(struct ps_import *import, struct ps_error *err)
 {
     uint32_t experts = import->config.expert_count;
-    size_t most = import->tensor_count + (size_t)import->config.layer_count * experts;
+    uint32_t layers = ps_config_layers_all(&import->config);
+    size_t most = import->tensor_count + (size_t)layers * experts;
 
     import->objects = calloc(most, sizeof(*import->objects));
     import->names = calloc(most, OBJECT_NAME_BYTES);
@@ -309,7 +311,7 @@ static int list_objects(struct ps_import *import, struct ps_error *err)
         add_object(import, PS_OBJECT_RESIDENT, 0, i, import->cuts[i],
                    (uint32_t)ps_div_up(bytes, PS_RESIDENT_SLICE_BYTES));
     }
-    for (uint32_t layer = 0; layer < import->config.layer_count; layer++)
+    for (uint32_t layer = 0; layer < layers; layer++)
         for (uint32_t e = 0; e < experts && import->layers[layer].slices; e++) {
             snprintf(import->names + (size_t)import->object_count * OBJECT_NAME_BYTES,
                      OBJECT_NAME_BYTES, "layer %u expert %u", layer, e);
@@ -339,9 +341,12 @@ static void report_groups(struct ps_model_layout_report *report, const struct gr
 
 static int count_tensors(struct ps_import *import, struct ps_error *err)
 {
+    const struct ps_source_tensor *divisors = ps_source_find(import->source, "rope_freqs.weight");
     struct group groups[GROUP_COUNT_MAX];
     uint32_t group_count = 0;
 
+    if (divisors && import->config.rope_table_count) /* they are in the configuration */
+        mark_used(import, &(struct ps_tensor_ref){.tensor = divisors});
     for (size_t i = 0; i < import->source->tensor_count; i++) {
         char name[sizeof(groups->name)];
         uint32_t g = 0;
@@ -387,7 +392,7 @@ int ps_import_plan(struct ps_import *import, struct ps_error *err)
     rc = ps_config_check(&import->config, err);
     if (rc == 0)
         rc = plan_residents(import, err);
-    for (uint32_t i = 0; i < import->config.layer_count && rc == 0; i++)
+    for (uint32_t i = 0; i < ps_config_layers_all(&import->config) && rc == 0; i++)
         if (import->config.layers[i].ffn == PS_FFN_MOE)
             rc = plan_layer(import, i, err);
     if (rc == 0)

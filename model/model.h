@@ -15,8 +15,10 @@
 struct ps_model {
     struct ps_volume *volume;
     struct ps_config config;
-    struct ps_config_tensor *tensors; /* resident tensors in the order of the volume */
-    uint32_t tensor_count;
+    /* Resident tensors in the order of the volume: those that the engine loads, then those of
+     * predicting layers. */
+    struct ps_config_tensor *tensors;
+    uint32_t tensor_count, tensor_count_all;
     struct ps_tokenizer *tokenizer; /* NULL without */
     enum ps_chat_family chat_family;
     char expert_types[64];

@@ -14,7 +14,7 @@
  */
 static int check_resident(const struct ps_model *model, struct ps_error *err)
 {
-    for (uint32_t i = 0; i < model->tensor_count; i++) {
+    for (uint32_t i = 0; i < model->tensor_count_all; i++) {
         const struct ps_config_tensor *t = &model->tensors[i];
         struct ps_object_info info;
         uint64_t rows, cols;
@@ -126,7 +126,7 @@ static int check_types(const struct ps_expert_shape *shape, uint32_t layer, stru
 
 static int check_experts(const struct ps_model *model, struct ps_error *err)
 {
-    for (uint32_t layer = 0; layer < model->config.layer_count; layer++) {
+    for (uint32_t layer = 0; layer < ps_config_layers_all(&model->config); layer++) {
         const struct ps_config_layer *l = &model->config.layers[layer];
         struct ps_expert_shape shape = {model->config.hidden, model->config.expert_width,
                                         l->gate_type, l->up_type, l->down_type};
@@ -150,10 +150,13 @@ static int load_metadata(struct ps_model *model, struct ps_error *err)
     if (ps_volume_metadata(model->volume, PS_BLOB_MODEL, &data, &bytes) < 0)
         return ps_error_set(err, -PS_ERR_FORMAT, NULL,
                             "the volume holds no model (it was not made by penstock layout)");
-    rc = ps_config_from_json(data, bytes, &model->config, &model->tensors, &model->tensor_count,
+    rc = ps_config_from_json(data, bytes, &model->config, &model->tensors, &model->tensor_count_all,
                              err);
     if (rc < 0)
         return rc;
+    while (model->tensor_count < model->tensor_count_all &&
+           model->tensors[model->tensor_count].layer < model->config.layer_count)
+        model->tensor_count++;
     if (ps_volume_metadata(model->volume, PS_BLOB_TOKENIZER, &data, &bytes) >= 0) {
         rc = ps_tokenizer_open(&model->tokenizer, data, bytes, err);
         if (rc < 0)
@@ -229,11 +232,37 @@ bool ps_model_is_end(const struct ps_model *model, int32_t id)
     return false;
 }
 
+static uint64_t prediction_resident_bytes(const struct ps_model *model)
+{
+    uint64_t bytes = 0;
+
+    for (uint32_t i = model->tensor_count; i < model->tensor_count_all; i++) {
+        struct ps_object_info o;
+        ps_tensor_object(model, &model->tensors[i], &o);
+        bytes += o.bytes;
+    }
+    return bytes;
+}
+
+static uint64_t prediction_bytes(const struct ps_model *model)
+{
+    uint64_t bytes = prediction_resident_bytes(model);
+
+    for (uint32_t i = 0; i < ps_volume_object_count(model->volume); i++) {
+        struct ps_object_info o;
+        ps_volume_object(model->volume, i, &o);
+        if (o.kind == PS_OBJECT_STREAMED && o.group >= model->config.layer_count)
+            bytes += o.bytes;
+    }
+    return bytes;
+}
+
 static void info_bytes(const struct ps_model *model, struct ps_model_info *info)
 {
     uint32_t count = ps_volume_object_count(model->volume);
     uint64_t layer_max[PS_LAYER_COUNT_MAX] = {0};
 
+    info->prediction_bytes = prediction_bytes(model);
     for (uint32_t i = 0; i < count; i++) {
         struct ps_object_info o;
         ps_volume_object(model->volume, i, &o);
@@ -241,6 +270,8 @@ static void info_bytes(const struct ps_model *model, struct ps_model_info *info)
             info->resident_bytes += o.bytes;
             continue;
         }
+        if (o.group >= model->config.layer_count)
+            continue;
         info->streamed_bytes += o.bytes;
         if (o.bytes > info->expert_bytes_max)
             info->expert_bytes_max = o.bytes;
@@ -249,6 +280,7 @@ static void info_bytes(const struct ps_model *model, struct ps_model_info *info)
         if (info->slices_per_expert == 0)
             info->slices_per_expert = o.slice_count;
     }
+    info->resident_bytes -= prediction_resident_bytes(model);
     for (uint32_t l = 0; l < model->config.layer_count; l++)
         info->token_bytes += layer_max[l] * model->config.experts_used;
 }
@@ -264,6 +296,7 @@ void ps_model_info(const struct ps_model *model, struct ps_model_info *info)
     info->layer_count = c->layer_count;
     for (uint32_t l = 0; l < c->layer_count; l++)
         info->moe_layer_count += c->layers[l].ffn == PS_FFN_MOE;
+    info->prediction_count = c->prediction_count;
     info->hidden = c->hidden;
     info->vocab_rows = c->vocab_rows;
     info->expert_count = c->expert_count;

@@ -89,6 +89,8 @@ struct ps_model_info {
     const char *chat_family;    /* "qwen3.5", "qwen3", "chatml", or "" without a template */
     bool has_tokenizer;
     const char *source_name;
+    uint32_t prediction_count; /* layers that predict a token further ahead: kept, not yet run */
+    uint64_t prediction_bytes; /* of all their weights; in none of the sums above */
 };
 
 /* paths: any one member of the volume, or several (see ps_volume_open). */

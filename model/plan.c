@@ -340,7 +340,9 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
         return rc;
     ps_state_shape(&model->config, o.ctx, &state);
     ps_work_size(model, &o, &size);
-    struct ps_store_options so = {.engine = o.io, .lease_count = o.experts_used};
+    struct ps_store_options so = {.engine = o.io,
+                                  .lease_count = o.experts_used,
+                                  .group_count = model->config.layer_count};
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +

@@ -207,6 +207,8 @@ struct ps_store_options {
     uint32_t queue_depth;    /* reads in flight per drive; 0 = as its profile says, or 8 */
     uint32_t prefetch_count; /* most objects that may be held on a guess; 0 = none */
     uint32_t timeout_ms;     /* a drive that answers nothing for so long hangs; 0 = 2000 */
+    uint32_t group_count;    /* groups from this one on are not leased, so no memory is kept for
+                                their objects; 0 = all are */
     /* Where the caller has threads that wait while it does, they can help with checksums. Called by
      * the thread that is inside ps_store_get, _wait or _read. NULL: that thread helps alone. */
     ps_run_fn *run;

@@ -341,7 +341,9 @@ static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx
 static int64_t find_object(const struct ps_store *store, uint32_t group, uint32_t index,
                            struct ps_error *err)
 {
-    int64_t object = ps_volume_find_streamed(store->volume, group, index);
+    int64_t object = group < store->source.group_count
+                         ? ps_volume_find_streamed(store->volume, group, index)
+                         : -ENOENT;
 
     if (object < 0)
         return ps_error_set(err, -ENOENT, NULL, "the volume has no object %u of group %u", index,
@@ -495,7 +497,9 @@ static void drop(struct ps_store *store, uint32_t object)
 
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
 {
-    int64_t object = ps_volume_find_streamed(store->volume, group, index);
+    int64_t object = group < store->source.group_count
+                         ? ps_volume_find_streamed(store->volume, group, index)
+                         : -ENOENT;
 
     if (object < 0)
         return;

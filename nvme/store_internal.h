@@ -11,6 +11,7 @@ struct ps_store_source {
     const struct ps_volume *volume;
     int member_node[PS_MEMBER_COUNT_MAX]; /* index of the node, or PS_CACHE_NODE_ANY */
     int node_count;
+    uint32_t group_count; /* of the groups that may be leased */
 };
 
 /* What a store's options come to. */

@@ -23,7 +23,7 @@ static bool describe_object(const void *ctx, uint32_t object, struct ps_cache_ob
     ps_volume_object(source->volume, object, &info);
     out->bytes = info.bytes;
     out->slice_count = info.slice_count;
-    if (info.kind != PS_OBJECT_STREAMED)
+    if (info.kind != PS_OBJECT_STREAMED || info.group >= source->group_count)
         return false;
     out->part_count = ps_object_part_count(source->volume, object);
     return true;
@@ -63,6 +63,7 @@ static void find_nodes(struct ps_store_plan *plan, const struct ps_volume *volum
 
     source->volume = volume;
     source->node_count = plan->topology.node_count;
+    source->group_count = plan->options.group_count ? plan->options.group_count : UINT32_MAX;
     for (int m = 0; m < ps_volume_member_count(volume); m++) {
         int id = ps_volume_member_node(volume, m);
         source->member_node[m] = PS_CACHE_NODE_ANY;

@@ -60,14 +60,24 @@ static void rms_norm(int layer, const char *name, uint32_t n, const double *x, d
 
 static void rope(const struct oracle *o, double *head)
 {
+    /* Computed apart, from the definition: 8 pairs, theta 1e6, 4 times 256 positions. */
+    static const double yarn[] = {1,       0.133370956,    0.0158113883,   0.00140585331,
+                                  0.00025, 4.44569853e-05, 7.90569415e-06, 1.40585331e-06};
     uint32_t half = (o->m->qwen3_5 ? o->m->head_dim / 4 : o->m->head_dim) / 2;
+    double scale = o->m->yarn ? 1.138629436 : 1;
 
     for (uint32_t j = 0; j < half; j++) {
-        double angle = o->position * pow(1e6, -(double)j / half);
-        double a = head[j], b = head[j + half];
+        double angle = o->position * (o->m->yarn ? yarn[j] : pow(1e6, -(double)j / half));
+        double a = scale * head[j], b = scale * head[j + half];
         head[j] = a * cos(angle) - b * sin(angle);
         head[j + half] = b * cos(angle) + a * sin(angle);
     }
+}
+
+static void clip(const struct tiny_model *m, double *v, uint32_t n)
+{
+    for (uint32_t i = 0; m->clip > 0 && i < n; i++)
+        v[i] = fmin(fmax(v[i], -(double)m->clip), (double)m->clip);
 }
 
 /* One head over all positions up to this one. */
@@ -94,6 +104,24 @@ static void attend(const struct oracle *o, const double *q, const double *cache,
     free(score);
 }
 
+/* Norm, clipping and rotation of q or k; `step` values from head to head (spec A.10). */
+static void prepare(const struct oracle *o, int layer, const char *norm, uint32_t count,
+                    uint32_t step, double *heads)
+{
+    const struct tiny_model *m = o->m;
+    uint32_t d = m->head_dim;
+
+    if (m->kind == TINY_OLMOE)
+        rms_norm(layer, norm, count * d, heads, heads);
+    for (uint32_t h = 0; h < count; h++) {
+        double *head = heads + h * step;
+        if (!o->plain_heads && m->kind != TINY_OLMOE && m->kind != TINY_MIXTRAL)
+            rms_norm(layer, norm, d, head, head);
+        clip(m, head, d);
+        rope(o, head);
+    }
+}
+
 static void attention(struct oracle *o, int layer, const double *x, double *y)
 {
     const struct tiny_model *m = o->m;
@@ -104,16 +132,11 @@ static void attention(struct oracle *o, int layer, const double *x, double *y)
     multiply(layer, "attn_q.weight", m->heads * step, m->hidden, x, q);
     multiply(layer, "attn_k.weight", row, m->hidden, x, k);
     multiply(layer, "attn_v.weight", row, m->hidden, x, v);
-    for (uint32_t h = 0; h < m->kv_heads; h++) {
-        if (!o->plain_heads)
-            rms_norm(layer, "attn_k_norm.weight", d, k + h * d, k + h * d);
-        rope(o, k + h * d);
-    }
+    prepare(o, layer, "attn_k_norm.weight", m->kv_heads, d, k);
+    clip(m, v, row);
+    prepare(o, layer, "attn_q_norm.weight", m->heads, step, q);
     for (uint32_t h = 0; h < m->heads; h++) {
         double *head = q + h * step;
-        if (!o->plain_heads)
-            rms_norm(layer, "attn_q_norm.weight", d, head, head);
-        rope(o, head);
         attend(o, head, cache, h / (m->heads / m->kv_heads), mix + h * d);
         for (uint32_t i = 0; m->qwen3_5 && i < d; i++)
             mix[h * d + i] *= sigmoid(head[d + i]);

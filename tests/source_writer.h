@@ -1,6 +1,6 @@
 /*
  * Writes small checkpoints for tests: GGUF and safetensors from one list of tensors, and tiny
- * models of both architectures whose values any test can compute again. Failures fail the cmocka
+ * models of all architectures whose values any test can compute again. Failures fail the cmocka
  * test.
  */
 #ifndef PENSTOCK_TESTS_SOURCE_WRITER_H
@@ -61,8 +61,14 @@ struct writer_bytes writer_safetensors(const struct source_writer *w, uint32_t f
 
 /* ---- tiny models ------------------------------------------------------------ */
 
+enum tiny_kind { TINY_PLAIN, TINY_NEXT, TINY_OLMOE, TINY_MIXTRAL };
+
 struct tiny_model {
-    bool qwen3_5; /* else qwen3_moe */
+    bool qwen3_5; /* delta layers and a shared expert, else neither */
+    enum tiny_kind
+        kind;      /* PLAIN: qwen3_5_moe or qwen3_moe; NEXT goes with qwen3_5, others do not */
+    float clip;    /* OLMOE: clip_qkv */
+    bool old_form; /* GGUF: ssm_in of older Qwen3-Next, experts one by one of older Mixtral */
     uint32_t layers, hidden, heads, kv_heads, head_dim;
     uint32_t k_heads, v_heads, k_dim, v_dim, taps;
     uint32_t experts, used, width, shared, vocab, dense; /* dense: width of dense layers, or 0 */
@@ -71,7 +77,8 @@ struct tiny_model {
     bool merged;     /* safetensors: experts stacked; GGUF: gate and up fused */
     bool multimodal; /* safetensors: the prefix of multimodal releases, and a vision tensor */
     bool tied;
-    bool prediction;        /* with the tensors of a prediction head */
+    bool prediction; /* with the tensors of a prediction head */
+    bool yarn;       /* rope scaled by YaRN: 4 times 256 positions; heads of 16 values only */
     bool implicit_head_dim; /* left to hidden / heads: no head_dim, no key_length */
 };
 

@@ -24,6 +24,7 @@ static struct ps_config good(void)
         .qk_norm = true,
         .rope_dims = 4,
         .rope_theta = 1e7,
+        .rope_scale = 1,
         .delta_k_heads = 2,
         .delta_v_heads = 4,
         .delta_k_dim = 16,
@@ -57,13 +58,64 @@ static uint32_t list_tensors(const struct ps_config *c, struct ps_config_tensor 
     for (int role = 0; role < PS_ROLE_LAYER_FIRST; role++)
         list[n++] = (struct ps_config_tensor){(enum ps_role)role, 0, PS_TYPE_BF16};
     list[PS_ROLE_OUT_NORM].type = PS_TYPE_F32;
-    for (uint32_t layer = 0; layer < c->layer_count; layer++)
+    for (uint32_t layer = 0; layer < ps_config_layers_all(c); layer++)
         for (int role = PS_ROLE_LAYER_FIRST; role < PS_ROLE_COUNT; role++)
             if (ps_role_present(c, (enum ps_role)role, layer))
                 list[n++] = (struct ps_config_tensor){
                     (enum ps_role)role, layer,
                     ps_role_is_vector((enum ps_role)role) ? PS_TYPE_F32 : PS_TYPE_BF16};
     return n;
+}
+
+/* With everything that most models do not have. */
+static struct ps_config good_more(void)
+{
+    struct ps_config c = good();
+
+    c.attn_gate = false;
+    c.qk_norm_whole = true;
+    c.qkv_clip = 8;
+    c.rope_scale = 1.25f;
+    c.rope_table_count = 2;
+    c.rope_table[0] = 1;
+    c.rope_table[1] = 1e-3f;
+    c.prediction_count = 1;
+    c.layers[4] = (struct ps_config_layer){PS_MIXER_ATTENTION, PS_FFN_MOE, PS_TYPE_BF16,
+                                           PS_TYPE_BF16, PS_TYPE_BF16};
+    return c;
+}
+
+static void test_round_trip_more(void **state)
+{
+    struct ps_config_tensor list[5 * PS_ROLE_COUNT], *back_list = NULL;
+    struct ps_config c = good_more(), back;
+    uint32_t n = list_tensors(&c, list), back_n = 0;
+    struct ps_error err = {0};
+    char *json = NULL;
+
+    (void)state;
+    assert_int_equal(ps_config_to_json(&c, list, n, &json, &err), 0);
+    assert_non_null(strstr(json, "\"version\": 2"));
+    assert_int_equal(ps_config_from_json(json, strlen(json), &back, &back_list, &back_n, &err), 0);
+    assert_int_equal(back_n, n);
+    assert_memory_equal(back_list, list, n * sizeof(list[0]));
+    assert_true(back.qk_norm_whole);
+    assert_true(back.qkv_clip == 8 && back.rope_scale == 1.25f);
+    assert_int_equal(back.rope_table_count, 2);
+    assert_memory_equal(back.rope_table, c.rope_table, 2 * sizeof(float));
+    assert_int_equal(back.prediction_count, 1);
+    assert_memory_equal(&back.layers[4], &c.layers[4], sizeof(c.layers[4]));
+    free(json);
+    free(back_list);
+
+    /* What changes no sum asks for no later release. */
+    c = good();
+    c.prediction_count = 1;
+    c.layers[4] = good_more().layers[4];
+    n = list_tensors(&c, list);
+    assert_int_equal(ps_config_to_json(&c, list, n, &json, &err), 0);
+    assert_non_null(strstr(json, "\"version\": 1"));
+    free(json);
 }
 
 static void test_round_trip(void **state)
@@ -276,10 +328,45 @@ static char *replaced(const char *json, const char *from, const char *to)
     return out;
 }
 
+static void test_hostile_json_more(void **state)
+{
+    static const char *const edits[][2] = {
+        {"\"qkv_clip\": 8.0", "\"qkv_clip\": -8.0"},
+        {"\"qkv_clip\": 8.0", "\"qkv_clip\": true"},
+        {"\"qk_norm_whole\": true", "\"qk_norm_whole\": 1"},
+        {"\"attn_gate\": false", "\"attn_gate\": true"},
+        {"\"rope_scale\": 1.25", "\"rope_scale\": 0"},
+        {"\"rope_table\": [", "\"rope_table\": [1,"},
+        {"\"rope_table\": [", "\"rope_table\": [-1,"},
+        {"\"rope_table\": [", "\"rope_table\": [\"1\","},
+        {"\"rope_table\": [", "\"rope_table\": 7, \"x\": ["},
+        {"\"prediction\": {", "\"prediction\": [], \"x\": {"},
+        {"\"prediction\": {", "\"prediction\": {}, \"x\": {"},
+        {"\"blk.4.nextn.enorm.weight\"", "\"blk.3.nextn.enorm.weight\""},
+        {"\"blk.4.nextn.enorm.weight\"", "\"blk.5.nextn.enorm.weight\""},
+        {"\"blk.0.attn_norm.weight\"", "\"blk.4.attn_norm.weight\""},
+    };
+    struct ps_config_tensor list[5 * PS_ROLE_COUNT];
+    struct ps_config c = good_more();
+    uint32_t n = list_tensors(&c, list);
+    struct ps_error err = {0};
+    char *json = NULL;
+
+    (void)state;
+    assert_int_equal(ps_config_to_json(&c, list, n, &json, &err), 0);
+    for (size_t i = 0; i < sizeof(edits) / sizeof(edits[0]); i++) {
+        char *bad = replaced(json, edits[i][0], edits[i][1]);
+
+        expect_bad_json(bad);
+        free(bad);
+    }
+    free(json);
+}
+
 static void test_hostile_json(void **state)
 {
     static const char *const edits[][2] = {
-        {"\"version\": 1", "\"version\": 2"},
+        {"\"version\": 1", "\"version\": 3"},
         {"\"hidden\": 64", "\"hidden\": -64"},
         {"\"hidden\": 64", "\"hidden\": \"64\""},
         {"\"hidden\": 64", "\"hidden\": 64.5"},
@@ -419,6 +506,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_round_trip_more),
+        cmocka_unit_test(test_hostile_json_more),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_unused_limits),
         cmocka_unit_test(test_heads_together),

@@ -1,5 +1,5 @@
 /*
- * What a volume is filled with, against values computed by the test itself: tiny models of both
+ * What a volume is filled with, against values computed by the test itself: tiny models of all
  * architectures in both formats, in every form that checkpoints come in.
  */
 #include <math.h>
@@ -198,7 +198,7 @@ static void check_all(struct ps_import *import, const struct tiny_model *m)
             check_expert(import, i, m->expert_type);
         streamed += import->objects[i].kind == PS_OBJECT_STREAMED;
     }
-    assert_int_equal(streamed, m->experts * (m->layers - (m->dense ? 1 : 0)));
+    assert_int_equal(streamed, m->experts * (m->layers + m->prediction - (m->dense ? 1 : 0)));
     assert_int_equal(import->tensor_count + streamed, import->object_count);
 }
 
@@ -227,6 +227,31 @@ static void test_forms(void **state)
             m.multimodal = (form & 5) == 5; /* qwen3_moe has no such release */
             m.dense = form & 1 ? 0 : 128;
             run(d->dir, &m, form & 8, quants[q], q == 2 ? 1 : q == 3 ? 30000 : 0);
+        }
+}
+
+/* The families with packings of their own, and the layer that predicts, in all their forms. */
+static void test_families(void **state)
+{
+    static const enum tiny_kind kinds[] = {TINY_NEXT, TINY_OLMOE, TINY_MIXTRAL, TINY_PLAIN};
+    static const char *const quants[] = {"keep", "experts=q4_0,rest=q8_0"};
+    struct dirs *d = *state;
+
+    for (int form = 0; form < 8; form++)
+        for (size_t k = 0; k < 4; k++) {
+            bool delta = kinds[k] == TINY_NEXT || kinds[k] == TINY_PLAIN;
+            struct tiny_model m = tiny_default(delta);
+
+            m.kind = kinds[k];
+            m.merged = form & 2;
+            m.prediction = delta;
+            m.dense = kinds[k] == TINY_NEXT && form & 4 ? 128 : 0;
+            m.old_form = form == 5 && kinds[k] != TINY_OLMOE && kinds[k] != TINY_PLAIN;
+            if (form >= 6) { /* rows of blocks are moved as they are */
+                m.type = PS_TYPE_Q8_0;
+                m.v_heads = 6;
+            }
+            run(d->dir, &m, form & 1 || form >= 6, quants[form & 1], form & 4 ? 1 : 0);
         }
 }
 
@@ -312,8 +337,8 @@ static void test_report(void **state)
 
     m.multimodal = m.prediction = m.tied = true;
     import = open_import(tiny_write_safetensors(&m, d->dir), NULL, 0);
-    assert_string_equal(import->report.skipped_groups, "model.visual.* (2), mtp.* (1)");
-    assert_int_equal(import->report.tensors_skipped, 3);
+    assert_string_equal(import->report.skipped_groups, "model.visual.* (2)");
+    assert_int_equal(import->report.tensors_skipped, 2);
     assert_false(import->report.has_tokenizer);
     assert_false(has_tensor(import, "output.weight"));
     /* The default for safetensors: experts in 4 bits, the rest BF16, routers as they are. */
@@ -325,7 +350,8 @@ static void test_report(void **state)
 
     m.tied = false;
     import = open_import(tiny_write_gguf(&m, d->dir), NULL, 0);
-    assert_string_equal(import->report.skipped_groups, "blk.4.* (1)");
+    assert_string_equal(import->report.skipped_groups, "");
+    assert_true(has_tensor(import, "blk.4.nextn.hnorm.weight"));
     assert_true(has_tensor(import, "output.weight"));
     assert_int_equal(import->config.layers[0].gate_type, PS_TYPE_BF16);
     assert_int_equal(import->config.layer_count, 4);
@@ -613,17 +639,10 @@ static void test_shards(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_forms),
-        TEST(test_kept_blocks),
-        TEST(test_slice_counts),
-        TEST(test_large_resident),
-        TEST(test_report),
-        TEST(test_configurations),
-        TEST(test_implicit_head_dim),
-        TEST(test_unknown_metadata),
-        TEST(test_sidecars),
-        TEST(test_fingerprint),
-        TEST(test_split_gguf),
+        TEST(test_forms),          TEST(test_families),          TEST(test_kept_blocks),
+        TEST(test_slice_counts),   TEST(test_large_resident),    TEST(test_report),
+        TEST(test_configurations), TEST(test_implicit_head_dim), TEST(test_unknown_metadata),
+        TEST(test_sidecars),       TEST(test_fingerprint),       TEST(test_split_gguf),
         TEST(test_shards),
     };
 

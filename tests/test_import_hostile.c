@@ -287,7 +287,8 @@ static void test_unknown(void **state)
     writer_init(&f->w);
     writer_key_text(&f->w, "general.architecture", "mamba");
     writer_add(&f->w, "x", PS_TYPE_F32, zeroes, 1, dims);
-    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "\"mamba\"", "qwen35moe, qwen3moe");
+    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "\"mamba\"",
+                   "qwen35moe, qwen3next, qwen3moe, olmoe, llama");
     writer_fini(&f->w);
 
     /* A bias would be left out silently, and the model would say something else. */
@@ -326,7 +327,7 @@ static void test_keys(void **state)
         int code;
         const char *word;
     } cases[] = {
-        {"qwen35moe.attention.sliding_window", 512, -PS_ERR_UNSUPPORTED, "sliding_window"},
+        {"qwen35moe.attention.sliding_window", 256, -PS_ERR_UNSUPPORTED, "sliding_window"},
         {"qwen35moe.expert_gating_func", 2, -PS_ERR_UNSUPPORTED, "expert_gating_func"},
         {"general.name", 3, -PS_ERR_FORMAT, "general.name"},
     };
@@ -345,13 +346,87 @@ static void test_keys(void **state)
         writer_fini(&f->w);
     }
     tiny_gguf(&f->m, &f->w);
-    writer_key_text(&f->w, "qwen35moe.rope.scaling.type", "yarn");
-    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "rope.scaling.type", NULL);
+    writer_key_text(&f->w, "qwen35moe.rope.scaling.type", "longrope");
+    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "rope.scaling.type", "longrope");
     writer_fini(&f->w);
     f->m.implicit_head_dim = true; /* keys of hidden / 2 = 32, values of 16 */
     f->m.heads = 2;
     tiny_gguf(&f->m, &f->w);
     hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "attention.value_length", NULL);
+}
+
+/* The other families, and the layer that predicts. */
+static void test_families(void **state)
+{
+    static const struct {
+        enum tiny_kind kind;
+        bool old_form;
+        const char *missing;
+    } cases[] = {
+        {TINY_NEXT, false, "blk.0.ssm_ba.weight"},
+        {TINY_NEXT, false, "blk.1.attn_gate.weight"},
+        {TINY_NEXT, false, "blk.4.nextn.shared_head_norm.weight"},
+        {TINY_NEXT, false, "blk.4.ffn_gate_shexp.weight"},
+        {TINY_OLMOE, false, "blk.1.attn_q_norm.weight"},
+        {TINY_MIXTRAL, false, "blk.1.attn_k.weight"},
+        {TINY_MIXTRAL, true, "blk.1.ffn_up.3.weight"},
+    };
+    struct hostile *f = *state;
+    struct writer_tensor *t;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        f->m = tiny_default(cases[i].kind == TINY_NEXT);
+        f->m.kind = cases[i].kind;
+        f->m.old_form = cases[i].old_form;
+        f->m.prediction = cases[i].kind == TINY_NEXT;
+        tiny_gguf(&f->m, &f->w);
+        writer_remove(&f->w, cases[i].missing);
+        hostile_expect(put_gguf(f), -PS_ERR_FORMAT, cases[i].missing, "missing");
+        writer_fini(&f->w);
+        tiny_gguf(&f->m, &f->w);
+        t = writer_find(&f->w, cases[i].missing);
+        t->bytes -= t->bytes / t->dims[0];
+        t->dims[0]--;
+        hostile_expect(put_gguf(f), -PS_ERR_FORMAT, cases[i].missing, "the shape [");
+        writer_fini(&f->w);
+    }
+    writer_init(&f->w);
+    writer_key_text(&f->w, "general.architecture", "llama");
+    const float zeroes[4] = {0};
+    writer_add(&f->w, "token_embd.weight", PS_TYPE_F32, zeroes, 1, (uint64_t[]){4});
+    hostile_expect(put_gguf(f), -PS_ERR_UNSUPPORTED, "without experts", NULL);
+}
+
+static void expect_key(struct hostile *f, const char *key, float value, int code, const char *word)
+{
+    tiny_gguf(&f->m, &f->w);
+    writer_key_text(&f->w, "llama.rope.scaling.type", "yarn");
+    writer_key_f32(&f->w, key, value);
+    hostile_expect(put_gguf(f), code, word, NULL);
+    writer_fini(&f->w);
+}
+
+static void test_rope(void **state)
+{
+    struct hostile *f = *state;
+    const float divisors[8] = {1, 1, 1, -1, 1, 1, 1, 1};
+
+    f->m = tiny_default(false);
+    f->m.kind = TINY_MIXTRAL;
+    expect_key(f, "llama.rope.scaling.factor", -4, -PS_ERR_FORMAT, "positive");
+    expect_key(f, "llama.rope.scaling.alpha", 2, -PS_ERR_UNSUPPORTED, "rope.scaling.alpha");
+    expect_key(f, "llama.rope.scaling.yarn_ext_factor", 2, -PS_ERR_UNSUPPORTED, "yarn_ext_factor");
+    expect_key(f, "llama.rope.scaling.yarn_beta_fast", -1, -PS_ERR_UNSUPPORTED, "yarn_beta_fast");
+    expect_key(f, "llama.rope.scaling.attn_factor", 0, -PS_ERR_FORMAT, "attention factor");
+    expect_key(f, "llama.rope.scaling.original_context_length", 0, -PS_ERR_UNSUPPORTED,
+               "original_context_length");
+    for (uint64_t count = 7; count <= 8; count++) {
+        tiny_gguf(&f->m, &f->w);
+        writer_add(&f->w, "rope_freqs.weight", PS_TYPE_F32, divisors, 1, &count);
+        hostile_expect(put_gguf(f), -PS_ERR_FORMAT, "rope_freqs.weight",
+                       count == 7 ? "not of 8 values" : "not positive");
+        writer_fini(&f->w);
+    }
 }
 
 static void test_quant_words(void **state)
@@ -386,7 +461,7 @@ int main(void)
         TEST(test_gguf_truncated), TEST(test_gguf_counts),     TEST(test_gguf_tensors),
         TEST(test_gguf_split),     TEST(test_missing_tensors), TEST(test_wrong_shapes),
         TEST(test_unknown),        TEST(test_types),           TEST(test_keys),
-        TEST(test_quant_words),
+        TEST(test_quant_words),    TEST(test_families),        TEST(test_rope),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

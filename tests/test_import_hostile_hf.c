@@ -200,14 +200,30 @@ static void test_config_json(void **state)
         {"\"silu\"", "\"gelu\"", -PS_ERR_UNSUPPORTED, "gelu"},
         {"\"attention_bias\":false", "\"attention_bias\":true", -PS_ERR_UNSUPPORTED,
          "attention_bias"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4}",
-         -PS_ERR_UNSUPPORTED, "yarn"},
+        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}",
+         -PS_ERR_UNSUPPORTED, "longrope"},
+        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}",
+         -PS_ERR_UNSUPPORTED, "dynamic"},
+        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":-4}",
+         -PS_ERR_FORMAT, "factor"},
+        {"\"rope_theta\":1000000.0",
+         "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":-2}",
+         -PS_ERR_FORMAT, "attention factor"},
+        {"\"rope_theta\":1000000.0",
+         "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":\"fast\"}", -PS_ERR_FORMAT,
+         "beta_fast"},
+        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}",
+         -PS_ERR_FORMAT, "low_freq_factor"},
+        {"\"rope_theta\":1000000.0",
+         "\"rope_parameters\":{\"rope_type\":\"yarn\",\"original_max_position_embeddings\":0}",
+         -PS_ERR_FORMAT, "original_max"},
+        {"\"rope_theta\":1000000.0", "\"rope_theta\":-1", -PS_ERR_FORMAT, "rope_theta"},
         {"\"rope_theta\":1000000.0", "\"rope_theta\":\"big\"", -PS_ERR_FORMAT, "rope_theta"},
         {"\"rope_theta\":1000000.0", "\"rope_scaling\":5", -PS_ERR_FORMAT, "rope_scaling"},
         {"\"rope_theta\":1000000.0", "\"rope_parameters\":[]", -PS_ERR_FORMAT, "rope_parameters"},
         {"\"rope_theta\":1000000.0",
          "\"rope_parameters\":{\"rope_theta\":1e6},\"rope_scaling\":{\"type\":\"linear\"}",
-         -PS_ERR_UNSUPPORTED, "linear"},
+         -PS_ERR_FORMAT, "factor"},
         {"\"rope_theta\":1000000.0", "\"full_attention_interval\":0", -PS_ERR_FORMAT, "interval"},
         {"\"rope_theta\":1000000.0", "\"layer_types\":[\"full_attention\"]", -PS_ERR_FORMAT,
          "layer_types"},
@@ -248,6 +264,85 @@ static void test_config_json(void **state)
     hostile_put_file(f, "hf/tokenizer.json", "{\"model\"", 8);
     hostile_expect(hf_dir(f), -PS_ERR_FORMAT, "", NULL);
     free(good);
+}
+
+/* One edit of the configuration of each of the other families. */
+static void test_families(void **state)
+{
+    static const struct {
+        enum tiny_kind kind;
+        const char *from, *to;
+        int code;
+        const char *word;
+    } cases[] = {
+        {TINY_MIXTRAL, "\"rope_theta\":1000000.0", "\"sliding_window\":128", -PS_ERR_UNSUPPORTED,
+         "sliding_window"},
+        {TINY_MIXTRAL, "\"num_local_experts\":4,", "", -PS_ERR_FORMAT, "num_local_experts"},
+        {TINY_MIXTRAL, "\"rope_theta\":1000000.0",
+         "\"layer_types\":[\"sliding_attention\",\"sliding_attention\"]", -PS_ERR_UNSUPPORTED,
+         "sliding_attention"},
+        {TINY_OLMOE, "\"clip_qkv\":0", "\"clip_qkv\":-3", -PS_ERR_FORMAT, "clip_qkv"},
+        {TINY_OLMOE, "\"clip_qkv\":0", "\"clip_qkv\":\"8\"", -PS_ERR_FORMAT, "clip_qkv"},
+        {TINY_OLMOE, "\"intermediate_size\":96", "\"intermediate_size\":64", -PS_ERR_FORMAT,
+         "the shape ["},
+        {TINY_NEXT, "\"mlp_only_layers\":[]", "\"mlp_only_layers\":3", -PS_ERR_FORMAT,
+         "mlp_only_layers"},
+        {TINY_NEXT, "\"mlp_only_layers\":[]", "\"mlp_only_layers\":[1]", -PS_ERR_FORMAT, "dense"},
+        {TINY_NEXT, "\"mlp_only_layers\":[]", "\"decoder_sparse_step\":0", -PS_ERR_FORMAT,
+         "decoder_sparse_step"},
+        {TINY_NEXT, "\"linear_num_key_heads\":2", "\"linear_num_key_heads\":4", -PS_ERR_FORMAT,
+         "the shape ["},
+    };
+    struct hostile *f = *state;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        f->m = tiny_default(cases[i].kind == TINY_NEXT);
+        f->m.kind = cases[i].kind;
+        tiny_safetensors(&f->m, &f->w);
+        write_hf(f);
+        writer_fini(&f->w);
+        char *good = tiny_config(&f->m), *bad = NULL, *at = strstr(good, cases[i].from);
+        assert_non_null(at);
+        int n = asprintf(&bad, "%.*s%s%s", (int)(at - good), good, cases[i].to,
+                         at + strlen(cases[i].from));
+        hostile_put_file(f, "hf/config.json", bad, (size_t)n);
+        hostile_expect(hf_dir(f), cases[i].code, cases[i].word, NULL);
+        free(good);
+        free(bad);
+    }
+}
+
+/* A layer that predicts is whole, or it is an error; one with an embedding of its own is left out.
+ */
+static void test_prediction(void **state)
+{
+    struct hostile *f = *state;
+    const float zeroes[64] = {0};
+    const uint64_t dims[] = {64};
+
+    f->m.prediction = true;
+    tiny_safetensors(&f->m, &f->w);
+    writer_remove(&f->w, "mtp.pre_fc_norm_hidden.weight");
+    write_hf(f);
+    hostile_expect(hf_dir(f), -PS_ERR_FORMAT, "mtp.pre_fc_norm_hidden.weight", "missing");
+    writer_fini(&f->w);
+
+    tiny_safetensors(&f->m, &f->w);
+    writer_add(&f->w, "mtp.layers.0.self_attn.q_proj.bias", PS_TYPE_F32, zeroes, 1, dims);
+    write_hf(f);
+    hostile_expect(hf_dir(f), -PS_ERR_UNSUPPORTED, "mtp.layers.0.self_attn.q_proj.bias", NULL);
+    writer_fini(&f->w);
+
+    tiny_safetensors(&f->m, &f->w);
+    writer_add(&f->w, "mtp.embed_tokens.weight", PS_TYPE_F32, zeroes, 1, dims);
+    write_hf(f);
+    struct ps_model_layout_options options = {.source = hf_dir(f)};
+    struct ps_import *import = NULL;
+    struct ps_error err = {0};
+    assert_int_equal(ps_import_open(&import, &options, 1, &err), 0);
+    assert_int_equal(import->config.prediction_count, 0);
+    assert_non_null(strstr(import->report.skipped_groups, "mtp.* ("));
+    ps_import_close(&import);
 }
 
 static void test_no_source(void **state)
@@ -379,6 +474,8 @@ int main(void)
         TEST(test_duplicate_shards),
         TEST(test_config_json),
         TEST(test_no_source),
+        TEST(test_families),
+        TEST(test_prediction),
         TEST(test_shrinking),
         TEST(test_pipes),
         TEST(test_changing),

@@ -43,11 +43,36 @@ static const struct shape shapes[] = {
     {"70 experts per token", false, true, 0, false, {.experts = 72, .used = 70}},
     {"fewer experts than the model's", true, false, 1, false, {.experts = 6, .used = 4}},
     {"layers of different types, GGUF", false, true, 0, true, {.layers = 3, .experts = 6}},
+    {"Qwen3-Next, first layer dense",
+     true,
+     false,
+     0,
+     false,
+     {.kind = TINY_NEXT, .v_heads = 6, .k_dim = 32, .dense = 96, .prediction = true}},
+    {"Qwen3-Next, GGUF", true, true, 0, false, {.kind = TINY_NEXT, .v_heads = 6}},
+    {"Qwen3-Next, older GGUF",
+     true,
+     true,
+     0,
+     false,
+     {.kind = TINY_NEXT, .k_dim = 24, .old_form = true}},
+    {"OLMoE, clipped", false, false, 0, false, {.kind = TINY_OLMOE, .kv_heads = 4, .clip = 1.5f}},
+    {"OLMoE, clipped, GGUF", false, true, 0, false, {.kind = TINY_OLMOE, .clip = 0.75f}},
+    {"Mixtral", false, false, 0, false, {.kind = TINY_MIXTRAL, .width = 544}},
+    {"Mixtral, YaRN", false, false, 0, false, {.kind = TINY_MIXTRAL, .yarn = true}},
+    {"OLMoE, YaRN, GGUF", false, true, 0, false, {.kind = TINY_OLMOE, .yarn = true}},
+    {"Mixtral, GGUF", false, true, 0, false, {.kind = TINY_MIXTRAL, .head_dim = 24}},
+    {"Mixtral, older GGUF", false, true, 0, false, {.kind = TINY_MIXTRAL, .old_form = true}},
 };
 
 static void override(struct tiny_model *m, const struct tiny_model *o)
 {
 #define TAKE(FIELD) m->FIELD = o->FIELD ? o->FIELD : m->FIELD
+    TAKE(kind);
+    TAKE(clip);
+    TAKE(old_form);
+    TAKE(prediction);
+    TAKE(yarn);
     TAKE(layers);
     TAKE(hidden);
     TAKE(kv_heads);
@@ -109,9 +134,10 @@ static const char *write_source(const struct shape *s, const struct tiny_model *
 static void compare(const struct shape *s, const struct tiny_model *m, const int32_t *ids,
                     const float *got)
 {
+    bool always = m->kind == TINY_MIXTRAL, never = m->kind == TINY_OLMOE;
     struct oracle o = {.m = m,
-                       .tiled = s->gguf && m->k_heads != m->v_heads,
-                       .renormalise = s->qwen3_5 || s->gguf,
+                       .tiled = s->gguf && m->k_heads != m->v_heads && m->kind != TINY_NEXT,
+                       .renormalise = always || (!never && (s->qwen3_5 || s->gguf)),
                        .used = s->fewer ? s->fewer : m->used};
     double *want = malloc(m->vocab * sizeof(*want)), worst = 0;
 

@@ -285,6 +285,29 @@ static void test_read_between(void **state)
     ps_store_close(&store);
 }
 
+/* Groups that are never leased take no memory, and their objects are not to be had. */
+static void test_group_count(void **state)
+{
+    const struct store_volume *v = &beds[1];
+    struct ps_store_options o = floor_options(v, "pread", 3);
+    uint64_t floor_all = o.cache_bytes;
+    struct ps_lease lease = {0};
+    struct ps_error err = {0};
+
+    (void)state;
+    o.group_count = 2;
+    o.cache_bytes = ps_store_floor_bytes(v->volume, &o);
+    /* The third group has the largest objects: three slots of 5 MiB. */
+    assert_true(o.cache_bytes + (15 << 20) <= floor_all);
+    struct ps_store *store = open_store(v, &o);
+    assert_int_equal(ps_store_get(store, 2, 0, &lease, &err), -ENOENT);
+    assert_int_equal(ps_store_get(store, 1, 0, &lease, &err), 0);
+    wait_all(store, &lease, 1);
+    store_check_lease(v, &lease);
+    ps_store_put(store, &lease);
+    ps_store_close(&store);
+}
+
 static void test_plan(void **state)
 {
     const struct store_volume *v = &beds[1];
@@ -484,10 +507,15 @@ static int tear_down(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_resident),      cmocka_unit_test(test_random_use),
-        cmocka_unit_test(test_all_leased),    cmocka_unit_test(test_put_while_reading),
-        cmocka_unit_test(test_read_between),  cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_damaged_slice), cmocka_unit_test(test_damaged_resident),
+        cmocka_unit_test(test_resident),
+        cmocka_unit_test(test_random_use),
+        cmocka_unit_test(test_all_leased),
+        cmocka_unit_test(test_put_while_reading),
+        cmocka_unit_test(test_read_between),
+        cmocka_unit_test(test_group_count),
+        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_damaged_slice),
+        cmocka_unit_test(test_damaged_resident),
         cmocka_unit_test(test_shrunk_member),
     };
     ps_log_set(print_log, NULL);

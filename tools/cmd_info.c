@@ -63,13 +63,14 @@ static json_t *member_json(const struct ps_volume *volume, int i)
 
 static json_t *model_json(const struct ps_model_info *info)
 {
-    return json_pack("{s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:s, s:b}", "name",
-                     tool_json_text(info->name), "architecture", info->arch, "source",
-                     tool_json_text(info->source_name), "layers", (json_int_t)info->layer_count,
-                     "moe_layers", (json_int_t)info->moe_layer_count, "hidden",
-                     (json_int_t)info->hidden, "vocabulary", (json_int_t)info->vocab_rows,
-                     "context_max", (json_int_t)info->context_max, "chat_template",
-                     info->chat_family, "has_tokenizer", (int)info->has_tokenizer);
+    return json_pack(
+        "{s:o, s:s, s:o, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:I, s:I}", "name",
+        tool_json_text(info->name), "architecture", info->arch, "source",
+        tool_json_text(info->source_name), "layers", (json_int_t)info->layer_count, "moe_layers",
+        (json_int_t)info->moe_layer_count, "hidden", (json_int_t)info->hidden, "vocabulary",
+        (json_int_t)info->vocab_rows, "context_max", (json_int_t)info->context_max, "chat_template",
+        info->chat_family, "has_tokenizer", (int)info->has_tokenizer, "prediction_layers",
+        (json_int_t)info->prediction_count, "prediction_bytes", (json_int_t)info->prediction_bytes);
 }
 
 static json_t *info_json(struct ps_model *model)
@@ -107,6 +108,16 @@ static void model_print(const struct ps_model_info *info)
            tool_count_text(info->context_max, context));
     printf("          tokenizer: %s; chat template: %s\n", info->has_tokenizer ? "yes" : "none",
            info->chat_family[0] != '\0' ? info->chat_family : "none");
+}
+
+static void prediction_print(const struct ps_model_info *info)
+{
+    char size[32];
+
+    if (info->prediction_count)
+        printf("          %u layer%s to predict further ahead (MTP), %s: kept, not yet used\n",
+               info->prediction_count, info->prediction_count == 1 ? "" : "s",
+               ps_size_text(info->prediction_bytes, size, sizeof(size)));
 }
 
 static void experts_print(const struct ps_model_info *info)
@@ -177,6 +188,7 @@ int cmd_info(int argc, char **argv)
     } else {
         ps_model_info(model, &info);
         model_print(&info);
+        prediction_print(&info);
         experts_print(&info);
         members_print(ps_model_volume(model));
     }
