@@ -15,7 +15,7 @@ struct ps_text_span {
     size_t bytes;
 };
 
-/* The pattern of a named pre-tokenizer ("qwen35", "qwen2", "gpt2"), or NULL. */
+/* The pattern of a named pre-tokenizer ("qwen35", "qwen2", "dbrx", "gpt2"), or NULL. */
 const char *ps_split_pattern(const char *name);
 
 struct ps_splitter;

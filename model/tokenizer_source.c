@@ -352,25 +352,36 @@ static bool gguf_is(struct ps_gguf_string string, const char *text)
 static int gguf_head(const struct ps_tokenizer_gguf *source, struct ps_token_parts *parts,
                      struct ps_error *err)
 {
-    static const char *const names[] = {"qwen35", "qwen2"};
+    /* The file does not say what is done to text before; most of these models' own tokenizers bring
+     * it to NFC. "olmo" and "dbrx" are those of OLMoE, of its first release and of the later ones.
+     */
+    static const struct {
+        const char *pre, *pattern;
+        uint32_t flags;
+    } known[] = {
+        {"qwen35", "qwen35", PS_TOKENIZER_NFC},
+        {"qwen2", "qwen2", PS_TOKENIZER_NFC},
+        {"olmo", "gpt2", PS_TOKENIZER_NFC},
+        {"dbrx", "dbrx", 0},
+    };
     if (!gguf_is(source->model, "gpt2"))
         return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
                             "tokenizer.ggml.model \"%.*s\" is not supported; \"gpt2\" is.",
                             (int)ps_min_u64(source->model.bytes, 64), source->model.data);
-    for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
-        if (!gguf_is(source->pre, names[i]))
+    for (size_t i = 0; i < PS_ARRAY_LEN(known); i++) {
+        if (!gguf_is(source->pre, known[i].pre))
             continue;
-        const char *pattern = ps_split_pattern(names[i]);
+        const char *pattern = ps_split_pattern(known[i].pattern);
         parts->patterns[0] = (struct ps_text_span){pattern, strlen(pattern)};
         parts->pattern_count = 1;
-        /* The file does not say so, but these models' own tokenizers normalise. */
-        parts->flags = PS_TOKENIZER_NFC;
+        parts->flags = known[i].flags;
         return 0;
     }
-    return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
-                        "tokenizer.ggml.pre \"%.*s\" is not supported; \"qwen35\" and \"qwen2\" "
-                        "are.",
-                        (int)ps_min_u64(source->pre.bytes, 64), source->pre.data);
+    return ps_error_set(
+        err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+        "tokenizer.ggml.pre \"%.*s\" is not supported; these are: qwen35, qwen2, olmo, "
+        "dbrx.",
+        (int)ps_min_u64(source->pre.bytes, 64), source->pre.data);
 }
 
 static int gguf_token(const struct ps_tokenizer_gguf *source, uint32_t id,

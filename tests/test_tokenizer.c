@@ -349,8 +349,13 @@ static void splits(void **state)
     assert_int_equal(ps_pretokenize("qwen1", "a", 1, NULL, 0, &err), -PS_ERR_ARGUMENT);
     assert_int_equal(ps_pretokenize("qwen2", "\xFF", 1, NULL, 0, &err), -PS_ERR_ARGUMENT);
     /* U+180E has not been white space since Unicode 6.3, whatever PCRE2's \s says. */
-    size_t ends[4];
+    size_t ends[8];
     assert_int_equal(ps_pretokenize("qwen2", "!\xE1\xA0\x8E!", 5, ends, 4, &err), 1);
+    /* Contractions in any case, digits in threes, a blank to the word behind it. */
+    static const size_t want[] = {2, 4, 5, 8, 10, 14};
+    assert_int_equal(ps_pretokenize("dbrx", "IT'S 12345 day", 14, ends, 8, &err), 6);
+    for (size_t k = 0; k < 6; k++)
+        assert_int_equal(ends[k], want[k]);
 }
 
 int main(void)

@@ -1,5 +1,6 @@
 /* What the two readers accept, how each option acts, and what they refuse, by name. */
 #include "core/util.h"
+#include "model/tokenizer_blob.h"
 #include "tokenizer_fixture.h"
 
 static void merges_by_rank(void **state)
@@ -332,6 +333,29 @@ static void gguf_make(struct gguf *g)
                                            .merge_count = 1};
 }
 
+/* Names of pre-tokenizers, and whether text is brought to NFC for each. */
+static void gguf_names(void **state)
+{
+    static const struct {
+        const char *pre;
+        bool nfc;
+    } cases[] = {{"qwen35", true}, {"qwen2", true}, {"olmo", true}, {"dbrx", false}};
+    static struct gguf g;
+    (void)state;
+    gguf_make(&g);
+    for (size_t i = 0; i < 4; i++) {
+        struct ps_error err = {0};
+        struct ps_token_blob view;
+        void *blob;
+        size_t bytes;
+        g.source.pre = (struct ps_gguf_string){cases[i].pre, strlen(cases[i].pre)};
+        assert_int_equal(ps_tokenizer_build_gguf(&g.source, &blob, &bytes, &err), 0);
+        assert_int_equal(ps_token_blob_view(&view, blob, bytes, &err), 0);
+        assert_int_equal(view.flags, cases[i].nfc ? PS_TOKENIZER_NFC : 0);
+        free(blob);
+    }
+}
+
 static void gguf_kinds(void **state)
 {
     (void)state;
@@ -411,7 +435,8 @@ int main(void)
         cmocka_unit_test(split_steps),      cmocka_unit_test(empty_matches_cut),
         cmocka_unit_test(runaway_pattern),  cmocka_unit_test(refusals),
         cmocka_unit_test(refused_patterns), cmocka_unit_test(not_a_tokenizer),
-        cmocka_unit_test(gguf_kinds),       cmocka_unit_test(gguf_refusals),
+        cmocka_unit_test(gguf_names),       cmocka_unit_test(gguf_kinds),
+        cmocka_unit_test(gguf_refusals),
     };
     return cmocka_run_group_tests_name("tokenizer_source", tests, NULL, NULL);
 }
