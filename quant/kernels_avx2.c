@@ -15,6 +15,10 @@
 #define GEMV_ROWS 8
 #define TILE_ROWS 4
 #define TILE_COLUMNS 3
+#define BLOCK_ROWS_SMALL 4
+#define FEW_ROWS 1
+#define FEW_COLUMNS 4
+#define FEW_COLUMNS_MAX 4
 #define DELTA_VECTORS 2
 
 typedef struct {
@@ -142,6 +146,17 @@ static ALWAYS_INLINE __m256 scale_by_exponent(__m256 p, __m256 rounded)
 static ALWAYS_INLINE v16 v_scale_by_exponent(v16 p, v16 rounded)
 {
     return v_pair(scale_by_exponent(p.low, rounded.low), scale_by_exponent(p.high, rounded.high));
+}
+
+static ALWAYS_INLINE vm vm_zero(void)
+{
+    return _mm256_setzero_ps();
+}
+
+/* Lanes l and l + 8 of a dot product whose lanes below the last register are in memory at `low`. */
+static ALWAYS_INLINE __m256 vm_add_halves(vm last, const float *low)
+{
+    return _mm256_add_ps(_mm256_loadu_ps(low), last);
 }
 
 static ALWAYS_INLINE vm vm_load(const float *p)

@@ -1,7 +1,6 @@
 /*
  * AVX-512 (F, BW, CD, DQ, VL): a v16 is one register. There are 32 of them: a tile of 4 rows by 6
- * columns keeps 24 chains going with 10 loads for 24 multiply-adds. Measured on Zen 4, 48 columns:
- * 101 GFLOP/s, where 8 rows by 3 columns gave 85.
+ * columns keeps 24 chains going with 10 loads for 24 multiply-adds.
  */
 #include "quant/kernels_internal.h"
 
@@ -16,6 +15,10 @@
 #define GEMV_ROWS 8
 #define TILE_ROWS 4
 #define TILE_COLUMNS 6
+#define BLOCK_ROWS_SMALL 16
+#define FEW_ROWS 4
+#define FEW_COLUMNS 4
+#define FEW_COLUMNS_MAX 8
 #define DELTA_VECTORS 4
 
 typedef __m512 v16;
@@ -120,6 +123,19 @@ static ALWAYS_INLINE v16 v_scale_by_exponent(v16 p, v16 rounded)
     first = _mm512_slli_epi32(_mm512_add_epi32(first, bias), 23);
     second = _mm512_slli_epi32(_mm512_add_epi32(second, bias), 23);
     return _mm512_mul_ps(_mm512_mul_ps(p, _mm512_castsi512_ps(first)), _mm512_castsi512_ps(second));
+}
+
+static ALWAYS_INLINE vm vm_zero(void)
+{
+    return _mm512_setzero_ps();
+}
+
+/* Lanes l and l + 8 of a dot product; `low` would be its lanes in memory below the last register.
+ */
+static ALWAYS_INLINE __m256 vm_add_halves(vm last, const float *low)
+{
+    (void)low;
+    return v_add_halves(last);
 }
 
 static ALWAYS_INLINE vm vm_load(const float *p)

@@ -14,10 +14,8 @@
  * operation is one IEEE operation per lane in the order of the definition, and lanes beyond the end
  * of a vector keep their value instead of taking a product with zero (which could turn -0 into +0).
  */
-#define PANEL_COLS 512      /* columns decoded at a time: a panel of TILE_ROWS rows stays in L1 */
 #define LONG_ROW_BYTES 4096 /* a page: the reach of the processor's own prefetching */
-#define GROUP_COLUMNS 48    /* columns of x per decoding; a multiple of every TILE_COLUMNS */
-#define DECODE_LEN 32       /* values per call of a decoder; divides PANEL_COLS */
+#define DECODE_LEN 32       /* values per call of a decoder; divides SCALE_COLS */
 
 /* Decodes a block; *scale is its scale, where the format has one. */
 typedef void decode_fn(const uint8_t *src, const float *scale, v16 *w);
@@ -39,8 +37,8 @@ struct format {
  * one instruction converts sixteen, and the decoder's multiplication takes each from memory. One at
  * a time they would cost more of the vector units than the weights do.
  */
-#define SCALE_COUNT (PANEL_COLS / DECODE_LEN)
-static_assert(SCALE_COUNT == PS_LANES, "the scales of a panel's row are one register");
+#define SCALE_COUNT PS_LANES
+#define SCALE_COLS (SCALE_COUNT * DECODE_LEN)
 
 static ALWAYS_INLINE void gather_scales(const uint8_t *src, size_t src_bytes, size_t count,
                                         uint16_t *half)
@@ -74,18 +72,23 @@ static ALWAYS_INLINE v16 fma_upto(v16 a, v16 b, v16 acc, size_t count)
  * Trees of four dot products at once. First l + (l + 8) and l + (l + 4) on each, which leaves four
  * lanes; then pairs of products share a register for l + (l + 2), and all four for l + (l + 1).
  */
-static ALWAYS_INLINE __m128 sum_four(const v16 *acc)
+static ALWAYS_INLINE __m128 sum_halves(const __m256 *half)
 {
     __m128 quarter[4];
-    for (int i = 0; i < 4; i++) {
-        __m256 half = v_add_halves(acc[i]);
-        quarter[i] = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-    }
+    UNROLL for (int i = 0; i < 4; i++) quarter[i] =
+        _mm_add_ps(_mm256_castps256_ps128(half[i]), _mm256_extractf128_ps(half[i], 1));
     __m128 ab =
         _mm_add_ps(_mm_movelh_ps(quarter[0], quarter[1]), _mm_movehl_ps(quarter[1], quarter[0]));
     __m128 cd =
         _mm_add_ps(_mm_movelh_ps(quarter[2], quarter[3]), _mm_movehl_ps(quarter[3], quarter[2]));
     return _mm_add_ps(_mm_shuffle_ps(ab, cd, 0x88), _mm_shuffle_ps(ab, cd, 0xdd));
+}
+
+static ALWAYS_INLINE __m128 sum_four(const v16 *acc)
+{
+    __m256 half[4];
+    UNROLL for (int i = 0; i < 4; i++) half[i] = v_add_halves(acc[i]);
+    return sum_halves(half);
 }
 
 static ALWAYS_INLINE float sum_one(v16 acc)
@@ -161,7 +164,7 @@ static ALWAYS_INLINE void gemv_long_rows(const uint8_t *const *row, const struct
                                          size_t cols, const struct format f, v16 *acc)
 {
     size_t k = 0;
-    for (; k + PANEL_COLS < cols; k += PANEL_COLS)
+    for (; k + SCALE_COLS < cols; k += SCALE_COLS)
         gemv_columns(row, m->x, k, SCALE_COUNT, SCALE_COUNT * f.src_bytes, f, acc);
     /* The last columns look ahead to the first ones of the next rows. */
     if (k < cols)
@@ -259,177 +262,20 @@ static ALWAYS_INLINE void gemv(const struct ps_matmul *m, const struct format f)
         gemv_rows(m, r, f);
 }
 
-/* ---- Matrix times matrix: panels of weights are decoded once for up to GROUP_COLUMNS columns ----
- */
-
-struct panel {
-    _Alignas(64) float w[TILE_ROWS][PANEL_COLS];
-    _Alignas(64) float lanes[GROUP_COLUMNS][TILE_ROWS][PS_LANES];
-};
-
-/*
- * All rows of the panel times `n` columns of x, over `cols` columns of the panel. The lanes of one
- * machine register are independent of the others, so narrow registers walk the panel more than
- * once.
- */
-static ALWAYS_INLINE void tile(struct panel *p, size_t cols, const float *x, size_t ldx, size_t c,
-                               const int n)
-{
-    for (int lane = 0; lane < PS_LANES; lane += VM_LANES) {
-        vm acc[TILE_COLUMNS][TILE_ROWS];
-        UNROLL for (int j = 0; j < n; j++)
-        {
-            UNROLL for (int i = 0; i < TILE_ROWS; i++) acc[j][i] =
-                vm_load(&p->lanes[c + (size_t)j][i][lane]);
-        }
-        for (size_t k = (size_t)lane; k < cols; k += PS_LANES) {
-            vm column[TILE_COLUMNS];
-            UNROLL for (int j = 0; j < n; j++) column[j] = vm_load(x + (size_t)j * ldx + k);
-            UNROLL for (int i = 0; i < TILE_ROWS; i++)
-            {
-                vm w = vm_load(&p->w[i][k]);
-                UNROLL for (int j = 0; j < n; j++) acc[j][i] = vm_fma(w, column[j], acc[j][i]);
-            }
-        }
-        UNROLL for (int j = 0; j < n; j++)
-        {
-            UNROLL for (int i = 0; i < TILE_ROWS; i++)
-                vm_store(&p->lanes[c + (size_t)j][i][lane], acc[j][i]);
-        }
-    }
-}
-
-/* The last columns of rows whose length is not a multiple of PS_LANES. */
-static void tile_tail(struct panel *p, size_t k, size_t count, const float *x, size_t ldx, size_t n)
-{
-    for (size_t c = 0; c < n; c++) {
-        v16 column = v_load_part(x + c * ldx + k, count);
-        for (int i = 0; i < TILE_ROWS; i++) {
-            v16 w = v_load_part(&p->w[i][k], count);
-            v16 acc = v_load(p->lanes[c][i]);
-            v_store(p->lanes[c][i], fma_upto(w, column, acc, count));
-        }
-    }
-}
-
-static void panel_multiply(struct panel *p, size_t cols, const float *x, size_t ldx, size_t n)
-{
-    size_t full = cols / PS_LANES * PS_LANES, c = 0;
-
-    for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
-        tile(p, full, x + c * ldx, ldx, c, TILE_COLUMNS);
-    if (TILE_COLUMNS > 3 && n - c >= 3) {
-        tile(p, full, x + c * ldx, ldx, c, 3);
-        c += 3;
-    }
-    if (n - c == 2)
-        tile(p, full, x + c * ldx, ldx, c, 2);
-    else if (n - c == 1)
-        tile(p, full, x + c * ldx, ldx, c, 1);
-    if (full < cols)
-        tile_tail(p, full, cols - full, x, ldx, n);
-}
-
-static ALWAYS_INLINE void panel_decode_blocks(struct panel *p, const struct ps_matmul *m, size_t r,
-                                              size_t rows, size_t k0, size_t cols,
-                                              const struct format f)
-{
-    for (size_t i = 0; i < rows; i++) {
-        const uint8_t *src =
-            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / f.block_len * f.block_bytes;
-        struct sink s = {.w = p->w[i]};
-        for (size_t k = 0; k < cols; k += f.block_len, src += f.block_bytes, s.w += f.block_len)
-            f.block(src, put_value, &s);
-    }
-}
-
-static ALWAYS_INLINE void panel_decode(struct panel *p, const struct ps_matmul *m, size_t r,
-                                       size_t rows, size_t k0, size_t cols, const struct format f)
-{
-    const size_t blocks = cols / DECODE_LEN, end = blocks * DECODE_LEN;
-
-    if (f.block != NULL) {
-        panel_decode_blocks(p, m, r, rows, k0, cols, f);
-        return;
-    }
-    for (size_t i = 0; i < rows; i++) {
-        const uint8_t *src =
-            (const uint8_t *)m->w + (r + i) * m->w_stride_bytes + k0 / DECODE_LEN * f.src_bytes;
-        float scale[SCALE_COUNT];
-        if (f.scaled) {
-            uint16_t half[SCALE_COUNT] = {0};
-            gather_scales(src, f.src_bytes, blocks, half);
-            v_store(scale, v_from_halves(half));
-        }
-        for (size_t b = 0; b < blocks; b++, src += f.src_bytes) {
-            v16 w[2];
-            f.decode(src, &scale[b], w);
-            v_store(&p->w[i][b * DECODE_LEN], w[0]);
-            v_store(&p->w[i][b * DECODE_LEN + PS_LANES], w[1]);
-        }
-        if (end < cols)
-            ps_row_decode(m->type, src, &p->w[i][end], cols - end);
-    }
-}
-
-static void lanes_begin(struct panel *p, const struct ps_matmul *m, size_t r, size_t rows, size_t c,
-                        size_t n)
-{
-    if (m->lanes_in == NULL || rows < TILE_ROWS)
-        memset(p->lanes, 0, n * sizeof(p->lanes[0]));
-    for (size_t j = 0; j < n && m->lanes_in != NULL; j++)
-        memcpy(p->lanes[j], m->lanes_in + ((c + j) * m->rows + r) * PS_LANES,
-               rows * sizeof(p->lanes[j][0]));
-}
-
-static void lanes_end(const struct panel *p, const struct ps_matmul *m, size_t r, size_t rows,
-                      size_t c, size_t n)
-{
-    for (size_t j = 0; j < n; j++) {
-        if (m->lanes_out != NULL) {
-            memcpy(m->lanes_out + ((c + j) * m->rows + r) * PS_LANES, p->lanes[j],
-                   rows * sizeof(p->lanes[j][0]));
-            continue;
-        }
-        float y[TILE_ROWS];
-        for (int i = 0; i < TILE_ROWS; i += 4) {
-            v16 acc[4];
-            for (int l = 0; l < 4; l++)
-                acc[l] = v_load(p->lanes[j][i + l]);
-            _mm_storeu_ps(y + i, sum_four(acc));
-        }
-        memcpy(m->y + (c + j) * m->ldy + r, y, rows * sizeof(*y));
-    }
-}
-
-static ALWAYS_INLINE void gemm(const struct ps_matmul *m, const struct format f)
-{
-    struct panel p;
-
-    memset(p.w, 0, sizeof(p.w)); /* rows that are missing in the last tile */
-    for (size_t r = 0; r < m->rows; r += TILE_ROWS) {
-        size_t rows = m->rows - r < TILE_ROWS ? m->rows - r : TILE_ROWS;
-        for (size_t c = 0; c < m->n; c += GROUP_COLUMNS) {
-            size_t n = m->n - c < GROUP_COLUMNS ? m->n - c : GROUP_COLUMNS;
-            lanes_begin(&p, m, r, rows, c, n);
-            for (size_t k = 0; k < m->cols; k += PANEL_COLS) {
-                size_t cols = m->cols - k < PANEL_COLS ? m->cols - k : PANEL_COLS;
-                panel_decode(&p, m, r, rows, k, cols, f);
-                panel_multiply(&p, cols, m->x + c * m->ldx + k, m->ldx, n);
-            }
-            lanes_end(&p, m, r, rows, c, n);
-        }
-    }
-}
+#include "quant/kernels_few.h"
+#include "quant/kernels_gemm.h"
 
 /* One pair of functions per type, so that its decoder is inlined into both loops. */
 #define MATMUL_WITH(type, ...)                                                                     \
     static void matmul_##type(const struct ps_matmul *m)                                           \
     {                                                                                              \
+        const struct format f = {__VA_ARGS__};                                                     \
         if (m->n == 1)                                                                             \
-            gemv(m, (struct format){__VA_ARGS__});                                                 \
+            gemv(m, f);                                                                            \
+        else if (f.decode != NULL && m->n <= FEW_COLUMNS_MAX && m->cols % DECODE_LEN == 0)         \
+            few(m, f);                                                                             \
         else                                                                                       \
-            gemm(m, (struct format){__VA_ARGS__});                                                 \
+            gemm(m, f);                                                                            \
     }
 #define MATMUL_OF(type, bytes, is_scaled)                                                          \
     MATMUL_WITH(type, .decode = decode_##type, .src_bytes = bytes, .scaled = is_scaled)
