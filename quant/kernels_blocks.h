@@ -19,8 +19,18 @@ struct sink {
     float *w; /* or stored here */
 };
 
+/*
+ * What a block of 256 has to be told about its sub-blocks, found before its values are: many at a
+ * time, and early enough to be read from memory into all lanes at no cost.
+ */
+struct prepared {
+    _Alignas(64) float d[PS_LANES], plus[PS_LANES];
+    uint8_t signs[32];
+};
+
 typedef void put_fn(struct sink *s, size_t at, v16 w);
-typedef void block_fn(const uint8_t *src, put_fn *put, struct sink *s);
+typedef void prepare_fn(const uint8_t *src, struct prepared *p);
+typedef void block_fn(const uint8_t *src, const struct prepared *p, put_fn *put, struct sink *s);
 
 static ALWAYS_INLINE void put_product(struct sink *s, size_t at, v16 w)
 {
@@ -108,40 +118,50 @@ static ALWAYS_INLINE __m256i select_bits(__m256i bytes, int bits)
 
 /* ---- blocks of 32 ---- */
 
-static ALWAYS_INLINE void block_q4_1(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_q4_1(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
 {
+    (void)p;
     v16 w[2];
     v_nibbles_offset(src + 4, load_scale(src), load_scale(src + 2), w);
     put(s, 0, w[0]);
     put(s, 16, w[1]);
 }
 
-static ALWAYS_INLINE void block_q5_0(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_q5_0(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
 {
+    (void)p;
     float d = load_scale(src);
     /* Without its fifth bit a code is sixteen less: the high bits of a negative byte. */
     __m256i less = _mm256_andnot_si256(spread_bits(load32(src + 2)), _mm256_set1_epi8(-16));
     put_scaled(put, s, 0, _mm256_or_si256(nibbles(src + 6), less), d, d);
 }
 
-static ALWAYS_INLINE void block_q5_1(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_q5_1(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
 {
+    (void)p;
     const float d[2] = {load_scale(src), load_scale(src)};
     const float m[2] = {load_scale(src + 2), load_scale(src + 2)};
     __m256i high = select_bits(spread_bits(load32(src + 4)), 16);
     put_offset(put, s, 0, _mm256_or_si256(nibbles(src + 8), high), d, m);
 }
 
-static ALWAYS_INLINE void block_iq4_nl(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_iq4_nl(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                       struct sink *s)
 {
+    (void)p;
     v16 w[2];
     v_nibbles_table(src + 2, load_scale(src), ps_iq4_values, w);
     put(s, 0, w[0]);
     put(s, 16, w[1]);
 }
 
-static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                      struct sink *s)
 {
+    (void)p;
     uint32_t e = src[0], bits = e < 2 ? 0x00200000u << e : (e - 1) << 23;
     float d;
     v16 w[2];
@@ -153,26 +173,29 @@ static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, put_fn *put, struct si
 
 /* ---- K formats ---- */
 
-static ALWAYS_INLINE void block_q2_k(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_q2_k(const uint8_t *src, struct prepared *p)
 {
-    _Alignas(64) float d[16], m[16];
     __m128i scales = load128(src), low = _mm_set1_epi8(15);
-    v_store(d, v_mul(v_set1(load_scale(src + 80)), v_from_bytes(_mm_and_si128(scales, low))));
+    v_store(p->d, v_mul(v_set1(load_scale(src + 80)), v_from_bytes(_mm_and_si128(scales, low))));
     scales = _mm_and_si128(_mm_srli_epi16(scales, 4), low);
-    v_store(m, v_negate(v_mul(v_set1(load_scale(src + 82)), v_from_bytes(scales))));
+    v_store(p->plus, v_negate(v_mul(v_set1(load_scale(src + 82)), v_from_bytes(scales))));
+}
 
+static ALWAYS_INLINE void block_q2_k(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
+{
     for (int n = 0; n < 2; n++) {
         __m256i bytes = load256(src + 16 + 32 * n);
         UNROLL for (int j = 0; j < 4; j++)
         {
             int run = 4 * n + j;
             __m256i q = select_bits(_mm256_srli_epi16(bytes, 2 * j), 3);
-            put_offset(put, s, (size_t)run * 32, q, d + 2 * run, m + 2 * run);
+            put_offset(put, s, (size_t)run * 32, q, p->d + 2 * run, p->plus + 2 * run);
         }
     }
 }
 
-static ALWAYS_INLINE void q3_k_scales(const uint8_t *src, float *d)
+static ALWAYS_INLINE void prepare_q3_k(const uint8_t *src, struct prepared *p)
 {
     uint64_t low = load64(src + 96), h = load32(src + 104);
     uint64_t h01 = h | h >> 2 << 32, h23 = h >> 4 | h >> 6 << 32;
@@ -181,15 +204,14 @@ static ALWAYS_INLINE void q3_k_scales(const uint8_t *src, float *d)
     lows = _mm_and_si128(lows, _mm_set1_epi8(15));
     highs = _mm_slli_epi16(_mm_and_si128(highs, _mm_set1_epi8(3)), 4);
     __m128i scales = _mm_sub_epi8(_mm_or_si128(lows, highs), _mm_set1_epi8(32));
-    v_store(d, v_mul(v_set1(load_scale(src + 108)), v_from_bytes(scales)));
+    v_store(p->d, v_mul(v_set1(load_scale(src + 108)), v_from_bytes(scales)));
 }
 
-static ALWAYS_INLINE void block_q3_k(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_q3_k(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
 {
-    _Alignas(64) float d[16];
     __m256i mask = load256(src);
 
-    q3_k_scales(src, d);
     for (int n = 0; n < 2; n++) {
         __m256i bytes = load256(src + 32 + 32 * n);
         UNROLL for (int j = 0; j < 4; j++)
@@ -198,31 +220,29 @@ static ALWAYS_INLINE void block_q3_k(const uint8_t *src, put_fn *put, struct sin
             __m256i clear = _mm256_cmpeq_epi8(select_bits(mask, 1 << run), _mm256_setzero_si256());
             __m256i q = select_bits(_mm256_srli_epi16(bytes, 2 * j), 3);
             q = _mm256_or_si256(q, select_bits(clear, -4));
-            put_scaled(put, s, (size_t)run * 32, q, d[2 * run], d[2 * run + 1]);
+            put_scaled(put, s, (size_t)run * 32, q, p->d[2 * run], p->d[2 * run + 1]);
         }
     }
 }
 
 /* Scales times d, and minima times -dmin, of the eight sub-blocks of Q4_K and Q5_K. */
-static ALWAYS_INLINE void k4_scales(const uint8_t *src, float *d)
+static ALWAYS_INLINE void prepare_q4_k(const uint8_t *src, struct prepared *p)
 {
     const uint32_t six = 0x3f3f3f3f, four = 0x0f0f0f0f, two = 0x30303030;
     uint32_t a = load32(src + 4), b = load32(src + 8), c = load32(src + 12);
     uint64_t scales = (a & six) | (uint64_t)((c & four) | (a >> 2 & two)) << 32;
     uint64_t minima = (b & six) | (uint64_t)((c >> 4 & four) | (b >> 2 & two)) << 32;
     v16 codes = v_from_bytes(_mm_set_epi64x((long long)minima, (long long)scales));
-    v_store(d, v_mul(codes, v_two_halves(load_scale(src), -load_scale(src + 2))));
+    v_store(p->d, v_mul(codes, v_two_halves(load_scale(src), -load_scale(src + 2))));
 }
 
-static ALWAYS_INLINE void block_q4_k(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_q4_k(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
 {
-    _Alignas(64) float d[16];
-
-    k4_scales(src, d);
     UNROLL for (int c = 0; c < 4; c++)
     {
         const uint8_t *q = src + 16 + 32 * c;
-        const float *pair = d + 2 * c;
+        const float *pair = p->d + 2 * c;
         v16 w[4];
         v_nibbles_offset_pair(q, pair, pair + 8, w, w + 2);
         v_nibbles_offset_pair(q + 16, pair, pair + 8, w + 1, w + 3);
@@ -231,28 +251,35 @@ static ALWAYS_INLINE void block_q4_k(const uint8_t *src, put_fn *put, struct sin
     }
 }
 
-static ALWAYS_INLINE void block_q5_k(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_q5_k(const uint8_t *src, struct prepared *p)
 {
-    _Alignas(64) float d[16];
+    prepare_q4_k(src, p);
+}
+
+static ALWAYS_INLINE void block_q5_k(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
+{
     __m256i high = load256(src + 16);
 
-    k4_scales(src, d);
     UNROLL for (int j = 0; j < 8; j++)
     {
         __m256i q = load256(src + 48 + j / 2 * 32);
         q = select_bits(j % 2 ? _mm256_srli_epi16(q, 4) : q, 15);
         __m256i bit = j < 4 ? _mm256_slli_epi16(high, 4 - j) : _mm256_srli_epi16(high, j - 4);
         q = _mm256_or_si256(q, select_bits(bit, 16));
-        const float twice[2] = {d[j], d[j]}, plus[2] = {d[8 + j], d[8 + j]};
-        put_offset(put, s, (size_t)j * 32, q, twice, plus);
+        const float d[2] = {p->d[j], p->d[j]}, plus[2] = {p->d[8 + j], p->d[8 + j]};
+        put_offset(put, s, (size_t)j * 32, q, d, plus);
     }
 }
 
-static ALWAYS_INLINE void block_q6_k(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_q6_k(const uint8_t *src, struct prepared *p)
 {
-    _Alignas(64) float d[16];
-    v_store(d, v_mul(v_set1(load_scale(src + 208)), v_from_bytes(load128(src + 192))));
+    v_store(p->d, v_mul(v_set1(load_scale(src + 208)), v_from_bytes(load128(src + 192))));
+}
 
+static ALWAYS_INLINE void block_q6_k(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                     struct sink *s)
+{
     for (int n = 0; n < 2; n++) {
         __m256i high = load256(src + 128 + 32 * n);
         UNROLL for (int j = 0; j < 4; j++)
@@ -263,8 +290,8 @@ static ALWAYS_INLINE void block_q6_k(const uint8_t *src, put_fn *put, struct sin
                 j < 2 ? _mm256_slli_epi16(high, 4 - 2 * j) : _mm256_srli_epi16(high, 2 * j - 4);
             q = _mm256_or_si256(q, select_bits(bits, 48));
             q = _mm256_sub_epi8(q, _mm256_set1_epi8(32));
-            put_scaled(put, s, (size_t)(128 * n + 32 * j), q, d[8 * n + 2 * j],
-                       d[8 * n + 2 * j + 1]);
+            put_scaled(put, s, (size_t)(128 * n + 32 * j), q, p->d[8 * n + 2 * j],
+                       p->d[8 * n + 2 * j + 1]);
         }
     }
 }
@@ -299,24 +326,14 @@ static ALWAYS_INLINE __m256i with_signs(__m256i magnitudes, uint32_t signs)
 }
 
 /* Bytes of seven signs each: the eighth is set where their number is odd. */
-static ALWAYS_INLINE uint32_t complete_signs(uint32_t seven)
+static ALWAYS_INLINE __m256i complete_signs(__m256i seven)
 {
-    uint32_t parity = seven ^ (seven >> 4 & 0x07070707);
-    parity ^= parity >> 2;
-    parity ^= parity >> 1;
-    return seven | (parity & 0x01010101) << 7;
-}
-
-/* Four times seven bits, to a byte each, completed. */
-static ALWAYS_INLINE uint32_t packed_signs(uint32_t word)
-{
-    return complete_signs((word & 0x7f) | (word << 1 & 0x7f00) | (word << 2 & 0x7f0000) |
-                          (word << 3 & 0x7f000000));
-}
-
-static ALWAYS_INLINE uint64_t four_entries(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
-{
-    return a | b << 16 | c << 32 | d << 48;
+    const __m256i odd =
+        _mm256_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0, 0,
+                         -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0);
+    __m256i low = _mm256_shuffle_epi8(odd, select_bits(seven, 15));
+    __m256i high = _mm256_shuffle_epi8(odd, select_bits(_mm256_srli_epi16(seven, 4), 7));
+    return _mm256_or_si256(seven, _mm256_xor_si256(low, high));
 }
 
 /* 2 c + 1 for sixteen codes, times a scale. */
@@ -326,43 +343,86 @@ static ALWAYS_INLINE v16 odd_scales(__m128i codes, float d)
     return v_mul(v_set1(d), v_from_bytes(codes));
 }
 
-static ALWAYS_INLINE void block_iq2_xxs(const uint8_t *src, put_fn *put, struct sink *s)
+/* The same for eight codes. */
+static ALWAYS_INLINE void store_odd_scales(__m256i codes, float scale, float *d)
+{
+    codes = _mm256_add_epi32(_mm256_add_epi32(codes, codes), _mm256_set1_epi32(1));
+    _mm256_storeu_ps(d, _mm256_mul_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(codes)));
+}
+
+/* Words of four times seven signs and a scale of four bits, as IQ2_XXS and IQ3_XXS have them. */
+static ALWAYS_INLINE void prepare_words(__m256i words, float d, struct prepared *p)
+{
+    __m256i signs = _mm256_and_si256(words, _mm256_set1_epi32(0x7f));
+    for (int i = 1; i < 4; i++)
+        signs = _mm256_or_si256(
+            signs, _mm256_and_si256(_mm256_slli_epi32(words, i), _mm256_set1_epi32(0x7f << 8 * i)));
+    _mm256_storeu_si256((void *)p->signs, complete_signs(signs));
+    store_odd_scales(_mm256_srli_epi32(words, 28), d, p->d);
+}
+
+static ALWAYS_INLINE uint64_t four_entries(uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    return a | b << 16 | c << 32 | d << 48;
+}
+
+static ALWAYS_INLINE void put_iq2(put_fn *put, struct sink *s, size_t at, uint64_t entries,
+                                  const uint8_t *signs, float d0, float d1)
+{
+    __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), load32(signs));
+    put_scaled(put, s, at, q, d0, d1);
+}
+
+/* The words are every second one of 64 bytes. */
+static ALWAYS_INLINE void prepare_iq2_xxs(const uint8_t *src, struct prepared *p)
+{
+    __m256 a = _mm256_castsi256_ps(load256(src + 2)), b = _mm256_castsi256_ps(load256(src + 34));
+    __m256i words = _mm256_castps_si256(_mm256_shuffle_ps(a, b, 0xdd));
+    prepare_words(_mm256_permute4x64_epi64(words, 0xd8), load_scale(src) * 0.125f, p);
+}
+
+static ALWAYS_INLINE void block_iq2_xxs(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                        struct sink *s)
 {
     const uint16_t *grid = ps_grid_iq2_xxs;
-    float d = load_scale(src) * 0.125f;
 
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *idx = src + 2 + 8 * j;
-        uint32_t word = load32(idx + 4);
-        float db = d * (float)(int)(2 * (word >> 28) + 1);
         uint64_t entries = four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]);
-        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), packed_signs(word));
-        put_scaled(put, s, 32 * j, q, db, db);
+        put_iq2(put, s, 32 * j, entries, p->signs + 4 * j, p->d[j], p->d[j]);
     }
 }
 
-static ALWAYS_INLINE void block_iq2_xs(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_iq2_xs(const uint8_t *src, struct prepared *p)
+{
+    __m256i a = _mm256_srli_epi16(load256(src + 2), 9), b = _mm256_srli_epi16(load256(src + 34), 9);
+    __m256i signs = _mm256_permute4x64_epi64(_mm256_packus_epi16(a, b), 0xd8);
+    _mm256_storeu_si256((void *)p->signs, complete_signs(signs));
+    v_store(p->d, odd_scales(nibbles_in_order(load64(src + 66)), load_scale(src) * 0.125f));
+}
+
+static ALWAYS_INLINE void block_iq2_xs(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                       struct sink *s)
 {
     const uint16_t *grid = ps_grid_iq2_xs;
-    _Alignas(64) float d[16];
-    v_store(d, odd_scales(nibbles_in_order(load64(src + 66)), load_scale(src) * 0.125f));
 
     for (size_t j = 0; j < 8; j++) {
-        uint64_t codes = load64(src + 2 + 8 * j), signs = codes >> 9 & 0x007f007f007f007f;
-        signs = (signs | signs >> 8) & 0x0000ffff0000ffff;
-        signs = signs | signs >> 16;
+        uint64_t codes = load64(src + 2 + 8 * j);
         uint64_t entries = four_entries(grid[codes & 511], grid[codes >> 16 & 511],
                                         grid[codes >> 32 & 511], grid[codes >> 48 & 511]);
-        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), complete_signs((uint32_t)signs));
-        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+        put_iq2(put, s, 32 * j, entries, p->signs + 4 * j, p->d[2 * j], p->d[2 * j + 1]);
     }
 }
 
-static ALWAYS_INLINE void block_iq2_s(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_iq2_s(const uint8_t *src, struct prepared *p)
+{
+    v_store(p->d, odd_scales(nibbles_in_order(load64(src + 74)), load_scale(src) * 0.125f));
+}
+
+static ALWAYS_INLINE void block_iq2_s(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                      struct sink *s)
 {
     const uint16_t *grid = ps_grid_iq2_s;
-    _Alignas(64) float d[16];
-    v_store(d, odd_scales(nibbles_in_order(load64(src + 74)), load_scale(src) * 0.125f));
 
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *low = src + 2 + 4 * j;
@@ -370,27 +430,29 @@ static ALWAYS_INLINE void block_iq2_s(const uint8_t *src, put_fn *put, struct si
         uint64_t entries =
             four_entries(grid[low[0] | (high << 8 & 0x300)], grid[low[1] | (high << 6 & 0x300)],
                          grid[low[2] | (high << 4 & 0x300)], grid[low[3] | (high << 2 & 0x300)]);
-        __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), load32(low + 32));
-        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+        put_iq2(put, s, 32 * j, entries, low + 32, p->d[2 * j], p->d[2 * j + 1]);
     }
 }
 
-static ALWAYS_INLINE void block_iq3_xxs(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_iq3_xxs(const uint8_t *src, struct prepared *p)
+{
+    prepare_words(load256(src + 66), load_scale(src) * 0.25f, p);
+}
+
+static ALWAYS_INLINE void block_iq3_xxs(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                        struct sink *s)
 {
     const __m256i values = _mm256_setr_epi8(4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0,
                                             4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0);
     const uint16_t *grid = ps_grid_iq3_xxs;
-    float d = load_scale(src) * 0.25f;
 
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *idx = src + 2 + 8 * j;
-        uint32_t word = load32(src + 66 + 4 * j);
-        float db = d * (float)(int)(2 * (word >> 28) + 1);
         __m256i codes =
             four_bit_codes(four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]),
                            four_entries(grid[idx[4]], grid[idx[5]], grid[idx[6]], grid[idx[7]]));
-        __m256i q = with_signs(_mm256_shuffle_epi8(values, codes), packed_signs(word));
-        put_scaled(put, s, 32 * j, q, db, db);
+        __m256i q = with_signs(_mm256_shuffle_epi8(values, codes), load32(p->signs + 4 * j));
+        put_scaled(put, s, 32 * j, q, p->d[j], p->d[j]);
     }
 }
 
@@ -400,11 +462,14 @@ static ALWAYS_INLINE uint64_t iq3_s_entry(const uint8_t *low, uint32_t high, int
     return ps_grid_iq3_s[low[i] | (high << (8 - i) & 0x100)];
 }
 
-static ALWAYS_INLINE void block_iq3_s(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_iq3_s(const uint8_t *src, struct prepared *p)
 {
-    _Alignas(64) float d[16];
-    v_store(d, odd_scales(nibbles_in_order(load32(src + 106)), load_scale(src)));
+    v_store(p->d, odd_scales(nibbles_in_order(load32(src + 106)), load_scale(src)));
+}
 
+static ALWAYS_INLINE void block_iq3_s(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                      struct sink *s)
+{
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *low = src + 2 + 8 * j;
         uint32_t h = src[66 + j];
@@ -414,31 +479,37 @@ static ALWAYS_INLINE void block_iq3_s(const uint8_t *src, put_fn *put, struct si
                            four_entries(iq3_s_entry(low, h, 4), iq3_s_entry(low, h, 5),
                                         iq3_s_entry(low, h, 6), iq3_s_entry(low, h, 7)));
         __m256i odd = _mm256_add_epi8(_mm256_add_epi8(codes, codes), _mm256_set1_epi8(1));
-        put_scaled(put, s, 32 * j, with_signs(odd, load32(src + 74 + 4 * j)), d[j], d[j]);
+        put_scaled(put, s, 32 * j, with_signs(odd, load32(src + 74 + 4 * j)), p->d[j], p->d[j]);
     }
 }
 
+static ALWAYS_INLINE void prepare_iq1_s(const uint8_t *src, struct prepared *p)
+{
+    __m256i words = _mm256_cvtepu16_epi32(load128(src + 34));
+    __m256i codes = _mm256_and_si256(_mm256_srli_epi32(words, 12), _mm256_set1_epi32(7));
+    store_odd_scales(codes, load_scale(src) * 0.125f, p->d);
+}
+
 /* IQ1 in eighths: eight times the grid's value, and one up or down. */
-static ALWAYS_INLINE void block_iq1_s(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_iq1_s(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                      struct sink *s)
 {
     const uint16_t *grid = ps_grid_iq1;
-    float d = load_scale(src) * 0.125f;
 
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *low = src + 2 + 4 * j;
         uint32_t word = load16(src + 34 + 2 * j);
-        float dl = d * (float)(int)(2 * (word >> 12 & 7) + 1);
         uint64_t entries =
             four_entries(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
                          grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
         __m256i side = _mm256_set1_epi8(word >> 15 ? -1 : 1);
         __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
-        put_scaled(put, s, 32 * j, q, dl, dl);
+        put_scaled(put, s, 32 * j, q, p->d[j], p->d[j]);
     }
 }
 
 /* The sixteen scales of three bits are four to a word of sixteen bits, below four bits of d. */
-static ALWAYS_INLINE void iq1_m_scales(const uint8_t *src, float *d)
+static ALWAYS_INLINE void prepare_iq1_m(const uint8_t *src, struct prepared *p)
 {
     uint64_t words = load64(src + 48), top = words >> 12 & 0x000f000f000f000f;
     top |= top >> 12;
@@ -451,17 +522,16 @@ static ALWAYS_INLINE void iq1_m_scales(const uint8_t *src, float *d)
     __m128i codes = _mm_unpacklo_epi16(_mm_or_si128(a, _mm_slli_epi16(b, 8)),
                                        _mm_or_si128(c, _mm_slli_epi16(e, 8)));
     float scale = _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128((int)half)));
-    v_store(d, odd_scales(codes, scale * 0.125f));
+    v_store(p->d, odd_scales(codes, scale * 0.125f));
 }
 
-static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                      struct sink *s)
 {
     const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
                                             2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const uint16_t *grid = ps_grid_iq1;
-    _Alignas(64) float d[16];
 
-    iq1_m_scales(src, d);
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *low = src + 4 * j;
         uint32_t high = load16(src + 32 + 2 * j);
@@ -474,20 +544,31 @@ static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, put_fn *put, struct si
         __m256i side = _mm256_set1_epi32((int)(0x01010101 | (down >> 3) * 0xfe));
         side = _mm256_shuffle_epi8(side, spread);
         __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
-        put_scaled(put, s, 32 * j, q, d[2 * j], d[2 * j + 1]);
+        put_scaled(put, s, 32 * j, q, p->d[2 * j], p->d[2 * j + 1]);
     }
 }
 
-static ALWAYS_INLINE void block_iq4_xs(const uint8_t *src, put_fn *put, struct sink *s)
+static ALWAYS_INLINE void prepare_iq4_xs(const uint8_t *src, struct prepared *p)
 {
-    float d = load_scale(src);
-    uint32_t high = load16(src + 2), low = load32(src + 4);
+    const __m256i twice = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
+    __m256i low = _mm256_set1_epi32((int)load32(src + 4)),
+            high = _mm256_set1_epi32(load16(src + 2));
+    low = _mm256_srlv_epi32(low, _mm256_add_epi32(twice, twice));
+    high = _mm256_slli_epi32(_mm256_srlv_epi32(high, twice), 4);
+    low = _mm256_and_si256(low, _mm256_set1_epi32(15));
+    high = _mm256_and_si256(high, _mm256_set1_epi32(48));
+    __m256i codes = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+    __m256 d = _mm256_set1_ps(load_scale(src));
+    _mm256_storeu_ps(p->d, _mm256_mul_ps(d, _mm256_cvtepi32_ps(codes)));
+}
 
+static ALWAYS_INLINE void block_iq4_xs(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                       struct sink *s)
+{
     UNROLL for (int j = 0; j < 8; j++)
     {
-        int scale = (int)((low >> 4 * j & 15) | (high >> 2 * j & 3) << 4) - 32;
         v16 w[2];
-        v_nibbles_table(src + 8 + 16 * j, d * (float)scale, ps_iq4_values, w);
+        v_nibbles_table(src + 8 + 16 * j, p->d[j], ps_iq4_values, w);
         put(s, (size_t)j * 32, w[0]);
         put(s, (size_t)j * 32 + 16, w[1]);
     }

@@ -174,10 +174,14 @@ static ALWAYS_INLINE void panel_decode_blocks(struct block *b, const struct part
                                               const uint8_t *src, const struct format f)
 {
     struct sink s = {.w = b->w[i]};
+    struct prepared prepared;
 
     src += p->k / f.block_len * f.block_bytes;
-    for (size_t k = 0; k < p->cols; k += f.block_len, src += f.block_bytes, s.w += f.block_len)
-        f.block(src, put_value, &s);
+    for (size_t k = 0; k < p->cols; k += f.block_len, src += f.block_bytes, s.w += f.block_len) {
+        if (f.prepare != NULL)
+            f.prepare(src, &prepared);
+        f.block(src, &prepared, put_value, &s);
+    }
 }
 
 /* Row i of the panel, of the others. */

@@ -29,6 +29,7 @@ struct format {
     bool scaled;      /* a block begins with a half float, its scale */
     /* Or, of the formats in kernels_blocks.h: */
     block_fn *block;
+    prepare_fn *prepare;           /* NULL unless block_len is PS_SUPER_LEN */
     size_t block_len, block_bytes; /* block_len divides PS_SUPER_LEN */
 };
 
@@ -195,13 +196,20 @@ static ALWAYS_INLINE v16 gemv_short_row(const uint8_t *row, const float *x, size
 static ALWAYS_INLINE void gemv_super(const uint8_t *const *row, size_t offset, size_t ahead,
                                      const float *x, size_t blocks, const struct format f, v16 *acc)
 {
+    struct prepared p[GEMV_ROWS];
+
+    for (size_t i = 0; i < GEMV_ROWS; i++) {
+        const uint8_t *src = row[i] + offset;
+        for (size_t line = 0; line < PS_SUPER_LEN / f.block_len * f.block_bytes; line += 64)
+            _mm_prefetch((const char *)(src + ahead + line), _MM_HINT_T0);
+        if (f.prepare != NULL)
+            f.prepare(src, &p[i]);
+    }
     for (size_t i = 0; i < GEMV_ROWS; i++) {
         const uint8_t *src = row[i] + offset;
         struct sink s = {.x = x, .acc = acc[i]};
-        for (size_t line = 0; line < PS_SUPER_LEN / f.block_len * f.block_bytes; line += 64)
-            _mm_prefetch((const char *)(src + ahead + line), _MM_HINT_T0);
         for (size_t b = 0; b < blocks; b++, src += f.block_bytes, s.x += f.block_len)
-            f.block(src, put_product, &s);
+            f.block(src, &p[i], put_product, &s);
         acc[i] = s.acc;
     }
 }
@@ -279,32 +287,35 @@ static ALWAYS_INLINE void gemv(const struct ps_matmul *m, const struct format f)
     }
 #define MATMUL_OF(type, bytes, is_scaled)                                                          \
     MATMUL_WITH(type, .decode = decode_##type, .src_bytes = bytes, .scaled = is_scaled)
-#define MATMUL_OF_BLOCKS(type, len, bytes)                                                         \
-    MATMUL_WITH(type, .block = block_##type, .block_len = len, .block_bytes = bytes)
+#define MATMUL_OF_BLOCKS(type, bytes)                                                              \
+    MATMUL_WITH(type, .block = block_##type, .block_len = 32, .block_bytes = bytes)
+#define MATMUL_OF_SUPER(type, bytes)                                                               \
+    MATMUL_WITH(type, .block = block_##type, .prepare = prepare_##type, .block_len = PS_SUPER_LEN, \
+                .block_bytes = bytes)
 
 MATMUL_OF(f32, 128, false)
 MATMUL_OF(f16, 64, false)
 MATMUL_OF(bf16, 64, false)
 MATMUL_OF(q8_0, 34, true)
 MATMUL_OF(q4_0, 18, true)
-MATMUL_OF_BLOCKS(q4_1, 32, 20)
-MATMUL_OF_BLOCKS(q5_0, 32, 22)
-MATMUL_OF_BLOCKS(q5_1, 32, 24)
-MATMUL_OF_BLOCKS(iq4_nl, 32, 18)
-MATMUL_OF_BLOCKS(mxfp4, 32, 17)
-MATMUL_OF_BLOCKS(q2_k, 256, 84)
-MATMUL_OF_BLOCKS(q3_k, 256, 110)
-MATMUL_OF_BLOCKS(q4_k, 256, 144)
-MATMUL_OF_BLOCKS(q5_k, 256, 176)
-MATMUL_OF_BLOCKS(q6_k, 256, 210)
-MATMUL_OF_BLOCKS(iq1_s, 256, 50)
-MATMUL_OF_BLOCKS(iq1_m, 256, 56)
-MATMUL_OF_BLOCKS(iq2_xxs, 256, 66)
-MATMUL_OF_BLOCKS(iq2_xs, 256, 74)
-MATMUL_OF_BLOCKS(iq2_s, 256, 82)
-MATMUL_OF_BLOCKS(iq3_xxs, 256, 98)
-MATMUL_OF_BLOCKS(iq3_s, 256, 110)
-MATMUL_OF_BLOCKS(iq4_xs, 256, 136)
+MATMUL_OF_BLOCKS(q4_1, 20)
+MATMUL_OF_BLOCKS(q5_0, 22)
+MATMUL_OF_BLOCKS(q5_1, 24)
+MATMUL_OF_BLOCKS(iq4_nl, 18)
+MATMUL_OF_BLOCKS(mxfp4, 17)
+MATMUL_OF_SUPER(q2_k, 84)
+MATMUL_OF_SUPER(q3_k, 110)
+MATMUL_OF_SUPER(q4_k, 144)
+MATMUL_OF_SUPER(q5_k, 176)
+MATMUL_OF_SUPER(q6_k, 210)
+MATMUL_OF_SUPER(iq1_s, 50)
+MATMUL_OF_SUPER(iq1_m, 56)
+MATMUL_OF_SUPER(iq2_xxs, 66)
+MATMUL_OF_SUPER(iq2_xs, 74)
+MATMUL_OF_SUPER(iq2_s, 82)
+MATMUL_OF_SUPER(iq3_xxs, 98)
+MATMUL_OF_SUPER(iq3_s, 110)
+MATMUL_OF_SUPER(iq4_xs, 136)
 
 static void matmul(const struct ps_matmul *m)
 {
