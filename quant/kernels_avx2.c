@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "quant/kernels_bytes.h"
+
 #define GEMV_ROWS 8
 #define TILE_ROWS 4
 #define TILE_COLUMNS 3
@@ -296,6 +298,56 @@ static ALWAYS_INLINE void v_nibbles_offset(const uint8_t *codes, float d, float 
 {
     const float both_d[2] = {d, d}, both_plus[2] = {plus, plus};
     v_nibbles_offset_pair(codes, both_d, both_plus, &w[0], &w[1]);
+}
+
+/* Thirty-two signed bytes, times a scale for each half. */
+static ALWAYS_INLINE void v_scaled_bytes(__m256i q, float d0, float d1, v16 *w)
+{
+    w[0] = scale_bytes(_mm256_set1_ps(d0), _mm256_castsi256_si128(q));
+    w[1] = scale_bytes(_mm256_set1_ps(d1), _mm256_extracti128_si256(q, 1));
+}
+
+/* Four entries of two bits a value, mapped to bytes: 0, 1 and 2 to a, b and c. */
+static ALWAYS_INLINE __m256i two_bit_values(uint64_t entries, char a, char b, char c)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4,
+                                            4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
+    /* Of four bytes the first two have their code low, and the others too after a shift by four;
+     * then even ones are at bit 0 and odd ones at bit 2. */
+    const __m256i values = _mm256_setr_epi8(a, b, c, 0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0, a, b, c,
+                                            0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0);
+    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)entries), spread);
+    bytes = _mm256_blend_epi16(bytes, _mm256_srli_epi16(bytes, 4), 0xaa);
+    bytes = _mm256_and_si256(bytes, _mm256_set1_epi16(0x0c03));
+    return _mm256_shuffle_epi8(values, bytes);
+}
+
+static ALWAYS_INLINE __m256i with_signs(__m256i magnitudes, uint32_t signs)
+{
+    __m256i negative = spread_bits(signs);
+    return _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
+}
+
+/* Thirty-two values of IQ2: four entries, signs, a scale for each sixteen. */
+static ALWAYS_INLINE void v_iq2(uint64_t entries, uint32_t signs, float d0, float d1, v16 *w)
+{
+    v_scaled_bytes(with_signs(two_bit_values(entries, 8, 25, 43), signs), d0, d1, w);
+}
+
+/* Thirty-two values of IQ3: eight entries, signs, what the codes stand for, one scale. */
+static ALWAYS_INLINE void v_iq3(uint64_t first, uint64_t second, uint32_t signs,
+                                const int8_t *values, float d, v16 *w)
+{
+    __m256i codes = _mm256_set_m128i(nibbles_in_order(second), nibbles_in_order(first));
+    __m256i table = _mm256_broadcastsi128_si256(load128((const void *)values));
+    v_scaled_bytes(with_signs(_mm256_shuffle_epi8(table, codes), signs), d, d, w);
+}
+
+/* Thirty-two values of IQ1 in eighths: eight times the grid's, and one less or more. */
+static ALWAYS_INLINE void v_iq1(uint64_t entries, uint32_t below, float d0, float d1, v16 *w)
+{
+    __m256i side = _mm256_or_si256(spread_bits(below), _mm256_set1_epi8(1));
+    v_scaled_bytes(_mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side), d0, d1, w);
 }
 
 /*

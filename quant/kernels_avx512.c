@@ -12,6 +12,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "quant/kernels_bytes.h"
+
 #define GEMV_ROWS 8
 #define TILE_ROWS 4
 #define TILE_COLUMNS 6
@@ -261,6 +263,71 @@ static ALWAYS_INLINE void v_nibbles_offset_pair(const uint8_t *codes, const floa
                                                 const float *plus, v16 *low, v16 *high)
 {
     look_up(codes, offset_table(d[0], plus[0]), offset_table(d[1], plus[1]), low, high);
+}
+
+/* Sixteen values of two bits each, as indices whose upper bits are to be ignored. */
+static ALWAYS_INLINE __m512i two_bit_indices(uint32_t codes)
+{
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_srlv_epi32(_mm512_set1_epi32((int)codes), shifts);
+}
+
+/* Sixteen values of four bits each. */
+static ALWAYS_INLINE __m512i four_bit_indices(uint64_t codes)
+{
+    const __m512i words = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+    const __m512i shifts =
+        _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    __m512i both = _mm512_castsi128_si512(_mm_cvtsi64_si128((long long)codes));
+    return _mm512_srlv_epi32(_mm512_permutexvar_epi32(words, both), shifts);
+}
+
+/* Look-ups read four bits of an index: tables of codes of two bits hold everything four times. */
+static ALWAYS_INLINE v16 four_times(float a, float b, float c)
+{
+    return _mm512_setr_ps(a, b, c, 0, a, b, c, 0, a, b, c, 0, a, b, c, 0);
+}
+
+static ALWAYS_INLINE v16 negate_where(v16 v, uint32_t signs)
+{
+    return _mm512_mask_xor_ps(v, (__mmask16)signs, v, _mm512_set1_ps(-0.0f));
+}
+
+/* Thirty-two values of IQ2: four entries, signs, a scale for each sixteen. */
+static ALWAYS_INLINE void v_iq2(uint64_t entries, uint32_t signs, float d0, float d1, v16 *w)
+{
+    const v16 magnitudes = four_times(8, 25, 43);
+    v16 first = v_mul(v_set1(d0), magnitudes), second = v_mul(v_set1(d1), magnitudes);
+    first = _mm512_permutexvar_ps(two_bit_indices((uint32_t)entries), first);
+    second = _mm512_permutexvar_ps(two_bit_indices((uint32_t)(entries >> 32)), second);
+    w[0] = negate_where(first, signs);
+    w[1] = negate_where(second, signs >> 16);
+}
+
+/* Thirty-two values of IQ3: eight entries, signs, what the codes stand for, one scale. */
+static ALWAYS_INLINE void v_iq3(uint64_t first, uint64_t second, uint32_t signs,
+                                const int8_t *values, float d, v16 *w)
+{
+    v16 table = v_mul(v_set1(d), v_from_bytes(load128((const void *)values)));
+    w[0] = negate_where(_mm512_permutexvar_ps(four_bit_indices(first), table), signs);
+    w[1] = negate_where(_mm512_permutexvar_ps(four_bit_indices(second), table), signs >> 16);
+}
+
+/* Sixteen values of IQ1, in eighths: eight times the grid's, and one less or more. */
+static ALWAYS_INLINE v16 half_of_iq1(uint32_t entries, uint32_t below, float d)
+{
+    v16 over = v_mul(v_set1(d), four_times(-7, 1, 9)),
+        under = v_mul(v_set1(d), four_times(-9, -1, 7));
+    __m512i idx = two_bit_indices(entries);
+    v16 w = _mm512_permutexvar_ps(idx, over);
+    return _mm512_mask_permutexvar_ps(w, (__mmask16)below, idx, under);
+}
+
+static ALWAYS_INLINE void v_iq1(uint64_t entries, uint32_t below, float d0, float d1, v16 *w)
+{
+    w[0] = half_of_iq1((uint32_t)entries, below, d0);
+    w[1] = half_of_iq1((uint32_t)(entries >> 32), below >> 16, d1);
 }
 
 /* Channels 0-3, 4-7, 8-11 and 12-15 come in one register each; tap i is every fourth value. */

@@ -42,40 +42,10 @@ static ALWAYS_INLINE void put_value(struct sink *s, size_t at, v16 w)
     v_store(s->w + at, w);
 }
 
-static ALWAYS_INLINE uint16_t load16(const uint8_t *p)
+static ALWAYS_INLINE void put_pair(put_fn *put, struct sink *s, size_t at, const v16 *w)
 {
-    uint16_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static ALWAYS_INLINE uint32_t load32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static ALWAYS_INLINE uint64_t load64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static ALWAYS_INLINE __m128i load128(const uint8_t *p)
-{
-    return _mm_loadu_si128((const void *)p);
-}
-
-static ALWAYS_INLINE __m256i load256(const uint8_t *p)
-{
-    return _mm256_loadu_si256((const void *)p);
-}
-
-static ALWAYS_INLINE float load_scale(const uint8_t *p)
-{
-    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(load16(p))));
+    put(s, at, w[0]);
+    put(s, at + 16, w[1]);
 }
 
 /* Thirty-two signed bytes as floats times a scale for each sixteen. */
@@ -95,27 +65,6 @@ static ALWAYS_INLINE void put_offset(put_fn *put, struct sink *s, size_t at, __m
         v_fma(v_set1(d[1]), v_from_bytes(_mm256_extracti128_si256(q, 1)), v_set1(plus[1])));
 }
 
-/* The low halves of sixteen bytes, then the high ones. */
-static ALWAYS_INLINE __m256i nibbles(const uint8_t *src)
-{
-    __m128i bytes = load128(src);
-    __m256i both = _mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes);
-    return _mm256_and_si256(both, _mm256_set1_epi8(15));
-}
-
-/* Sixteen nibbles of eight bytes in order, low half first. */
-static ALWAYS_INLINE __m128i nibbles_in_order(uint64_t v)
-{
-    __m128i bytes = _mm_cvtsi64_si128((long long)v);
-    __m128i both = _mm_unpacklo_epi8(bytes, _mm_srli_epi16(bytes, 4));
-    return _mm_and_si128(both, _mm_set1_epi8(15));
-}
-
-static ALWAYS_INLINE __m256i select_bits(__m256i bytes, int bits)
-{
-    return _mm256_and_si256(bytes, _mm256_set1_epi8((char)bits));
-}
-
 /* ---- blocks of 32 ---- */
 
 static ALWAYS_INLINE void block_q4_1(const uint8_t *src, const struct prepared *p, put_fn *put,
@@ -124,8 +73,7 @@ static ALWAYS_INLINE void block_q4_1(const uint8_t *src, const struct prepared *
     (void)p;
     v16 w[2];
     v_nibbles_offset(src + 4, load_scale(src), load_scale(src + 2), w);
-    put(s, 0, w[0]);
-    put(s, 16, w[1]);
+    put_pair(put, s, 0, w);
 }
 
 static ALWAYS_INLINE void block_q5_0(const uint8_t *src, const struct prepared *p, put_fn *put,
@@ -154,8 +102,7 @@ static ALWAYS_INLINE void block_iq4_nl(const uint8_t *src, const struct prepared
     (void)p;
     v16 w[2];
     v_nibbles_table(src + 2, load_scale(src), ps_iq4_values, w);
-    put(s, 0, w[0]);
-    put(s, 16, w[1]);
+    put_pair(put, s, 0, w);
 }
 
 static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, const struct prepared *p, put_fn *put,
@@ -167,8 +114,7 @@ static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, const struct prepared 
     v16 w[2];
     memcpy(&d, &bits, sizeof(d));
     v_nibbles_table(src + 1, d, ps_mxfp4_values, w);
-    put(s, 0, w[0]);
-    put(s, 16, w[1]);
+    put_pair(put, s, 0, w);
 }
 
 /* ---- K formats ---- */
@@ -298,33 +244,6 @@ static ALWAYS_INLINE void block_q6_k(const uint8_t *src, const struct prepared *
 
 /* ---- IQ formats ---- */
 
-/* Four entries of two bits a value, mapped to bytes: 0, 1 and 2 to a, b and c. */
-static ALWAYS_INLINE __m256i two_bit_values(uint64_t entries, char a, char b, char c)
-{
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4,
-                                            4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7);
-    /* Of four bytes the first two have their code low, and the others too after a shift by four;
-     * then even ones are at bit 0 and odd ones at bit 2. */
-    const __m256i values = _mm256_setr_epi8(a, b, c, 0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0, a, b, c,
-                                            0, b, 0, 0, 0, c, 0, 0, 0, 0, 0, 0, 0);
-    __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi64x((long long)entries), spread);
-    bytes = _mm256_blend_epi16(bytes, _mm256_srli_epi16(bytes, 4), 0xaa);
-    bytes = _mm256_and_si256(bytes, _mm256_set1_epi16(0x0c03));
-    return _mm256_shuffle_epi8(values, bytes);
-}
-
-/* Eight entries of four bits a value: the codes. */
-static ALWAYS_INLINE __m256i four_bit_codes(uint64_t first, uint64_t second)
-{
-    return _mm256_set_m128i(nibbles_in_order(second), nibbles_in_order(first));
-}
-
-static ALWAYS_INLINE __m256i with_signs(__m256i magnitudes, uint32_t signs)
-{
-    __m256i negative = spread_bits(signs);
-    return _mm256_sub_epi8(_mm256_xor_si256(magnitudes, negative), negative);
-}
-
 /* Bytes of seven signs each: the eighth is set where their number is odd. */
 static ALWAYS_INLINE __m256i complete_signs(__m256i seven)
 {
@@ -366,13 +285,6 @@ static ALWAYS_INLINE uint64_t four_entries(uint64_t a, uint64_t b, uint64_t c, u
     return a | b << 16 | c << 32 | d << 48;
 }
 
-static ALWAYS_INLINE void put_iq2(put_fn *put, struct sink *s, size_t at, uint64_t entries,
-                                  const uint8_t *signs, float d0, float d1)
-{
-    __m256i q = with_signs(two_bit_values(entries, 8, 25, 43), load32(signs));
-    put_scaled(put, s, at, q, d0, d1);
-}
-
 /* The words are every second one of 64 bytes. */
 static ALWAYS_INLINE void prepare_iq2_xxs(const uint8_t *src, struct prepared *p)
 {
@@ -389,7 +301,9 @@ static ALWAYS_INLINE void block_iq2_xxs(const uint8_t *src, const struct prepare
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *idx = src + 2 + 8 * j;
         uint64_t entries = four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]);
-        put_iq2(put, s, 32 * j, entries, p->signs + 4 * j, p->d[j], p->d[j]);
+        v16 w[2];
+        v_iq2(entries, load32(p->signs + 4 * j), p->d[j], p->d[j], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -410,7 +324,9 @@ static ALWAYS_INLINE void block_iq2_xs(const uint8_t *src, const struct prepared
         uint64_t codes = load64(src + 2 + 8 * j);
         uint64_t entries = four_entries(grid[codes & 511], grid[codes >> 16 & 511],
                                         grid[codes >> 32 & 511], grid[codes >> 48 & 511]);
-        put_iq2(put, s, 32 * j, entries, p->signs + 4 * j, p->d[2 * j], p->d[2 * j + 1]);
+        v16 w[2];
+        v_iq2(entries, load32(p->signs + 4 * j), p->d[2 * j], p->d[2 * j + 1], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -430,7 +346,9 @@ static ALWAYS_INLINE void block_iq2_s(const uint8_t *src, const struct prepared 
         uint64_t entries =
             four_entries(grid[low[0] | (high << 8 & 0x300)], grid[low[1] | (high << 6 & 0x300)],
                          grid[low[2] | (high << 4 & 0x300)], grid[low[3] | (high << 2 & 0x300)]);
-        put_iq2(put, s, 32 * j, entries, low + 32, p->d[2 * j], p->d[2 * j + 1]);
+        v16 w[2];
+        v_iq2(entries, load32(low + 32), p->d[2 * j], p->d[2 * j + 1], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -442,17 +360,16 @@ static ALWAYS_INLINE void prepare_iq3_xxs(const uint8_t *src, struct prepared *p
 static ALWAYS_INLINE void block_iq3_xxs(const uint8_t *src, const struct prepared *p, put_fn *put,
                                         struct sink *s)
 {
-    const __m256i values = _mm256_setr_epi8(4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0,
-                                            4, 12, 20, 28, 36, 44, 52, 62, 0, 0, 0, 0, 0, 0, 0, 0);
+    static const int8_t values[16] = {4, 12, 20, 28, 36, 44, 52, 62};
     const uint16_t *grid = ps_grid_iq3_xxs;
 
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *idx = src + 2 + 8 * j;
-        __m256i codes =
-            four_bit_codes(four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]),
-                           four_entries(grid[idx[4]], grid[idx[5]], grid[idx[6]], grid[idx[7]]));
-        __m256i q = with_signs(_mm256_shuffle_epi8(values, codes), load32(p->signs + 4 * j));
-        put_scaled(put, s, 32 * j, q, p->d[j], p->d[j]);
+        v16 w[2];
+        v_iq3(four_entries(grid[idx[0]], grid[idx[1]], grid[idx[2]], grid[idx[3]]),
+              four_entries(grid[idx[4]], grid[idx[5]], grid[idx[6]], grid[idx[7]]),
+              load32(p->signs + 4 * j), values, p->d[j], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -470,16 +387,18 @@ static ALWAYS_INLINE void prepare_iq3_s(const uint8_t *src, struct prepared *p)
 static ALWAYS_INLINE void block_iq3_s(const uint8_t *src, const struct prepared *p, put_fn *put,
                                       struct sink *s)
 {
+    static const int8_t values[16] = {1, 3, 5, 7, 9, 11, 13, 15};
+
     for (size_t j = 0; j < 8; j++) {
         const uint8_t *low = src + 2 + 8 * j;
         uint32_t h = src[66 + j];
-        __m256i codes =
-            four_bit_codes(four_entries(iq3_s_entry(low, h, 0), iq3_s_entry(low, h, 1),
-                                        iq3_s_entry(low, h, 2), iq3_s_entry(low, h, 3)),
-                           four_entries(iq3_s_entry(low, h, 4), iq3_s_entry(low, h, 5),
-                                        iq3_s_entry(low, h, 6), iq3_s_entry(low, h, 7)));
-        __m256i odd = _mm256_add_epi8(_mm256_add_epi8(codes, codes), _mm256_set1_epi8(1));
-        put_scaled(put, s, 32 * j, with_signs(odd, load32(src + 74 + 4 * j)), p->d[j], p->d[j]);
+        v16 w[2];
+        v_iq3(four_entries(iq3_s_entry(low, h, 0), iq3_s_entry(low, h, 1), iq3_s_entry(low, h, 2),
+                           iq3_s_entry(low, h, 3)),
+              four_entries(iq3_s_entry(low, h, 4), iq3_s_entry(low, h, 5), iq3_s_entry(low, h, 6),
+                           iq3_s_entry(low, h, 7)),
+              load32(src + 74 + 4 * j), values, p->d[j], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -490,7 +409,6 @@ static ALWAYS_INLINE void prepare_iq1_s(const uint8_t *src, struct prepared *p)
     store_odd_scales(codes, load_scale(src) * 0.125f, p->d);
 }
 
-/* IQ1 in eighths: eight times the grid's value, and one up or down. */
 static ALWAYS_INLINE void block_iq1_s(const uint8_t *src, const struct prepared *p, put_fn *put,
                                       struct sink *s)
 {
@@ -502,9 +420,9 @@ static ALWAYS_INLINE void block_iq1_s(const uint8_t *src, const struct prepared 
         uint64_t entries =
             four_entries(grid[low[0] | (word << 8 & 0x700)], grid[low[1] | (word << 5 & 0x700)],
                          grid[low[2] | (word << 2 & 0x700)], grid[low[3] | (word >> 1 & 0x700)]);
-        __m256i side = _mm256_set1_epi8(word >> 15 ? -1 : 1);
-        __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
-        put_scaled(put, s, 32 * j, q, p->d[j], p->d[j]);
+        v16 w[2];
+        v_iq1(entries, word >> 15 ? UINT32_MAX : 0, p->d[j], p->d[j], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -528,8 +446,6 @@ static ALWAYS_INLINE void prepare_iq1_m(const uint8_t *src, struct prepared *p)
 static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, const struct prepared *p, put_fn *put,
                                       struct sink *s)
 {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const uint16_t *grid = ps_grid_iq1;
 
     for (size_t j = 0; j < 8; j++) {
@@ -538,13 +454,12 @@ static ALWAYS_INLINE void block_iq1_m(const uint8_t *src, const struct prepared 
         uint64_t entries =
             four_entries(grid[low[0] | (high << 8 & 0x700)], grid[low[1] | (high << 4 & 0x700)],
                          grid[low[2] | (high & 0x700)], grid[low[3] | (high >> 4 & 0x700)]);
-        /* Bits 3, 7, 11 and 15 say down: 1 or -1 for each entry. */
-        uint32_t down =
-            (high & 8) | (high << 4 & 0x800) | (high << 8 & 0x80000) | (high << 12 & 0x8000000);
-        __m256i side = _mm256_set1_epi32((int)(0x01010101 | (down >> 3) * 0xfe));
-        side = _mm256_shuffle_epi8(side, spread);
-        __m256i q = _mm256_add_epi8(two_bit_values(entries, -8, 0, 8), side);
-        put_scaled(put, s, 32 * j, q, p->d[2 * j], p->d[2 * j + 1]);
+        /* Bits 3, 7, 11 and 15 say below, each for eight values. */
+        uint32_t below =
+            (high >> 3 & 1) | (high << 1 & 0x100) | (high << 5 & 0x10000) | (high << 9 & 0x1000000);
+        v16 w[2];
+        v_iq1(entries, below * 0xff, p->d[2 * j], p->d[2 * j + 1], w);
+        put_pair(put, s, 32 * j, w);
     }
 }
 
@@ -569,7 +484,6 @@ static ALWAYS_INLINE void block_iq4_xs(const uint8_t *src, const struct prepared
     {
         v16 w[2];
         v_nibbles_table(src + 8 + 16 * j, p->d[j], ps_iq4_values, w);
-        put(s, (size_t)j * 32, w[0]);
-        put(s, (size_t)j * 32 + 16, w[1]);
+        put_pair(put, s, (size_t)j * 32, w);
     }
 }

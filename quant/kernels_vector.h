@@ -4,7 +4,7 @@
  *     v16                    sixteen floats in registers, and the v_ operations on them
  *     vm, VM_LANES, vm_...   one machine register of floats
  *     decode_<type>          32 values of a type, from packed bytes to two v16
- *     v_nibbles_..., v_from_bytes, v_two_halves, spread_bits   what kernels_blocks.h works with
+ *     v_nibbles_..., v_iq..., v_from_bytes, v_two_halves, spread_bits   for kernels_blocks.h
  *     v_taps4                a [16, 4] matrix to its four columns
  *     GEMV_ROWS, TILE_ROWS, TILE_COLUMNS, DELTA_VECTORS   what the registers of the level hold
  * and afterwards finds init_table() to fill its entries with. Everything here is static; nothing
