@@ -21,6 +21,7 @@ typedef struct {
 } vf;
 
 #define WIDE_BIAS 0
+#define HIGH_IN_PLACE false
 
 /* An operation on both registers. */
 #define Q_BOTH(op, a) ((vq){op((a).low), op((a).high)})
@@ -74,6 +75,36 @@ static ALWAYS_INLINE vq q_load4(const uint8_t *a, const uint8_t *b, const uint8_
     return (vq){load16_twice(a, b), load16_twice(c, d)};
 }
 
+static ALWAYS_INLINE vq q_load64(const uint8_t *p)
+{
+    return q_load2(p, p + 32);
+}
+
+/* The same sixteen bytes in every lane. */
+static ALWAYS_INLINE vq q_lanes(__m128i v)
+{
+    __m256i twice = _mm256_broadcastsi128_si256(v);
+    return (vq){twice, twice};
+}
+
+/* Lanes 0 and 2 of a, then of b. */
+static ALWAYS_INLINE vq q_even_lanes(vq a, vq b)
+{
+    return (vq){_mm256_permute2x128_si256(a.low, a.high, 0x20),
+                _mm256_permute2x128_si256(b.low, b.high, 0x20)};
+}
+
+static ALWAYS_INLINE vq q_odd_lanes(vq a, vq b)
+{
+    return (vq){_mm256_permute2x128_si256(a.low, a.high, 0x31),
+                _mm256_permute2x128_si256(b.low, b.high, 0x31)};
+}
+
+static ALWAYS_INLINE vq q_shuffle8(vq v, vq from)
+{
+    return Q_BOTH2(_mm256_shuffle_epi8, v, from);
+}
+
 static ALWAYS_INLINE vq q_and(vq a, vq b)
 {
     return Q_BOTH2(_mm256_and_si256, a, b);
@@ -102,6 +133,11 @@ static ALWAYS_INLINE vq q_sll32(vq v, int bits)
 static ALWAYS_INLINE vq q_srlv32(vq v, vq bits)
 {
     return Q_BOTH2(_mm256_srlv_epi32, v, bits);
+}
+
+static ALWAYS_INLINE vq q_srav32(vq v, vq bits)
+{
+    return Q_BOTH2(_mm256_srav_epi32, v, bits);
 }
 
 static ALWAYS_INLINE vq q_sllv32(vq v, vq bits)
@@ -167,10 +203,51 @@ static ALWAYS_INLINE vq q_add_lanes(vq a, vq b)
     return (vq){add_lanes(a), add_lanes(b)};
 }
 
-static ALWAYS_INLINE vq q_look_up(__m128i table, vq index)
+/*
+ * From sums of which lane i holds [block i, block i + 4] of one row and of the next, or [block 2 i,
+ * block 2 i + 1], to [row][block].
+ */
+static ALWAYS_INLINE vq q_from_ascending(vq v)
 {
-    __m256i both = _mm256_broadcastsi128_si256(table);
-    return (vq){_mm256_shuffle_epi8(both, index.low), _mm256_shuffle_epi8(both, index.high)};
+    const __m256i order = _mm256_setr_epi32(0, 4, 2, 6, 1, 5, 3, 7);
+    return (vq){_mm256_permutevar8x32_epi32(_mm256_unpacklo_epi64(v.low, v.high), order),
+                _mm256_permutevar8x32_epi32(_mm256_unpackhi_epi64(v.low, v.high), order)};
+}
+
+static ALWAYS_INLINE vq q_from_by_two(vq v)
+{
+    return (vq){_mm256_permute4x64_epi64(_mm256_unpacklo_epi64(v.low, v.high), 0xd8),
+                _mm256_permute4x64_epi64(_mm256_unpackhi_epi64(v.low, v.high), 0xd8)};
+}
+
+/* The table in every lane, for look-ups by the low four bits of a byte. */
+static ALWAYS_INLINE vq q_table(const int8_t *values, int bias)
+{
+    return q_lanes(_mm_add_epi8(_mm_loadu_si128((const void *)values), _mm_set1_epi8((char)bias)));
+}
+
+static ALWAYS_INLINE vq q_look_up(vq table, vq index)
+{
+    return Q_BOTH2(_mm256_shuffle_epi8, table, q_and(index, q_set8(15)));
+}
+
+/* One byte for all of a lane. */
+static ALWAYS_INLINE vq q_bits_of_lanes(int a, int b, int c, int d)
+{
+    return (vq){_mm256_setr_m128i(_mm_set1_epi8((char)a), _mm_set1_epi8((char)b)),
+                _mm256_setr_m128i(_mm_set1_epi8((char)c), _mm_set1_epi8((char)d))};
+}
+
+static ALWAYS_INLINE __m256i add_where(__m256i u, __m256i h, __m256i bit, int v)
+{
+    __m256i set = _mm256_cmpeq_epi8(_mm256_and_si256(h, bit), bit);
+    return _mm256_add_epi8(u, _mm256_and_si256(set, _mm256_set1_epi8((char)v)));
+}
+
+/* Adds v to the bytes of u where those of h have the bit. */
+static ALWAYS_INLINE vq q_add_where(vq u, vq h, vq bit, int v)
+{
+    return (vq){add_where(u.low, h.low, bit.low, v), add_where(u.high, h.high, bit.high, v)};
 }
 
 /* v in the bytes whose bit is set. */
@@ -199,6 +276,19 @@ static ALWAYS_INLINE vq q_widen8_32(__m128i v)
 static ALWAYS_INLINE vq q_widen8u_32(__m128i v)
 {
     return (vq){_mm256_cvtepu8_epi32(v), _mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))};
+}
+
+/* Eight bytes of each lane, the lower or the upper, widened to 32 bits: lanes 0 and 1, 2 and 3. */
+static ALWAYS_INLINE vq widen_lanes(__m256i v)
+{
+    return (vq){_mm256_cvtepu8_epi32(_mm256_castsi256_si128(v)),
+                _mm256_cvtepu8_epi32(_mm256_extracti128_si256(v, 1))};
+}
+
+static ALWAYS_INLINE void q_widen_rows(vq v, int upper, vq *out)
+{
+    out[0] = widen_lanes(upper ? _mm256_srli_si256(v.low, 8) : v.low);
+    out[1] = widen_lanes(upper ? _mm256_srli_si256(v.high, 8) : v.high);
 }
 
 static ALWAYS_INLINE vq q_widen8_16(__m128i a, __m128i b)
@@ -294,11 +384,22 @@ static ALWAYS_INLINE vf f_from_halves(__m128i first, __m128i second)
 }
 
 /* Element i eight times, then element j. */
-static ALWAYS_INLINE vf f_spread(__m128 v, int i, int j)
+static ALWAYS_INLINE vf f_spread(__m256 v, int i, int j)
 {
-    __m256 wide = _mm256_castps128_ps256(v);
-    return (vf){_mm256_permutevar8x32_ps(wide, _mm256_set1_epi32(i)),
-                _mm256_permutevar8x32_ps(wide, _mm256_set1_epi32(j))};
+    return (vf){_mm256_permutevar8x32_ps(v, _mm256_set1_epi32(i)),
+                _mm256_permutevar8x32_ps(v, _mm256_set1_epi32(j))};
+}
+
+/* The lanes' first two half floats: of lanes 0 and 1, and of 2 and 3, spread over eight blocks. */
+static ALWAYS_INLINE void f_first_halves(vq lanes, vf *s, vf *t)
+{
+    __m256i first = _mm256_unpacklo_epi32(lanes.low, lanes.high); /* rows 0, 2 and 1, 3 */
+    __m256 all = _mm256_cvtph_ps(
+        _mm_unpacklo_epi64(_mm256_castsi256_si128(first), _mm256_extracti128_si256(first, 1)));
+    s[0] = f_spread(all, 0, 4);
+    t[0] = f_spread(all, 1, 5);
+    s[1] = f_spread(all, 2, 6);
+    t[1] = f_spread(all, 3, 7);
 }
 
 static ALWAYS_INLINE __m256 f_first(vf v)
@@ -371,7 +472,9 @@ static ALWAYS_INLINE void quantize_block(const float *x, int8_t *q, float *d, in
     sum[1] = sum_bytes(_mm256_extracti128_si256(bytes, 1));
 }
 
-#include "quant/q8_quantize.h"
+#include "quant/q8_common.h"
+
+#include "quant/q8_gather.h"
 #include "quant/q8_vector.h"
 
 void ps_q8_init_avx2(struct ps_q8_versions *v)

@@ -15,6 +15,7 @@
 #include "quant/q8_avx512_ops.h"
 
 #define WIDE_BIAS 0
+#define HIGH_IN_PLACE false
 
 static ALWAYS_INLINE vq q_wide(vq v)
 {
@@ -33,7 +34,34 @@ static ALWAYS_INLINE vq q_dot_wide(vq acc, vq w, vq x)
     return q_dot(acc, _mm512_abs_epi8(w), signed_x);
 }
 
-#include "quant/q8_quantize.h"
+/* The table in every lane, for look-ups by the low four bits of a byte. */
+static ALWAYS_INLINE vq q_table(const int8_t *values, int bias)
+{
+    return q_lanes(_mm_add_epi8(_mm_loadu_si128((const void *)values), _mm_set1_epi8((char)bias)));
+}
+
+static ALWAYS_INLINE vq q_look_up(vq table, vq index)
+{
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(index, q_set8(15)));
+}
+
+static ALWAYS_INLINE vq q_widen8u_32(__m128i v)
+{
+    return _mm512_cvtepu8_epi32(v);
+}
+
+/* Eight bytes of each lane, the lower or the upper, widened to 32 bits: lanes 0 and 1, 2 and 3. */
+static ALWAYS_INLINE void q_widen_rows(vq v, int upper, vq *out)
+{
+    __m512i packed = _mm512_permutexvar_epi64(
+        _mm512_setr_epi64(upper, 2 + upper, 4 + upper, 6 + upper, 0, 0, 0, 0), v);
+    out[0] = _mm512_cvtepu8_epi32(_mm512_castsi512_si128(packed));
+    out[1] = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(packed, 1));
+}
+
+#include "quant/q8_common.h"
+
+#include "quant/q8_gather.h"
 #include "quant/q8_vector.h"
 
 void ps_q8_init_avx512(struct ps_q8_versions *v)

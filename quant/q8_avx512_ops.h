@@ -42,6 +42,33 @@ static ALWAYS_INLINE vq q_load4(const uint8_t *a, const uint8_t *b, const uint8_
     return _mm512_inserti32x4(v, _mm_loadu_si128((const void *)d), 3);
 }
 
+static ALWAYS_INLINE vq q_load64(const uint8_t *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+/* The same sixteen bytes in every lane. */
+static ALWAYS_INLINE vq q_lanes(__m128i v)
+{
+    return _mm512_broadcast_i32x4(v);
+}
+
+/* Lanes 0 and 2 of a, then of b. */
+static ALWAYS_INLINE vq q_even_lanes(vq a, vq b)
+{
+    return _mm512_shuffle_i32x4(a, b, 0x88);
+}
+
+static ALWAYS_INLINE vq q_odd_lanes(vq a, vq b)
+{
+    return _mm512_shuffle_i32x4(a, b, 0xdd);
+}
+
+static ALWAYS_INLINE vq q_shuffle8(vq v, vq from)
+{
+    return _mm512_shuffle_epi8(v, from);
+}
+
 static ALWAYS_INLINE vq q_and(vq a, vq b)
 {
     return _mm512_and_si512(a, b);
@@ -70,6 +97,11 @@ static ALWAYS_INLINE vq q_sll32(vq v, int bits)
 static ALWAYS_INLINE vq q_srlv32(vq v, vq bits)
 {
     return _mm512_srlv_epi32(v, bits);
+}
+
+static ALWAYS_INLINE vq q_srav32(vq v, vq bits)
+{
+    return _mm512_srav_epi32(v, bits);
 }
 
 static ALWAYS_INLINE vq q_sllv32(vq v, vq bits)
@@ -129,9 +161,19 @@ static ALWAYS_INLINE vq q_add_lanes(vq a, vq b)
     return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
 }
 
-static ALWAYS_INLINE vq q_look_up(__m128i table, vq index)
+/*
+ * From sums of which lane i holds [block i, block i + 4] of one row and of the next, or [block 2 i,
+ * block 2 i + 1], to [row][block].
+ */
+static ALWAYS_INLINE vq q_from_ascending(vq v)
 {
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), index);
+    return _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), v);
+}
+
+static ALWAYS_INLINE vq q_from_by_two(vq v)
+{
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), v);
 }
 
 /* Adds v to the bytes whose bit is set. */
@@ -140,14 +182,23 @@ static ALWAYS_INLINE vq q_add_bits(vq u, uint64_t bits, int v)
     return _mm512_mask_add_epi8(u, bits, u, q_set8(v));
 }
 
+/* One byte for all of a lane. */
+static ALWAYS_INLINE vq q_bits_of_lanes(int a, int b, int c, int d)
+{
+    return _mm512_inserti64x4(
+        _mm512_castsi256_si512(_mm256_setr_m128i(_mm_set1_epi8((char)a), _mm_set1_epi8((char)b))),
+        _mm256_setr_m128i(_mm_set1_epi8((char)c), _mm_set1_epi8((char)d)), 1);
+}
+
+/* Adds v to the bytes of u where those of h have the bit. */
+static ALWAYS_INLINE vq q_add_where(vq u, vq h, vq bit, int v)
+{
+    return _mm512_mask_add_epi8(u, _mm512_test_epi8_mask(h, bit), u, q_set8(v));
+}
+
 static ALWAYS_INLINE vq q_widen8_32(__m128i v)
 {
     return _mm512_cvtepi8_epi32(v);
-}
-
-static ALWAYS_INLINE vq q_widen8u_32(__m128i v)
-{
-    return _mm512_cvtepu8_epi32(v);
 }
 
 static ALWAYS_INLINE vq q_widen8_16(__m128i a, __m128i b)
@@ -222,10 +273,22 @@ static ALWAYS_INLINE vf f_from_halves(__m128i first, __m128i second)
 }
 
 /* Element i eight times, then element j. */
-static ALWAYS_INLINE vf f_spread(__m128 v, int i, int j)
+static ALWAYS_INLINE vf f_spread(__m256 v, int i, int j)
 {
     return _mm512_permutexvar_ps(_mm512_setr_epi32(i, i, i, i, i, i, i, i, j, j, j, j, j, j, j, j),
-                                 _mm512_castps128_ps512(v));
+                                 _mm512_castps256_ps512(v));
+}
+
+/* The lanes' first two half floats: of lanes 0 and 1, and of 2 and 3, spread over eight blocks. */
+static ALWAYS_INLINE void f_first_halves(vq lanes, vf *s, vf *t)
+{
+    __m512i packed = _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12), lanes);
+    __m256 all = _mm256_cvtph_ps(_mm512_castsi512_si128(packed));
+    s[0] = f_spread(all, 0, 2);
+    t[0] = f_spread(all, 1, 3);
+    s[1] = f_spread(all, 4, 6);
+    t[1] = f_spread(all, 5, 7);
 }
 
 static ALWAYS_INLINE __m256 f_first(vf v)

@@ -4,77 +4,69 @@
  *     vq     64 bytes in registers, four lanes of sixteen bytes, and the q_ operations on them
  *     vf     sixteen floats in registers, and the f_ operations on them
  *     WIDE_BIAS, q_wide, q_dot_wide    how weights of eight bits are multiplied
+ *     HIGH_IN_PLACE                    whether weights may be sixteen times their value
+ *     q_load_blocks, gather_halves, gather_bytes    how what is strewn over blocks is collected
  *     quantize                         the rounding of a vector
  * and afterwards finds init_versions() to fill its entries with. Everything here is static; nothing
  * but a q8_<level>.c may include this.
  *
- * THE UNIT of work is a group: eight blocks of two rows, 512 weights. Its sixteen block sums fill
- * one register, first row first, blocks ascending, so that one conversion, one multiplication of
- * the scales and one multiply-add do for all. The integers reach that register in one of two ways:
- *   - types whose blocks are nibbles of which the low ones are the first sixteen weights: register
- *     k has sixteen weights each of blocks k and k + 4 of both rows, and the second halves are
- *     added by the same instruction that multiplies them;
- *   - the others: register k has blocks k and k + 4 of one row. That order makes the sums come out
- *     ascending, and it is how the K-quants' planes of bits lie.
- * Either way four registers are summed within their lanes to one (reduce4).
+ * THE UNIT of work is a group: eight blocks of a row. The sixteen block sums of two rows fill one
+ * register, first row first, blocks ascending, so that one conversion, one multiplication of the
+ * scales and one multiply-add serve 512 weights. Four rows share the unpacking of their scales. The
+ * integers become block sums in one of two ways:
+ *   - types with one scale a block: a register has sixteen weights each of four blocks, the first
+ *     halves or the second. The products of the second are added to those of the first by the
+ *     instruction that multiplies, so that two registers are left of a row, and those of two rows
+ *     are summed within their lanes to one (reduce4);
+ *   - types with a scale for each half: register k has blocks k and k + 4, as the K-quants' planes
+ *     of bits lie. Four are summed to the sums of halves, which are then scaled and added.
  */
 #define GROUP 8 /* blocks of a row: the lanes of the definition */
-#define ROWS 8  /* walked together; a multiple of 4 */
+#define QUAD 4  /* rows that share the unpacking of their scales */
+#define ROWS 8  /* walked together at most; a multiple of QUAD */
 #define PAIRS (ROWS / 2)
 #define AHEAD_BYTES 1024 /* of each row, asked for before they are needed */
 
-/* How a type's integers become block sums. */
+/* How the integers of a row lie in its four registers. */
 enum shape {
-    NIBBLE_HALVES, /* register k: halves of blocks k, k + 4 of both rows */
-    WHOLE_BLOCKS   /* register k: blocks k, k + 4 of one row */
+    BLOCKS_ASCENDING, /* [blocks 0-3 or 4-7][half] */
+    BLOCKS_BY_TWO,    /* [even or odd blocks][half] */
+    SCALED_HALVES     /* [k]: blocks k and k + 4 */
 };
 
-/* A group of two rows. What a type does not have stays unset and unread. */
-struct group {
-    vq u[8];    /* integers of 8 bits: by halves [k][half], or by rows [row][k] */
-    vq c;       /* [row][block] scales, 32 bits */
-    vq half[2]; /* per row: [first half of 0-3, second, first of 4-7, second] scales, 32 bits */
-    vq pairs;   /* [row][block][half] scales, 16 bits */
-    vq m;       /* [row][block][half] minima, 16 bits */
-    vf s, t;    /* [row][block] */
+/* The scales of a group of four rows. What a type does not have stays unset and unread. */
+struct scales {
+    vf s[2], t[2]; /* per two rows: [row][block] */
+    vq c[2];       /* [row][block], 32 bits */
+    vq half[QUAD]; /* per row: first halves of blocks 0-3, second, first of 4-7, second, 32 bits */
+    vq pairs[2];   /* [row][block][half], 16 bits */
+    vq m[2];       /* minima: [row][block], 32 bits; or [row][block][half], 16 bits */
 };
 
 /* A group of one vector. */
 struct xgroup {
-    vq q[8];  /* as the type's u needs them: [k][half], or [k] only */
+    vq q[4];  /* as the type's registers */
     vq sum;   /* [block][half], twice, 16 bits */
     vq total; /* [block], twice, 32 bits */
     vf d;     /* [block], twice */
 };
 
-typedef void decode_fn(const uint8_t *const *row, struct group *w);
+typedef void row_fn(const uint8_t *row, vq *u);
+typedef void scales_fn(const uint8_t *const *row, struct scales *w);
 
 /* Always passed as a constant to inlined functions, so that every `if` is decided. */
 struct format {
-    decode_fn *decode;
+    row_fn *row;
+    scales_fn *scales;
     size_t bytes; /* of a group of one row */
     enum shape shape;
-    bool wide;        /* u is signed, all eight bits of it (q_wide) */
+    bool wide;        /* the registers are signed, all eight bits of them (q_wide) */
+    bool high_nibble; /* odd blocks are sixteen times too large, if HIGH_IN_PLACE */
     bool one_scale;   /* c */
-    bool half_scales; /* half, and pairs if there is an offset */
-    int offset;       /* the weight is u - offset */
+    int offset;       /* the weight is less by this */
     bool minima;      /* t; m too unless unit_minima */
     bool unit_minima; /* all m are 1 */
 };
-
-static ALWAYS_INLINE uint16_t load_u16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
-
-static ALWAYS_INLINE uint32_t load_u32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return v;
-}
 
 /* Register k's four lanes summed to the lanes' element k. */
 static ALWAYS_INLINE vq reduce4(const vq *p)
@@ -86,136 +78,152 @@ static ALWAYS_INLINE vq reduce4(const vq *p)
 
 /* ---- Scales ---- */
 
-/* Halves at the beginning of four blocks, in integer registers: the vector units have enough to do.
- */
-static ALWAYS_INLINE uint64_t four_halves(const uint8_t *p, size_t stride)
+/* A half float of each row, for all its blocks. */
+static ALWAYS_INLINE void spread_half(const uint8_t *const *row, size_t at, struct scales *w)
 {
-    return (uint64_t)load_u16(p) | (uint64_t)load_u16(p + stride) << 16 |
-           (uint64_t)load_u16(p + 2 * stride) << 32 | (uint64_t)load_u16(p + 3 * stride) << 48;
-}
-
-static ALWAYS_INLINE vf gather_halves(const uint8_t *const *row, size_t at, size_t stride)
-{
-    const uint8_t *a = row[0] + at, *b = row[1] + at;
-    __m128i first = _mm_set_epi64x((int64_t)four_halves(a + 4 * stride, stride),
-                                   (int64_t)four_halves(a, stride));
-    __m128i second = _mm_set_epi64x((int64_t)four_halves(b + 4 * stride, stride),
-                                    (int64_t)four_halves(b, stride));
-    return f_from_halves(first, second);
-}
-
-/* A half of each row, for all its blocks. */
-static ALWAYS_INLINE vf spread_half(const uint8_t *const *row, size_t at)
-{
-    uint32_t both = (uint32_t)load_u16(row[0] + at) | (uint32_t)load_u16(row[1] + at) << 16;
-    return f_spread(_mm_cvtph_ps(_mm_cvtsi32_si128((int)both)), 0, 1);
+    uint64_t all = (uint64_t)load_u16(row[0] + at) | (uint64_t)load_u16(row[1] + at) << 16 |
+                   (uint64_t)load_u16(row[2] + at) << 32 | (uint64_t)load_u16(row[3] + at) << 48;
+    __m256 four = _mm256_castps128_ps256(_mm_cvtph_ps(_mm_cvtsi64_si128((int64_t)all)));
+    w->s[0] = f_spread(four, 0, 1);
+    w->s[1] = f_spread(four, 2, 3);
 }
 
 /* d and dmin, one after the other. */
-static ALWAYS_INLINE void spread_two_halves(const uint8_t *const *row, size_t at, vf *s, vf *t)
+static ALWAYS_INLINE void spread_two_halves(const uint8_t *const *row, size_t at, struct scales *w)
 {
-    uint64_t both = (uint64_t)load_u32(row[0] + at) | (uint64_t)load_u32(row[1] + at) << 32;
-    __m128 four = _mm_cvtph_ps(_mm_cvtsi64_si128((int64_t)both));
-    *s = f_spread(four, 0, 2);
-    *t = f_spread(four, 1, 3);
+    __m256 all =
+        _mm256_cvtph_ps(_mm_setr_epi32((int)load_u32(row[0] + at), (int)load_u32(row[1] + at),
+                                       (int)load_u32(row[2] + at), (int)load_u32(row[3] + at)));
+    w->s[0] = f_spread(all, 0, 2);
+    w->t[0] = f_spread(all, 1, 3);
+    w->s[1] = f_spread(all, 4, 6);
+    w->t[1] = f_spread(all, 5, 7);
 }
 
 /* Sixteen scales of 8 bits for each row, of the halves in their order. */
-static ALWAYS_INLINE void set_half_scales(__m128i first, __m128i second, struct group *w)
+static ALWAYS_INLINE void set_half_scales(const __m128i *scale, struct scales *w)
 {
     const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-    w->half[0] = q_widen8_32(_mm_shuffle_epi8(first, order));
-    w->half[1] = q_widen8_32(_mm_shuffle_epi8(second, order));
-    w->pairs = q_widen8_16(first, second);
+    UNROLL for (int i = 0; i < QUAD; i++) w->half[i] =
+        q_widen8_32(_mm_shuffle_epi8(scale[i], order));
+    w->pairs[0] = q_widen8_16(scale[0], scale[1]);
+    w->pairs[1] = q_widen8_16(scale[2], scale[3]);
 }
 
 /* ---- Types ---- */
 
-static ALWAYS_INLINE void decode_q8_0(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void row_q8_0(const uint8_t *row, vq *u)
 {
     const size_t size = 34;
-    UNROLL for (size_t i = 0; i < 8; i++)
+    row += 2;
+    UNROLL for (size_t i = 0; i < 2; i++, row += 4 * size)
     {
-        const uint8_t *p = row[i / 4] + i % 4 * size + 2;
-        w->u[i] = q_wide(q_load2(p, p + 4 * size));
+        vq a = q_load2(row, row + size), b = q_load2(row + 2 * size, row + 3 * size);
+        u[2 * i] = q_wide(q_even_lanes(a, b));
+        u[2 * i + 1] = q_wide(q_odd_lanes(a, b));
     }
-    w->s = gather_halves(row, 0, size);
 }
 
-/* Pieces of sixteen bytes of blocks k and k + 4 of both rows. */
-static ALWAYS_INLINE vq load_pieces(const uint8_t *const *row, size_t k, size_t at, size_t size)
+static ALWAYS_INLINE void scales_q8_0(const uint8_t *const *row, struct scales *w)
 {
-    return q_load4(row[0] + k * size + at, row[0] + (k + 4) * size + at, row[1] + k * size + at,
-                   row[1] + (k + 4) * size + at);
+    gather_halves(row, 34, w->s);
 }
 
-static ALWAYS_INLINE void split_nibbles(vq v, vq *u)
+/* Blocks of sixteen bytes of nibbles, the low ones first, every `size` bytes. */
+static ALWAYS_INLINE void load_nibbles(const uint8_t *p, size_t size, vq *u)
 {
     const vq low = q_set8(15);
-    u[0] = q_and(v, low);
-    u[1] = q_and(q_srl16(v, 4), low);
+    UNROLL for (size_t i = 0; i < 2; i++)
+    {
+        vq v = q_load_blocks(p + i * 4 * size, size);
+        u[2 * i] = q_and(v, low);
+        u[2 * i + 1] = q_and(q_srl16(v, 4), low);
+    }
 }
 
-static ALWAYS_INLINE void load_nibbles(const uint8_t *const *row, size_t at, size_t size, vq *u)
+/* The same for nibbles that are indices. */
+static ALWAYS_INLINE void look_up_nibbles(const uint8_t *p, size_t size, const int8_t *values,
+                                          int bias, vq *u)
 {
-    UNROLL for (size_t k = 0; k < 4; k++) split_nibbles(load_pieces(row, k, at, size), u + 2 * k);
+    vq table = q_table(values, bias);
+    UNROLL for (size_t i = 0; i < 2; i++)
+    {
+        vq v = q_load_blocks(p + i * 4 * size, size);
+        u[2 * i] = q_look_up(table, v);
+        u[2 * i + 1] = q_look_up(table, q_srl16(v, 4));
+    }
 }
 
-static ALWAYS_INLINE void look_up(vq *u, const int8_t *values, int bias)
+static ALWAYS_INLINE void row_q4_0(const uint8_t *row, vq *u)
 {
-    __m128i table = _mm_add_epi8(_mm_loadu_si128((const void *)values), _mm_set1_epi8((char)bias));
-    UNROLL for (int i = 0; i < 8; i++) u[i] = q_look_up(table, u[i]);
+    load_nibbles(row + 2, 18, u);
 }
 
-static ALWAYS_INLINE void decode_q4_0(const uint8_t *const *row, struct group *w)
+/* Of IQ4_NL, too. */
+static ALWAYS_INLINE void scales_q4_0(const uint8_t *const *row, struct scales *w)
 {
-    load_nibbles(row, 2, 18, w->u);
-    w->s = gather_halves(row, 0, 18);
+    gather_halves(row, 18, w->s);
 }
 
-static ALWAYS_INLINE void decode_q4_1(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void row_q4_1(const uint8_t *row, vq *u)
 {
-    load_nibbles(row, 4, 20, w->u);
-    w->s = gather_halves(row, 0, 20);
-    w->t = gather_halves(row, 2, 20);
+    load_nibbles(row + 4, 20, u);
 }
 
-/* The fifth bits of blocks k and k + 4 of both rows, of the half that lies at `at`. */
-static ALWAYS_INLINE uint64_t fifth_bits(const uint8_t *const *row, size_t k, size_t at,
-                                         size_t size)
+static ALWAYS_INLINE void scales_q4_1(const uint8_t *const *row, struct scales *w)
 {
-    return (uint64_t)load_u16(row[0] + k * size + at) |
-           (uint64_t)load_u16(row[0] + (k + 4) * size + at) << 16 |
-           (uint64_t)load_u16(row[1] + k * size + at) << 32 |
-           (uint64_t)load_u16(row[1] + (k + 4) * size + at) << 48;
+    const uint8_t *min[QUAD] = {row[0] + 2, row[1] + 2, row[2] + 2, row[3] + 2};
+    gather_halves(row, 20, w->s);
+    gather_halves(min, 20, w->t);
 }
 
-static ALWAYS_INLINE void add_fifth_bits(const uint8_t *const *row, size_t at, size_t size, vq *u)
+/* The fifth bits of four blocks, of the halves that begin at p. */
+static ALWAYS_INLINE uint64_t fifth_bits(const uint8_t *p, size_t size)
 {
-    UNROLL for (size_t i = 0; i < 8; i++) u[i] =
-        q_add_bits(u[i], fifth_bits(row, i / 2, at + i % 2 * 2, size), 16);
+    return (uint64_t)load_u16(p) | (uint64_t)load_u16(p + size) << 16 |
+           (uint64_t)load_u16(p + 2 * size) << 32 | (uint64_t)load_u16(p + 3 * size) << 48;
 }
 
-static ALWAYS_INLINE void decode_q5_0(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void add_fifth_bits(const uint8_t *p, size_t size, vq *u)
 {
-    load_nibbles(row, 6, 22, w->u);
-    add_fifth_bits(row, 2, 22, w->u);
-    w->s = gather_halves(row, 0, 22);
+    UNROLL for (size_t i = 0; i < 4; i++) u[i] =
+        q_add_bits(u[i], fifth_bits(p + i / 2 * 4 * size + i % 2 * 2, size), 16);
 }
 
-static ALWAYS_INLINE void decode_q5_1(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void row_q5_0(const uint8_t *row, vq *u)
 {
-    load_nibbles(row, 8, 24, w->u);
-    add_fifth_bits(row, 4, 24, w->u);
-    w->s = gather_halves(row, 0, 24);
-    w->t = gather_halves(row, 2, 24);
+    load_nibbles(row + 6, 22, u);
+    add_fifth_bits(row + 2, 22, u);
 }
 
-static ALWAYS_INLINE void decode_iq4_nl(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void scales_q5_0(const uint8_t *const *row, struct scales *w)
 {
-    load_nibbles(row, 2, 18, w->u);
-    look_up(w->u, ps_q8_iq4_values, WIDE_BIAS);
-    w->s = gather_halves(row, 0, 18);
+    gather_halves(row, 22, w->s);
+}
+
+static ALWAYS_INLINE void row_q5_1(const uint8_t *row, vq *u)
+{
+    load_nibbles(row + 8, 24, u);
+    add_fifth_bits(row + 4, 24, u);
+}
+
+static ALWAYS_INLINE void scales_q5_1(const uint8_t *const *row, struct scales *w)
+{
+    const uint8_t *min[QUAD] = {row[0] + 2, row[1] + 2, row[2] + 2, row[3] + 2};
+    gather_halves(row, 24, w->s);
+    gather_halves(min, 24, w->t);
+}
+
+static ALWAYS_INLINE void row_iq4_nl(const uint8_t *row, vq *u)
+{
+    look_up_nibbles(row + 2, 18, ps_q8_iq4_values, WIDE_BIAS, u);
+}
+
+#define MXFP4_OFFSET 12
+
+static ALWAYS_INLINE void row_mxfp4(const uint8_t *row, vq *u)
+{
+    look_up_nibbles(row + 1, 17, ps_q8_mxfp4_values, MXFP4_OFFSET, u);
 }
 
 /* Exponents become floats by their bits; 2^-128 and 2^-127 are denormal. */
@@ -226,44 +234,49 @@ static ALWAYS_INLINE vf powers_of_two(vq e)
     return f_from_bits(q_select32_less(e, q_set32(2), denormal, normal));
 }
 
-static ALWAYS_INLINE uint64_t eight_bytes(const uint8_t *p, size_t stride)
+static ALWAYS_INLINE void scales_mxfp4(const uint8_t *const *row, struct scales *w)
 {
-    uint64_t low = (uint64_t)p[0] | (uint64_t)p[stride] << 8 | (uint64_t)p[2 * stride] << 16 |
-                   (uint64_t)p[3 * stride] << 24;
-    p += 4 * stride;
-    uint64_t high = (uint64_t)p[0] | (uint64_t)p[stride] << 8 | (uint64_t)p[2 * stride] << 16 |
-                    (uint64_t)p[3 * stride] << 24;
-    return low | high << 32;
-}
-
-#define MXFP4_OFFSET 12
-static ALWAYS_INLINE void decode_mxfp4(const uint8_t *const *row, struct group *w)
-{
-    load_nibbles(row, 1, 17, w->u);
-    look_up(w->u, ps_q8_mxfp4_values, MXFP4_OFFSET);
-    w->s = powers_of_two(q_widen8u_32(
-        _mm_set_epi64x((int64_t)eight_bytes(row[1], 17), (int64_t)eight_bytes(row[0], 17))));
+    w->s[0] = powers_of_two(gather_bytes(row, 17));
+    w->s[1] = powers_of_two(gather_bytes(row + 2, 17));
 }
 
 /* The super-block's two halves of 128 weights lie one after the other: blocks k and k + 4. */
-static ALWAYS_INLINE void decode_q2_k(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void row_q2_k(const uint8_t *row, vq *u)
 {
     const vq crumb = q_set8(3);
+    vq v = q_load64(row + 16);
+    u[0] = q_and(v, crumb);
+    u[1] = q_and(q_srl16(v, 2), crumb);
+    u[2] = q_and(q_srl16(v, 4), crumb);
+    u[3] = q_and(q_srl16(v, 6), crumb);
+}
+
+static ALWAYS_INLINE void scales_q2_k(const uint8_t *const *row, struct scales *w)
+{
     const __m128i low = _mm_set1_epi8(15);
-    UNROLL for (size_t i = 0; i < 2; i++)
+    __m128i scale[QUAD], min[QUAD];
+    UNROLL for (int i = 0; i < QUAD; i++)
     {
-        vq v = q_load2(row[i] + 16, row[i] + 48);
-        w->u[4 * i] = q_and(v, crumb);
-        w->u[4 * i + 1] = q_and(q_srl16(v, 2), crumb);
-        w->u[4 * i + 2] = q_and(q_srl16(v, 4), crumb);
-        w->u[4 * i + 3] = q_and(q_srl16(v, 6), crumb);
+        __m128i both = _mm_loadu_si128((const void *)row[i]);
+        scale[i] = _mm_and_si128(both, low);
+        min[i] = _mm_and_si128(_mm_srli_epi16(both, 4), low);
     }
-    __m128i first = _mm_loadu_si128((const void *)row[0]);
-    __m128i second = _mm_loadu_si128((const void *)row[1]);
-    set_half_scales(_mm_and_si128(first, low), _mm_and_si128(second, low), w);
-    w->m = q_widen8_16(_mm_and_si128(_mm_srli_epi16(first, 4), low),
-                       _mm_and_si128(_mm_srli_epi16(second, 4), low));
-    spread_two_halves(row, 80, &w->s, &w->t);
+    set_half_scales(scale, w);
+    w->m[0] = q_widen8_16(min[0], min[1]);
+    w->m[1] = q_widen8_16(min[2], min[3]);
+    spread_two_halves(row, 80, w);
+}
+
+static ALWAYS_INLINE void row_q3_k(const uint8_t *row, vq *u)
+{
+    const vq crumb = q_set8(3), third = q_set8(4);
+    vq v = q_load64(row + 32);
+    /* Bit k for block k, bit k + 4 for block k + 4. */
+    vq h = q_shift_upper(q_load2(row, row), 4);
+    u[0] = q_or(q_and(v, crumb), q_and(q_sll16(h, 2), third));
+    u[1] = q_or(q_and(q_srl16(v, 2), crumb), q_and(q_sll16(h, 1), third));
+    u[2] = q_or(q_and(q_srl16(v, 4), crumb), q_and(h, third));
+    u[3] = q_or(q_and(q_srl16(v, 6), crumb), q_and(q_srl16(h, 1), third));
 }
 
 /* Low four bits of the scales in eight bytes, high two bits of all in the four that follow. */
@@ -277,101 +290,101 @@ static ALWAYS_INLINE __m128i q3_k_scales(const uint8_t *p)
     return _mm_sub_epi8(v, _mm_set1_epi8(32));
 }
 
-static ALWAYS_INLINE void decode_q3_k(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void scales_q3_k(const uint8_t *const *row, struct scales *w)
 {
-    const vq crumb = q_set8(3), third = q_set8(4);
-    UNROLL for (size_t i = 0; i < 2; i++)
-    {
-        vq v = q_load2(row[i] + 32, row[i] + 64);
-        /* Bit k for block k, bit k + 4 for block k + 4. */
-        vq h = q_shift_upper(q_load2(row[i], row[i]), 4);
-        vq *u = w->u + 4 * i;
-        u[0] = q_or(q_and(v, crumb), q_and(q_sll16(h, 2), third));
-        u[1] = q_or(q_and(q_srl16(v, 2), crumb), q_and(q_sll16(h, 1), third));
-        u[2] = q_or(q_and(q_srl16(v, 4), crumb), q_and(h, third));
-        u[3] = q_or(q_and(q_srl16(v, 6), crumb), q_and(q_srl16(h, 1), third));
-    }
-    set_half_scales(q3_k_scales(row[0] + 96), q3_k_scales(row[1] + 96), w);
-    w->s = spread_half(row, 108);
+    __m128i scale[QUAD];
+    UNROLL for (int i = 0; i < QUAD; i++) scale[i] = q3_k_scales(row[i] + 96);
+    set_half_scales(scale, w);
+    spread_half(row, 108, w);
 }
 
-/* Scales and minima of six bits: the last four of each have their high two bits elsewhere. */
-static ALWAYS_INLINE void q4_k_scales(const uint8_t *const *row, struct group *w)
+/*
+ * Scales and minima of six bits in twelve bytes behind d and dmin: the last four of each have their
+ * high two bits above the first four. All of a row stay in its lane: eight scales, eight minima.
+ */
+static ALWAYS_INLINE void scales_q4_k(const uint8_t *const *row, struct scales *w)
 {
-    const uint32_t nibble = 0x0f0f0f0f, crumb = 0x30303030, six = 0x3f3f3f3f;
-    uint64_t c[2], m[2];
-    UNROLL for (size_t i = 0; i < 2; i++)
-    {
-        uint32_t a = load_u32(row[i] + 4), b = load_u32(row[i] + 8), both = load_u32(row[i] + 12);
-        c[i] = (a & six) | (uint64_t)((both & nibble) | (a >> 2 & crumb)) << 32;
-        m[i] = (b & six) | (uint64_t)((both >> 4 & nibble) | (b >> 2 & crumb)) << 32;
-    }
-    w->c = q_widen8u_32(_mm_set_epi64x((int64_t)c[1], (int64_t)c[0]));
-    w->m = q_widen8u_32(_mm_set_epi64x((int64_t)m[1], (int64_t)m[0]));
-    spread_two_halves(row, 0, &w->s, &w->t);
+    const vq low_from =
+        q_lanes(_mm_setr_epi8(4, 5, 6, 7, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15));
+    const vq high_from =
+        q_lanes(_mm_setr_epi8(-1, -1, -1, -1, 4, 5, 6, 7, -1, -1, -1, -1, 8, 9, 10, 11));
+    const vq shift = q_lanes(_mm_setr_epi32(0, 0, 0, 4));
+    const vq mask = q_lanes(_mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+    vq header = q_load4(row[0], row[1], row[2], row[3]);
+    vq low = q_and(q_srlv32(q_shuffle8(header, low_from), shift), mask);
+    vq high = q_and(q_srl16(q_shuffle8(header, high_from), 2), q_set8(0x30));
+    vq all = q_or(low, high);
+
+    q_widen_rows(all, 0, w->c);
+    q_widen_rows(all, 1, w->m);
+    f_first_halves(header, w->s, w->t);
 }
 
 /* Runs of 32 bytes: the low nibbles are one block, the high ones the next. */
-static ALWAYS_INLINE void decode_q4_k(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void load_runs(const uint8_t *p, bool high_in_place, vq *u)
 {
-    UNROLL for (size_t i = 0; i < 4; i++)
+    const vq low = q_set8(15), high = q_set8(0xf0);
+    vq a = q_load64(p), b = q_load64(p + 64);
+    vq half[2] = {q_even_lanes(a, b), q_odd_lanes(a, b)};
+    UNROLL for (int i = 0; i < 2; i++)
     {
-        const uint8_t *p = row[i / 2] + 16 + i % 2 * 32;
-        split_nibbles(q_load2(p, p + 64), w->u + 2 * i);
+        u[i] = q_and(half[i], low);
+        u[2 + i] = high_in_place ? q_and(half[i], high) : q_and(q_srl16(half[i], 4), low);
     }
-    q4_k_scales(row, w);
 }
 
-static ALWAYS_INLINE void decode_q5_k(const uint8_t *const *row, struct group *w)
+static ALWAYS_INLINE void row_q4_k(const uint8_t *row, vq *u)
 {
-    const vq fifth = q_set8(16);
-    UNROLL for (size_t i = 0; i < 4; i++)
+    load_runs(row + 16, HIGH_IN_PLACE, u);
+}
+
+static ALWAYS_INLINE void row_q5_k(const uint8_t *row, vq *u)
+{
+    load_runs(row + 48, false, u);
+    UNROLL for (int i = 0; i < 2; i++)
     {
-        const uint8_t *p = row[i / 2] + 48 + i % 2 * 32;
-        split_nibbles(q_load2(p, p + 64), w->u + 2 * i);
+        vq h = q_lanes(_mm_loadu_si128((const void *)(row + 16 + 16 * i)));
+        u[i] = q_add_where(u[i], h, q_bits_of_lanes(0x01, 0x04, 0x10, 0x40), 16);
+        u[2 + i] = q_add_where(u[2 + i], h, q_bits_of_lanes(0x02, 0x08, 0x20, 0x80), 16);
     }
+}
+
+static ALWAYS_INLINE void row_q6_k(const uint8_t *row, vq *u)
+{
+    const vq low = q_set8(15), high = q_set8(0x30);
+    vq first = q_load2(row, row + 64), second = q_load2(row + 32, row + 96);
+    vq h = q_load64(row + 128);
+    u[0] = q_or(q_and(first, low), q_and(q_sll16(h, 4), high));
+    u[1] = q_or(q_and(second, low), q_and(q_sll16(h, 2), high));
+    u[2] = q_or(q_and(q_srl16(first, 4), low), q_and(h, high));
+    u[3] = q_or(q_and(q_srl16(second, 4), low), q_and(q_srl16(h, 2), high));
+}
+
+static ALWAYS_INLINE void scales_q6_k(const uint8_t *const *row, struct scales *w)
+{
+    __m128i scale[QUAD];
+    UNROLL for (int i = 0; i < QUAD; i++) scale[i] = _mm_loadu_si128((const void *)(row[i] + 192));
+    set_half_scales(scale, w);
+    spread_half(row, 208, w);
+}
+
+static ALWAYS_INLINE void row_iq4_xs(const uint8_t *row, vq *u)
+{
+    look_up_nibbles(row + 8, 16, ps_q8_iq4_values, WIDE_BIAS, u);
+}
+
+static ALWAYS_INLINE void scales_iq4_xs(const uint8_t *const *row, struct scales *w)
+{
     UNROLL for (size_t i = 0; i < 2; i++)
     {
-        vq h = q_shift_upper(q_load2(row[i] + 16, row[i] + 16), 4);
-        vq *u = w->u + 4 * i;
-        u[0] = q_or(u[0], q_and(q_sll16(h, 4), fifth));
-        u[1] = q_or(u[1], q_and(q_sll16(h, 3), fifth));
-        u[2] = q_or(u[2], q_and(q_sll16(h, 2), fifth));
-        u[3] = q_or(u[3], q_and(q_sll16(h, 1), fifth));
+        const uint8_t *a = row[2 * i], *b = row[2 * i + 1];
+        vq low = q_spread32(load_u32(a + 4), load_u32(b + 4));
+        vq high = q_spread32(load_u16(a + 2), load_u16(b + 2));
+        low = q_and(q_srlv32(low, q_multiples32(4)), q_set32(15));
+        high = q_and(q_srlv32(high, q_multiples32(2)), q_set32(3));
+        w->c[i] = q_sub32(q_or(low, q_sll32(high, 4)), q_set32(32));
     }
-    q4_k_scales(row, w);
-}
-
-static ALWAYS_INLINE void decode_q6_k(const uint8_t *const *row, struct group *w)
-{
-    const vq high = q_set8(0x30);
-    UNROLL for (size_t i = 0; i < 2; i++)
-    {
-        vq h = q_load2(row[i] + 128, row[i] + 160), *u = w->u + 4 * i;
-        vq first[2], second[2];
-        split_nibbles(q_load2(row[i], row[i] + 64), first);
-        split_nibbles(q_load2(row[i] + 32, row[i] + 96), second);
-        u[0] = q_or(first[0], q_and(q_sll16(h, 4), high));
-        u[1] = q_or(second[0], q_and(q_sll16(h, 2), high));
-        u[2] = q_or(first[1], q_and(h, high));
-        u[3] = q_or(second[1], q_and(q_srl16(h, 2), high));
-    }
-    set_half_scales(_mm_loadu_si128((const void *)(row[0] + 192)),
-                    _mm_loadu_si128((const void *)(row[1] + 192)), w);
-    w->s = spread_half(row, 208);
-}
-
-static ALWAYS_INLINE void decode_iq4_xs(const uint8_t *const *row, struct group *w)
-{
-    load_nibbles(row, 8, 16, w->u);
-    look_up(w->u, ps_q8_iq4_values, WIDE_BIAS);
-
-    vq low = q_spread32(load_u32(row[0] + 4), load_u32(row[1] + 4));
-    vq high = q_spread32(load_u16(row[0] + 2), load_u16(row[1] + 2));
-    low = q_and(q_srlv32(low, q_multiples32(4)), q_set32(15));
-    high = q_and(q_srlv32(high, q_multiples32(2)), q_set32(3));
-    w->c = q_sub32(q_or(low, q_sll32(high, 4)), q_set32(32));
-    w->s = spread_half(row, 0);
+    spread_half(row, 0, w);
 }
 
 /* ---- One group ---- */
@@ -380,14 +393,22 @@ static ALWAYS_INLINE void load_x(const int8_t *q, const float *d, const int16_t 
                                  const struct format f, struct xgroup *x)
 {
     const uint8_t *p = (const uint8_t *)q;
-    UNROLL for (size_t k = 0; k < 4; k++)
-    {
-        const uint8_t *a = p + k * PS_Q8_BLOCK, *b = a + 4 * PS_Q8_BLOCK;
-        if (f.shape == NIBBLE_HALVES) {
-            x->q[2 * k] = q_load4(a, b, a, b);
-            x->q[2 * k + 1] = q_load4(a + 16, b + 16, a + 16, b + 16);
-        } else {
-            x->q[k] = q_load2(a, b);
+    if (f.shape == SCALED_HALVES) {
+        UNROLL for (size_t k = 0; k < 4; k++) x->q[k] =
+            q_load2(p + k * PS_Q8_BLOCK, p + (k + 4) * PS_Q8_BLOCK);
+    } else {
+        vq half[4], v[4];
+        UNROLL for (size_t i = 0; i < 4; i++) v[i] = q_load64(p + 64 * i);
+        UNROLL for (size_t i = 0; i < 2; i++)
+        {
+            half[2 * i] = q_even_lanes(v[2 * i], v[2 * i + 1]);
+            half[2 * i + 1] = q_odd_lanes(v[2 * i], v[2 * i + 1]);
+        }
+        UNROLL for (size_t i = 0; i < 2; i++)
+        {
+            const bool by_two = f.shape == BLOCKS_BY_TWO;
+            x->q[i] = by_two ? q_even_lanes(half[i], half[2 + i]) : half[i];
+            x->q[2 + i] = by_two ? q_odd_lanes(half[i], half[2 + i]) : half[2 + i];
         }
     }
     x->d = f_load2(d, d);
@@ -400,46 +421,77 @@ static ALWAYS_INLINE vq dot(vq acc, vq u, vq x, const struct format f)
     return f.wide ? q_dot_wide(acc, u, x) : q_dot(acc, u, x);
 }
 
-/* The sixteen S of the definition. */
-static ALWAYS_INLINE vq block_sums(const struct group *w, const struct xgroup *x,
-                                   const struct format f)
+/* The sixteen S of the definition, but for scales of blocks and offsets. */
+static ALWAYS_INLINE vq plain_sums(const vq (*u)[4], const struct xgroup *x, const struct scales *w,
+                                   int pair, const struct format f)
 {
-    const int offset = f.offset + (f.wide ? WIDE_BIAS : 0);
-    vq p[4], sums;
+    vq p[4], half[2];
 
-    if (f.shape == NIBBLE_HALVES) {
-        UNROLL for (int k = 0; k < 4; k++) p[k] =
-            dot(dot(q_zero(), w->u[2 * k], x->q[2 * k], f), w->u[2 * k + 1], x->q[2 * k + 1], f);
-        sums = reduce4(p);
-    } else {
-        vq half[2];
-        UNROLL for (int i = 0; i < 2; i++)
+    if (f.shape != SCALED_HALVES) {
+        UNROLL for (int i = 0; i < 4; i++)
         {
-            UNROLL for (int k = 0; k < 4; k++) p[k] = dot(q_zero(), w->u[4 * i + k], x->q[k], f);
-            half[i] = reduce4(p);
-            if (f.half_scales)
-                half[i] = q_mul32(half[i], w->half[i]);
+            const int at = i % 2 * 2;
+            p[i] = dot(dot(q_zero(), u[i / 2][at], x->q[at], f), u[i / 2][at + 1], x->q[at + 1], f);
         }
-        sums = q_add_lanes(half[0], half[1]);
+        vq sums = reduce4(p);
+        return f.shape == BLOCKS_BY_TWO ? q_from_by_two(sums) : q_from_ascending(sums);
     }
-    if (f.half_scales && offset != 0)
-        sums = q_sub32(sums, q_mul32(q_madd16(w->pairs, x->sum), q_set32(offset)));
-    else if (offset != 0)
-        sums = q_sub32(sums, q_mul32(x->total, q_set32(offset)));
-    return f.one_scale ? q_mul32(sums, w->c) : sums;
+    UNROLL for (int i = 0; i < 2; i++)
+    {
+        UNROLL for (int k = 0; k < 4; k++) p[k] = dot(q_zero(), u[i][k], x->q[k], f);
+        half[i] = q_mul32(reduce4(p), w->half[2 * pair + i]);
+    }
+    return q_add_lanes(half[0], half[1]);
 }
 
-static ALWAYS_INLINE vf accumulate(const struct group *w, const struct xgroup *x, vf acc,
-                                   const struct format f)
+static ALWAYS_INLINE vq block_sums(const vq (*u)[4], const struct xgroup *x, const struct scales *w,
+                                   int pair, const struct format f)
 {
-    acc = f_fma(q_to_float(block_sums(w, x, f)), f_mul(w->s, x->d), acc);
+    const int offset = f.offset + (f.wide ? WIDE_BIAS : 0);
+    vq sums = plain_sums(u, x, w, pair, f);
+
+    if (f.high_nibble && HIGH_IN_PLACE)
+        sums = q_srav32(sums, q_lanes(_mm_setr_epi32(0, 4, 0, 4)));
+    if (offset != 0) {
+        vq factor = f.shape == SCALED_HALVES ? q_madd16(w->pairs[pair], x->sum) : x->total;
+        sums = q_sub32(sums, q_mul32(factor, q_set32(offset)));
+    }
+    return f.one_scale ? q_mul32(sums, w->c[pair]) : sums;
+}
+
+/* Two rows, whose registers are u, times one vector. */
+static ALWAYS_INLINE vf accumulate(const vq (*u)[4], const struct scales *w, int pair,
+                                   const struct xgroup *x, vf acc, const struct format f)
+{
+    acc = f_fma(q_to_float(block_sums(u, x, w, pair, f)), f_mul(w->s[pair], x->d), acc);
     if (f.minima && f.unit_minima)
-        return f_fma(q_to_float(x->total), f_mul(w->t, x->d), acc);
+        return f_fma(q_to_float(x->total), f_mul(w->t[pair], x->d), acc);
     if (!f.minima)
         return acc;
     /* K-quants subtract their minima. With one a block, the sum of both halves is its factor. */
-    vq m = q_madd16(w->m, f.half_scales ? x->sum : x->total);
-    return f_fma_negated(q_to_float(m), f_mul(w->t, x->d), acc);
+    vq m = q_madd16(w->m[pair], f.shape == SCALED_HALVES ? x->sum : x->total);
+    return f_fma_negated(q_to_float(m), f_mul(w->t[pair], x->d), acc);
+}
+
+/* Four rows; acc[c] has two registers for them. */
+static ALWAYS_INLINE void multiply_quad(const uint8_t *const *row, const struct xgroup *x,
+                                        vf (*acc)[PAIRS], const int quad, const int n,
+                                        const struct format f)
+{
+    struct scales w;
+
+    f.scales(row, &w);
+    UNROLL for (int pair = 0; pair < 2; pair++)
+    {
+        vq u[2][4];
+        f.row(row[2 * pair], u[0]);
+        f.row(row[2 * pair + 1], u[1]);
+        UNROLL for (int c = 0; c < n; c++)
+        {
+            vf *sum = &acc[c][2 * quad + pair];
+            *sum = accumulate((const vq(*)[4])u, &w, pair, &x[c], *sum, f);
+        }
+    }
 }
 
 /* ---- Rows ---- */
@@ -473,20 +525,21 @@ static ALWAYS_INLINE size_t bytes_before(size_t block, const struct format f)
 /* The whole group of all rows that begins with `block`, `offset` bytes into the rows. */
 static ALWAYS_INLINE void whole_group(const struct few *few, const uint8_t *const *row,
                                       size_t block, size_t offset, size_t ahead, vf (*acc)[PAIRS],
-                                      const int n, const int pairs, const struct format f)
+                                      const int n, const int quads, const struct format f)
 {
     struct xgroup x[PS_Q8_FEW];
 
     UNROLL for (int c = 0; c < n; c++) load_x(few->xq[c] + block * PS_Q8_BLOCK, few->xd[c] + block,
                                               few->xsum[c] + 2 * block, f, &x[c]);
-    UNROLL for (int i = 0; i < pairs; i++)
+    UNROLL for (int i = 0; i < quads; i++)
     {
-        const uint8_t *at[2] = {row[2 * i] + offset, row[2 * i + 1] + offset};
-        struct group w;
-        ask_for(at[0] + ahead, f.bytes);
-        ask_for(at[1] + ahead, f.bytes);
-        f.decode(at, &w);
-        UNROLL for (int c = 0; c < n; c++) acc[c][i] = accumulate(&w, &x[c], acc[c][i], f);
+        const uint8_t *at[QUAD];
+        UNROLL for (int j = 0; j < QUAD; j++)
+        {
+            at[j] = row[QUAD * i + j] + offset;
+            ask_for(at[j] + ahead, f.bytes);
+        }
+        multiply_quad(at, x, acc, i, n, f);
     }
 }
 
@@ -496,30 +549,34 @@ static ALWAYS_INLINE void whole_group(const struct few *few, const uint8_t *cons
  */
 static ALWAYS_INLINE void part_group(const struct few *few, const uint8_t *const *row,
                                      const struct cut cut, vf (*acc)[PAIRS], const int n,
-                                     const int pairs, const struct format f)
+                                     const int quads, const struct format f)
 {
     const size_t size = f.bytes / GROUP;
-    _Alignas(64) int8_t q[PS_Q8_FEW][GROUP * PS_Q8_BLOCK] = {{0}};
-    float d[PS_Q8_FEW][GROUP] = {{0}};
-    int16_t sum[PS_Q8_FEW][2 * GROUP] = {{0}};
+    _Alignas(64) int8_t q[GROUP * PS_Q8_BLOCK] = {0};
+    float d[GROUP] = {0};
+    int16_t sum[2 * GROUP] = {0};
+    struct xgroup x[PS_Q8_FEW];
 
     for (int c = 0; c < n; c++) {
-        memcpy(q[c] + cut.lane * PS_Q8_BLOCK, few->xq[c] + cut.from * PS_Q8_BLOCK,
+        memcpy(q + cut.lane * PS_Q8_BLOCK, few->xq[c] + cut.from * PS_Q8_BLOCK,
                cut.count * PS_Q8_BLOCK);
-        memcpy(d[c] + cut.lane, few->xd[c] + cut.from, cut.count * sizeof(**d));
-        memcpy(sum[c] + 2 * cut.lane, few->xsum[c] + 2 * cut.from, 2 * cut.count * sizeof(**sum));
+        memcpy(d + cut.lane, few->xd[c] + cut.from, cut.count * sizeof(*d));
+        memcpy(sum + 2 * cut.lane, few->xsum[c] + 2 * cut.from, 2 * cut.count * sizeof(*sum));
+        load_x(q, d, sum, f, &x[c]);
     }
-    for (int i = 0; i < pairs; i++) {
-        uint8_t copy[2][GROUP * 34] = {{0}};
-        const uint8_t *at[2] = {copy[0], copy[1]};
-        struct group w;
-        for (int j = 0; j < 2; j++)
-            memcpy(copy[j] + cut.lane * size, row[2 * i + j] + cut.from * size, cut.count * size);
-        f.decode(at, &w);
+    for (int i = 0; i < quads; i++) {
+        uint8_t copy[QUAD][GROUP * 34] = {{0}};
+        const uint8_t *at[QUAD] = {copy[0], copy[1], copy[2], copy[3]};
+        vf sums[PS_Q8_FEW][PAIRS];
+        for (int j = 0; j < QUAD; j++)
+            memcpy(copy[j] + cut.lane * size, row[QUAD * i + j] + cut.from * size,
+                   cut.count * size);
+        for (int c = 0; c < n; c++)
+            memcpy(sums[c], acc[c] + 2 * i, 2 * sizeof(vf));
+        multiply_quad(at, x, sums, 0, n, f);
         for (int c = 0; c < n; c++) {
-            struct xgroup x;
-            load_x(q[c], d[c], sum[c], f, &x);
-            acc[c][i] = f_select(accumulate(&w, &x, acc[c][i], f), acc[c][i], cut.lane, cut.count);
+            for (int j = 0; j < 2; j++)
+                acc[c][2 * i + j] = f_select(sums[c][j], acc[c][2 * i + j], cut.lane, cut.count);
         }
     }
 }
@@ -542,15 +599,15 @@ static ALWAYS_INLINE __m128 sum_four(const vf *acc)
 
 static ALWAYS_INLINE void begin_rows(const struct ps_q8_matmul *m, size_t r, size_t count,
                                      const uint8_t **row, vf (*acc)[PAIRS], const int n,
-                                     const int pairs)
+                                     const int quads)
 {
     /* Where rows are missing the last one is computed again: rare, and cheaper than more variants.
      */
-    for (size_t i = 0; i < 2 * (size_t)pairs; i++)
+    for (size_t i = 0; i < QUAD * (size_t)quads; i++)
         row[i] = (const uint8_t *)m->w + (r + (i < count ? i : count - 1)) * m->w_stride_bytes;
     UNROLL for (int c = 0; c < n; c++)
     {
-        UNROLL for (int i = 0; i < pairs; i++)
+        UNROLL for (int i = 0; i < 2 * quads; i++)
         {
             acc[c][i] = f_zero();
             if (m->lanes_in != NULL) {
@@ -566,7 +623,7 @@ static ALWAYS_INLINE void begin_rows(const struct ps_q8_matmul *m, size_t r, siz
 }
 
 static ALWAYS_INLINE void end_rows(const struct ps_q8_matmul *m, size_t r, size_t count,
-                                   vf (*acc)[PAIRS], const int n, const int pairs)
+                                   vf (*acc)[PAIRS], const int n, const int quads)
 {
     UNROLL for (int c = 0; c < n; c++)
     {
@@ -575,35 +632,35 @@ static ALWAYS_INLINE void end_rows(const struct ps_q8_matmul *m, size_t r, size_
         if (m->lanes_out != NULL) {
             float *lanes = m->lanes_out + ((size_t)c * m->rows + r) * PS_Q8_LANES;
             float copy[ROWS * PS_Q8_LANES];
-            for (int i = 0; i < pairs; i++)
+            for (int i = 0; i < 2 * quads; i++)
                 f_store(copy + i * 2 * PS_Q8_LANES, acc[c][i]);
             memcpy(lanes, copy, count * PS_Q8_LANES * sizeof(*lanes));
             continue;
         }
         float y[ROWS];
-        for (int i = 0; i < pairs; i += 2)
+        for (int i = 0; i < 2 * quads; i += 2)
             _mm_storeu_ps(y + 2 * i, sum_four(acc[c] + i));
         memcpy(m->y + (size_t)c * m->ldy + r, y, count * sizeof(*y));
     }
 }
 
-/* Rows [r, r + 2 pairs), or those of them that there are. */
+/* Rows [r, r + 4 quads), or those of them that there are. */
 static ALWAYS_INLINE void multiply_rows(const struct few *few, size_t r, const int n,
-                                        const int pairs, const struct format f)
+                                        const int quads, const struct format f)
 {
     const struct ps_q8_matmul *m = few->m;
-    const size_t rows = 2 * (size_t)pairs;
+    const size_t rows = QUAD * (size_t)quads;
     const size_t count = m->rows - r < rows ? m->rows - r : rows;
     const size_t blocks = m->cols / PS_Q8_BLOCK;
     const uint8_t *row[ROWS];
     vf acc[PS_Q8_FEW][PAIRS];
     size_t block = 0;
 
-    begin_rows(m, r, count, row, acc, n, pairs);
+    begin_rows(m, r, count, row, acc, n, quads);
     if (few->first != 0) {
         size_t room = GROUP - few->first;
         struct cut cut = {0, few->first, blocks < room ? blocks : room};
-        part_group(few, row, cut, acc, n, pairs, f);
+        part_group(few, row, cut, acc, n, quads, f);
         block = cut.count;
     }
     /* The last columns look ahead to the first ones of the next rows. */
@@ -612,17 +669,17 @@ static ALWAYS_INLINE void multiply_rows(const struct few *few, size_t r, const i
         size_t offset = bytes_before(block, f), ahead = AHEAD_BYTES;
         if (offset + ahead >= row_bytes)
             ahead = next - row_bytes + ahead;
-        whole_group(few, row, block, offset, ahead, acc, n, pairs, f);
+        whole_group(few, row, block, offset, ahead, acc, n, quads, f);
     }
     if (block < blocks) {
         struct cut cut = {block, 0, blocks - block};
-        part_group(few, row, cut, acc, n, pairs, f);
+        part_group(few, row, cut, acc, n, quads, f);
     }
-    end_rows(m, r, count, acc, n, pairs);
+    end_rows(m, r, count, acc, n, quads);
 }
 
 /* n vectors, of which the last may be there more than once. */
-static ALWAYS_INLINE void multiply(const struct ps_q8_matmul *m, const int n, const int pairs,
+static ALWAYS_INLINE void multiply(const struct ps_q8_matmul *m, const int n, const int quads,
                                    const struct format f)
 {
     struct few few = {.m = m, .first = m->first_block % GROUP};
@@ -634,41 +691,51 @@ static ALWAYS_INLINE void multiply(const struct ps_q8_matmul *m, const int n, co
         few.xd[c] = ps_q8_scales(x, m->cols);
         few.xsum[c] = ps_q8_sums(x, m->cols);
     }
-    for (size_t r = 0; r < m->rows; r += 2 * (size_t)pairs)
-        multiply_rows(&few, r, n, pairs, f);
+    for (size_t r = 0; r < m->rows; r += QUAD * (size_t)quads)
+        multiply_rows(&few, r, n, quads, f);
 }
 
 /* One function per type and number of vectors, so that its decoder is inlined. */
 #define DEFINE_TYPE(name, ...)                                                                     \
     static void one_##name(const struct ps_q8_matmul *m)                                           \
     {                                                                                              \
-        const struct format f = {.decode = decode_##name, __VA_ARGS__};                            \
-        multiply(m, 1, PAIRS, f);                                                                  \
+        const struct format f = {.row = row_##name, __VA_ARGS__};                                  \
+        multiply(m, 1, ROWS / QUAD, f);                                                            \
     }                                                                                              \
     static void two_##name(const struct ps_q8_matmul *m)                                           \
     {                                                                                              \
-        const struct format f = {.decode = decode_##name, __VA_ARGS__};                            \
-        multiply(m, 2, 2, f);                                                                      \
+        const struct format f = {.row = row_##name, __VA_ARGS__};                                  \
+        multiply(m, 2, 1, f);                                                                      \
     }                                                                                              \
     static void four_##name(const struct ps_q8_matmul *m)                                          \
     {                                                                                              \
-        const struct format f = {.decode = decode_##name, __VA_ARGS__};                            \
-        multiply(m, 4, 2, f);                                                                      \
+        const struct format f = {.row = row_##name, __VA_ARGS__};                                  \
+        multiply(m, 4, 1, f);                                                                      \
     }
 
-DEFINE_TYPE(q8_0, .bytes = 34 * GROUP, .shape = WHOLE_BLOCKS, .wide = true)
-DEFINE_TYPE(q4_0, .bytes = 18 * GROUP, .shape = NIBBLE_HALVES, .offset = 8)
-DEFINE_TYPE(q4_1, .bytes = 20 * GROUP, .shape = NIBBLE_HALVES, .minima = true, .unit_minima = true)
-DEFINE_TYPE(q5_0, .bytes = 22 * GROUP, .shape = NIBBLE_HALVES, .offset = 16)
-DEFINE_TYPE(q5_1, .bytes = 24 * GROUP, .shape = NIBBLE_HALVES, .minima = true, .unit_minima = true)
-DEFINE_TYPE(iq4_nl, .bytes = 18 * GROUP, .shape = NIBBLE_HALVES, .wide = true)
-DEFINE_TYPE(mxfp4, .bytes = 17 * GROUP, .shape = NIBBLE_HALVES, .offset = MXFP4_OFFSET)
-DEFINE_TYPE(q2_k, .bytes = 84, .shape = WHOLE_BLOCKS, .half_scales = true, .minima = true)
-DEFINE_TYPE(q3_k, .bytes = 110, .shape = WHOLE_BLOCKS, .half_scales = true, .offset = 4)
-DEFINE_TYPE(q4_k, .bytes = 144, .shape = WHOLE_BLOCKS, .one_scale = true, .minima = true)
-DEFINE_TYPE(q5_k, .bytes = 176, .shape = WHOLE_BLOCKS, .one_scale = true, .minima = true)
-DEFINE_TYPE(q6_k, .bytes = 210, .shape = WHOLE_BLOCKS, .half_scales = true, .offset = 32)
-DEFINE_TYPE(iq4_xs, .bytes = 136, .shape = NIBBLE_HALVES, .wide = true, .one_scale = true)
+DEFINE_TYPE(q8_0, .scales = scales_q8_0, .bytes = 34 * GROUP, .shape = BLOCKS_ASCENDING,
+            .wide = true)
+DEFINE_TYPE(q4_0, .scales = scales_q4_0, .bytes = 18 * GROUP, .shape = BLOCKS_ASCENDING,
+            .offset = 8)
+DEFINE_TYPE(q4_1, .scales = scales_q4_1, .bytes = 20 * GROUP, .shape = BLOCKS_ASCENDING,
+            .minima = true, .unit_minima = true)
+DEFINE_TYPE(q5_0, .scales = scales_q5_0, .bytes = 22 * GROUP, .shape = BLOCKS_ASCENDING,
+            .offset = 16)
+DEFINE_TYPE(q5_1, .scales = scales_q5_1, .bytes = 24 * GROUP, .shape = BLOCKS_ASCENDING,
+            .minima = true, .unit_minima = true)
+DEFINE_TYPE(iq4_nl, .scales = scales_q4_0, .bytes = 18 * GROUP, .shape = BLOCKS_ASCENDING,
+            .wide = true)
+DEFINE_TYPE(mxfp4, .scales = scales_mxfp4, .bytes = 17 * GROUP, .shape = BLOCKS_ASCENDING,
+            .offset = MXFP4_OFFSET)
+DEFINE_TYPE(q2_k, .scales = scales_q2_k, .bytes = 84, .shape = SCALED_HALVES, .minima = true)
+DEFINE_TYPE(q3_k, .scales = scales_q3_k, .bytes = 110, .shape = SCALED_HALVES, .offset = 4)
+DEFINE_TYPE(q4_k, .scales = scales_q4_k, .bytes = 144, .shape = BLOCKS_BY_TWO, .high_nibble = true,
+            .one_scale = true, .minima = true)
+DEFINE_TYPE(q5_k, .scales = scales_q4_k, .bytes = 176, .shape = BLOCKS_BY_TWO, .one_scale = true,
+            .minima = true)
+DEFINE_TYPE(q6_k, .scales = scales_q6_k, .bytes = 210, .shape = SCALED_HALVES, .offset = 32)
+DEFINE_TYPE(iq4_xs, .scales = scales_iq4_xs, .bytes = 136, .shape = BLOCKS_ASCENDING, .wide = true,
+            .one_scale = true)
 
 typedef void multiply_fn(const struct ps_q8_matmul *m);
 

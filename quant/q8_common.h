@@ -1,7 +1,23 @@
 /*
- * The rounding of a vector over quantize_block(), which the including file has for its level; the
- * last block may have fewer values and is copied. Nothing but a q8_<level>.c may include this.
+ * Loads of integers at any address, and the rounding of a vector over quantize_block(), which the
+ * including file has for its level; the last block may have fewer values and is copied. Nothing but
+ * a q8_<level>.c may include this.
  */
+
+static ALWAYS_INLINE uint32_t load_u16(const uint8_t *p)
+{
+    uint16_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static ALWAYS_INLINE uint32_t load_u32(const uint8_t *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
 static void quantize(const float *x, size_t cols, void *dst)
 {
     const size_t full = cols / PS_Q8_BLOCK, padded = ps_q8_padded_blocks(cols);
