@@ -202,8 +202,10 @@ static void fill_tables(void)
         ps_q8_init_avx2(&versions[PS_CPU_AVX2]);
     if (usable >= PS_CPU_AVX512)
         ps_q8_init_avx512(&versions[PS_CPU_AVX512]);
-    if (usable >= PS_CPU_VNNI)
+    if (usable >= PS_CPU_VNNI) {
         ps_q8_init_vnni(&versions[PS_CPU_VNNI]);
+        ps_q8_init_gemm_vnni(&versions[PS_CPU_VNNI]);
+    }
     for (int level = 0; level < PS_CPU_LEVEL_COUNT; level++) {
         if (level > usable) {
             tables[level] = tables[usable];

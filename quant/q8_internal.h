@@ -43,6 +43,7 @@ struct ps_q8_versions {
 void ps_q8_init_avx2(struct ps_q8_versions *v);
 void ps_q8_init_avx512(struct ps_q8_versions *v);
 void ps_q8_init_vnni(struct ps_q8_versions *v);
+void ps_q8_init_gemm_vnni(struct ps_q8_versions *v);
 
 /* The definitions, which serve where a level has no version. */
 void ps_q8_matmul_scalar(const struct ps_q8_matmul *m);

@@ -79,8 +79,8 @@ static void fill_x(uint8_t *x, size_t n, size_t stride, size_t cols, enum check_
 static struct ps_q8_matmul random_matmul(uint32_t type, enum check_kind w_kind,
                                          enum check_kind x_kind)
 {
-    static const size_t row_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17};
-    static const size_t column_counts[] = {1, 1, 1, 1, 2, 3, 4, 5, 6, 8, 16, 17, 48, 97};
+    static const size_t row_counts[] = {1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32, 33, 48};
+    static const size_t column_counts[] = {1, 1, 1, 1, 2, 3, 4, 5, 6, 8, 16, 17, 48, 63, 65, 97};
     static const size_t widths[] = {32, 64, 96, 160, 224, 256, 288, 480, 512, 544, 768, 1056};
     static const size_t long_widths[] = {256, 512, 768, 1024};
     const struct ps_type_info *info = ps_type_info(type);
