@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "quant/decode.h"
+#include "quant/encode.h"
 
 #define Q_BLOCK_LEN 32
 #define Q4_0_BYTES 18
@@ -257,6 +258,7 @@ void ps_row_encode(uint32_t type, const float *src, void *dst, size_t count)
         encode_q4_0(src, p, count / Q_BLOCK_LEN);
         return;
     default:
-        assert(!"a type with has_encoder");
+        ps_encode_rows(
+            &(struct ps_encode){.type = type, .rows = 1, .cols = count, .values = src, .dst = dst});
     }
 }

@@ -18,9 +18,9 @@ static const struct ps_type_info type_table[PS_TYPE_COUNT] = {
     [PS_TYPE_Q8_0] = {"Q8_0", 32, 34, true, true},
     [PS_TYPE_Q2_K] = {"Q2_K", 256, 84, true, false},
     [PS_TYPE_Q3_K] = {"Q3_K", 256, 110, true, false},
-    [PS_TYPE_Q4_K] = {"Q4_K", 256, 144, true, false},
+    [PS_TYPE_Q4_K] = {"Q4_K", 256, 144, true, true},
     [PS_TYPE_Q5_K] = {"Q5_K", 256, 176, true, false},
-    [PS_TYPE_Q6_K] = {"Q6_K", 256, 210, true, false},
+    [PS_TYPE_Q6_K] = {"Q6_K", 256, 210, true, true},
     [PS_TYPE_IQ2_XXS] = {"IQ2_XXS", 256, 66, true, false},
     [PS_TYPE_IQ2_XS] = {"IQ2_XS", 256, 74, true, false},
     [PS_TYPE_IQ3_XXS] = {"IQ3_XXS", 256, 98, true, false},
@@ -33,7 +33,7 @@ static const struct ps_type_info type_table[PS_TYPE_COUNT] = {
     [PS_TYPE_BF16] = {"BF16", 1, 2, true, true},
     [PS_TYPE_TQ1_0] = {"TQ1_0", 256, 54, false, false},
     [PS_TYPE_TQ2_0] = {"TQ2_0", 256, 66, false, false},
-    [PS_TYPE_MXFP4] = {"MXFP4", 32, 17, true, false},
+    [PS_TYPE_MXFP4] = {"MXFP4", 32, 17, true, true},
 };
 
 static const struct ps_type_info own_table[PS_TYPE_END - PS_TYPE_OWN_FIRST] = {

@@ -74,6 +74,7 @@ void ps_row_decode(uint32_t type, const void *src, float *dst, size_t count);
  * away from zero; Q4_0: d = m/-8 with m the first value of largest magnitude, q = min(15, trunc(x *
  * (1/d) + 8.5)), as GGUF's makers define them; d is rounded to a half afterwards. Blocks with
  * infinities or NaN have no meaningful encoding: q is then cut to its range, and NaN becomes 0.
+ * Other types: as ps_encode_rows, which also has a better encoding for Q4_0.
  */
 void ps_row_encode(uint32_t type, const float *src, void *dst, size_t count);
 

@@ -261,6 +261,7 @@ static void check_level(enum ps_cpu_level level)
         check_matmul(scalar, ps_kernels_get(level));
         check_vectors(scalar, ps_kernels_get(level));
         check_q8(level);
+        check_encode(level);
     }
     printf("%-7s %s, %zu comparisons\n", ps_cpu_level_name(level),
            failure_count == before ? "ok" : "FAILED", comparison_count - comparisons);

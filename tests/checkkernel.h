@@ -60,6 +60,7 @@ void check_near(const char *what, size_t i, double exact, double bound, float go
 void check_matmul(const struct ps_kernels *scalar, const struct ps_kernels *level);
 void check_vectors(const struct ps_kernels *scalar, const struct ps_kernels *level);
 void check_q8(enum ps_cpu_level level);
+void check_encode(enum ps_cpu_level level);
 
 /* The scalar table against doubles. */
 void check_matmul_oracle(const struct ps_kernels *scalar);
