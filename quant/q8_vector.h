@@ -652,28 +652,27 @@ static ALWAYS_INLINE void multiply_rows(const struct few *few, size_t r, const i
     const size_t rows = QUAD * (size_t)quads;
     const size_t count = m->rows - r < rows ? m->rows - r : rows;
     const size_t blocks = m->cols / PS_Q8_BLOCK;
+    const size_t row_bytes = bytes_before(blocks, f), next = rows * m->w_stride_bytes;
+    const bool super_blocks = f.one_scale || f.shape == SCALED_HALVES;
     const uint8_t *row[ROWS];
     vf acc[PS_Q8_FEW][PAIRS];
-    size_t block = 0;
 
     begin_rows(m, r, count, row, acc, n, quads);
-    if (few->first != 0) {
-        size_t room = GROUP - few->first;
-        struct cut cut = {0, few->first, blocks < room ? blocks : room};
-        part_group(few, row, cut, acc, n, quads, f);
-        block = cut.count;
-    }
-    /* The last columns look ahead to the first ones of the next rows. */
-    const size_t row_bytes = bytes_before(blocks, f), next = rows * m->w_stride_bytes;
-    for (; block + GROUP <= blocks; block += GROUP) {
-        size_t offset = bytes_before(block, f), ahead = AHEAD_BYTES;
-        if (offset + ahead >= row_bytes)
-            ahead = next - row_bytes + ahead;
-        whole_group(few, row, block, offset, ahead, acc, n, quads, f);
-    }
-    if (block < blocks) {
-        struct cut cut = {block, 0, blocks - block};
-        part_group(few, row, cut, acc, n, quads, f);
+    for (size_t block = 0; block < blocks;) {
+        size_t lane = super_blocks ? 0 : (few->first + block) % GROUP;
+        if (super_blocks || (lane == 0 && blocks - block >= GROUP)) {
+            /* The last columns look ahead to the first ones of the next rows. */
+            size_t offset = bytes_before(block, f), ahead = AHEAD_BYTES;
+            if (offset + ahead >= row_bytes)
+                ahead = next - row_bytes + ahead;
+            whole_group(few, row, block, offset, ahead, acc, n, quads, f);
+            block += GROUP;
+        } else {
+            size_t room = GROUP - lane, left = blocks - block;
+            struct cut cut = {block, lane, left < room ? left : room};
+            part_group(few, row, cut, acc, n, quads, f);
+            block += cut.count;
+        }
     }
     end_rows(m, r, count, acc, n, quads);
 }

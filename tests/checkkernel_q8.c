@@ -229,7 +229,7 @@ void check_q8(enum ps_cpu_level number)
         for (int i = 0; i < 100; i++)
             check_quantize(scalar, level, (enum check_kind)kind);
         for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
-            for (int i = 0; ps_q8_has(type) && i < 20; i++) {
+            for (int i = 0; ps_q8_has(type) && i < 12; i++) {
                 enum check_kind w_kind = (enum check_kind)kind;
                 enum check_kind other = (enum check_kind)check_between(0, CHECK_KIND_COUNT - 1);
                 check_one(scalar, level, type, w_kind, i % 2 ? CHECK_NORMAL : w_kind);
@@ -289,7 +289,7 @@ void check_q8_oracle(void)
 
     for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
         for (int kind = 0; ps_q8_has(type) && kind < CHECK_ORACLE_KINDS; kind++) {
-            for (int i = 0; i < 10; i++) {
+            for (int i = 0; i < 6; i++) {
                 /* Any exponent but those of ordinary weights makes sums that overflow. */
                 if (type != PS_TYPE_MXFP4 || kind != CHECK_ZERO)
                     oracle_one(scalar, type, (enum check_kind)kind);
