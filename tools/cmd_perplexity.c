@@ -2,9 +2,9 @@
 #include "tools/tool.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "core/util.h"
+#include "tools/windows.h"
 
 #define WINDOW_DEFAULT 256u
 
@@ -17,12 +17,10 @@ struct perplexity_args {
     bool json;
 };
 
-/* Sums -log p of every token of a window but its first. */
+/* Sums -log p. */
 struct scorer {
-    const int32_t *window;
     uint32_t vocab_rows;
     double nats;
-    uint64_t scored;
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -68,109 +66,60 @@ static const struct argp argp = {
            "each from an empty state, and scores every token but the first of its window. An "
            "incomplete last window is dropped."};
 
-/* The logits at position i predict token i + 1. Sums in double: V may be 248,320. */
-static void row_score(void *ctx, uint32_t position, const float *logits)
+static int row_score(void *ctx, int32_t next, const float *logits, struct ps_error *err)
 {
     struct scorer *scorer = ctx;
-    double max = logits[0];
 
-    for (uint32_t i = 1; i < scorer->vocab_rows; i++)
-        max = logits[i] > max ? logits[i] : max;
-    double sum = exp((double)logits[0] - max);
-    for (uint32_t i = 1; i < scorer->vocab_rows; i++)
-        sum += exp((double)logits[i] - max);
-    scorer->nats += log(sum) + max - (double)logits[scorer->window[position + 1]];
-    scorer->scored++;
-}
-
-static int windows_score(struct ps_session *session, const int32_t *ids, uint64_t window_count,
-                         uint32_t window, struct scorer *scorer, struct ps_error *err)
-{
-    struct tool_progress progress;
-    int rc = 0;
-
-    tool_progress_init(&progress, NULL);
-    for (uint64_t i = 0; rc >= 0 && i < window_count; i++) {
-        scorer->window = ids + i * window;
-        ps_session_reset(session);
-        /* The last token's own logits would predict a token of the next window. */
-        rc = ps_session_eval(session, scorer->window, window - 1, row_score, scorer, err);
-        if (progress.shown && rc >= 0) {
-            fprintf(stderr, "\r%llu of %llu windows, perplexity %.4f\033[K",
-                    (unsigned long long)i + 1, (unsigned long long)window_count,
-                    exp(scorer->nats / (double)scorer->scored));
-        }
-    }
-    if (progress.shown)
-        fputs("\r\033[K", stderr);
-    return rc;
-}
-
-static int result_print(const struct perplexity_args *args, const struct scorer *scorer,
-                        size_t id_count, uint64_t window_count, uint64_t ns)
-{
-    double nats = scorer->nats / (double)scorer->scored;
-    char tokens[32], scored[32], windows[32], time[32];
-
-    if (args->json) {
-        return tool_json_print(
-            json_pack("{s:f, s:f, s:I, s:I, s:I, s:I, s:f}", "perplexity", exp(nats),
-                      "nats_per_token", nats, "tokens", (json_int_t)id_count, "tokens_scored",
-                      (json_int_t)scorer->scored, "windows", (json_int_t)window_count, "ctx",
-                      (json_int_t)args->engine.ctx, "seconds", (double)ns / 1e9));
-    }
-    printf("perplexity %.4f (%.5f nats per token)\n", exp(nats), nats);
-    printf("%s tokens, %s windows of %u, %s scored, in %s (%.1f tokens/s)\n",
-           tool_count_text(id_count, tokens), tool_count_text(window_count, windows),
-           args->engine.ctx, tool_count_text(scorer->scored, scored), tool_time_text(ns, time),
-           tool_rate(scorer->scored, ns));
+    (void)err;
+    scorer->nats += tool_log_sum_exp(logits, scorer->vocab_rows) - (double)logits[next];
     return 0;
 }
 
-static int text_ids(const struct perplexity_args *args, const struct ps_model *model, int32_t **ids,
-                    size_t *id_count, struct ps_error *err)
+static int result_print(const struct perplexity_args *args, double nats,
+                        const struct tool_windows *windows, uint64_t ns)
 {
-    char *text = NULL;
-    size_t text_bytes;
-    int rc = tool_text_read(args->file, &text, &text_bytes, err);
+    char tokens[32], scored[32], counted[32], time[32];
 
-    if (rc == 0)
-        rc = tool_tokenize(model, text, text_bytes, ids, id_count, err);
-    free(text);
-    if (rc == 0 && *id_count < args->engine.ctx) {
-        rc = ps_error_set(err, -PS_ERR_ARGUMENT, args->file,
-                          "the text has %zu tokens, fewer than one window of %u: give a longer "
-                          "text or a smaller --ctx",
-                          *id_count, args->engine.ctx);
+    if (args->json) {
+        return tool_json_print(json_pack(
+            "{s:f, s:f, s:I, s:I, s:I, s:I, s:f}", "perplexity", exp(nats), "nats_per_token", nats,
+            "tokens", (json_int_t)windows->id_count, "tokens_scored",
+            (json_int_t)windows->scored_count, "windows", (json_int_t)windows->window_count, "ctx",
+            (json_int_t)args->engine.ctx, "seconds", (double)ns / 1e9));
     }
-    return rc;
+    printf("perplexity %.4f (%.5f nats per token)\n", exp(nats), nats);
+    printf("%s tokens, %s windows of %u, %s scored, in %s (%.1f tokens/s)\n",
+           tool_count_text(windows->id_count, tokens),
+           tool_count_text(windows->window_count, counted), args->engine.ctx,
+           tool_count_text(windows->scored_count, scored), tool_time_text(ns, time),
+           tool_rate(windows->scored_count, ns));
+    return 0;
 }
 
 static int perplexity(struct perplexity_args *args, struct ps_model *model, struct ps_error *err)
 {
     struct scorer scorer = {0};
+    struct tool_windows windows = {0};
     struct ps_session *session = NULL;
     struct ps_engine *engine = NULL;
     struct ps_model_info info;
-    int32_t *ids = NULL;
-    size_t id_count = 0;
-    uint64_t begin_ns = 0, window_count = 0;
+    uint64_t begin_ns = 0;
 
     ps_model_info(model, &info);
     scorer.vocab_rows = info.vocab_rows;
-    int rc = text_ids(args, model, &ids, &id_count, err);
+    int rc = tool_windows_open(&windows, model, args->file, args->engine.ctx, 0, err);
     if (rc == 0)
         rc = tool_engine_open(&engine, &session, model, &args->engine, err);
     if (rc == 0) {
-        window_count = id_count / args->engine.ctx;
         begin_ns = ps_now_ns();
-        rc = windows_score(session, ids, window_count, args->engine.ctx, &scorer, err);
+        rc = tool_windows_eval(&windows, session, row_score, &scorer, "perplexity", err);
     }
     if (rc >= 0)
-        rc = result_print(args, &scorer, id_count, window_count, ps_now_ns() - begin_ns);
+        rc = result_print(args, scorer.nats / (double)windows.scored_count, &windows,
+                          ps_now_ns() - begin_ns);
     ps_session_close(&session);
     ps_engine_close(&engine);
-    free(ids);
+    tool_windows_close(&windows);
     return rc;
 }
 

@@ -22,6 +22,8 @@ static const struct command {
     {"run", "generate text", cmd_run},
     {"logits", "write the logits of given tokens to a file", cmd_logits},
     {"perplexity", "measure how well the model predicts a text", cmd_perplexity},
+    {"quality", "measure what a quantisation has cost, against the same model in more bits",
+     cmd_quality},
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
     {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"probe", "measure a drive at every request size and depth", cmd_probe},

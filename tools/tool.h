@@ -30,6 +30,7 @@ int cmd_plan(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
+int cmd_quality(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_drives(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
