@@ -198,10 +198,14 @@ static void fill_tables(void)
 
     /* Compiled for their level, the functions that fill it must not run where the level does not.
      */
-    if (usable >= PS_CPU_AVX2)
+    if (usable >= PS_CPU_AVX2) {
         ps_q8_init_avx2(&versions[PS_CPU_AVX2]);
-    if (usable >= PS_CPU_AVX512)
+        ps_q8_init_gemm_avx2(&versions[PS_CPU_AVX2]);
+    }
+    if (usable >= PS_CPU_AVX512) {
         ps_q8_init_avx512(&versions[PS_CPU_AVX512]);
+        ps_q8_init_gemm_avx512(&versions[PS_CPU_AVX512]);
+    }
     if (usable >= PS_CPU_VNNI) {
         ps_q8_init_vnni(&versions[PS_CPU_VNNI]);
         ps_q8_init_gemm_vnni(&versions[PS_CPU_VNNI]);

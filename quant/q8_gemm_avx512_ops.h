@@ -110,11 +110,6 @@ static ALWAYS_INLINE f16 f16_negative(f16 v)
     return _mm512_xor_ps(v, _mm512_set1_ps(-0.0f));
 }
 
-static ALWAYS_INLINE f16 f16_one(void)
-{
-    return _mm512_set1_ps(1);
-}
-
 static ALWAYS_INLINE f16 f16_from_ints(w16 v)
 {
     return _mm512_cvtepi32_ps(v);

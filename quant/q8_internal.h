@@ -43,6 +43,8 @@ struct ps_q8_versions {
 void ps_q8_init_avx2(struct ps_q8_versions *v);
 void ps_q8_init_avx512(struct ps_q8_versions *v);
 void ps_q8_init_vnni(struct ps_q8_versions *v);
+void ps_q8_init_gemm_avx2(struct ps_q8_versions *v);
+void ps_q8_init_gemm_avx512(struct ps_q8_versions *v);
 void ps_q8_init_gemm_vnni(struct ps_q8_versions *v);
 
 /* The definitions, which serve where a level has no version. */
