@@ -248,6 +248,12 @@ static ALWAYS_INLINE v16 v_two_halves(float low, float high)
     return v_pair(_mm256_set1_ps(low), _mm256_set1_ps(high));
 }
 
+static ALWAYS_INLINE v16 v_from_half_words(__m256i halves)
+{
+    return v_pair(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)),
+                  _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)));
+}
+
 static ALWAYS_INLINE v16 v_from_bytes(__m128i bytes)
 {
     __m256i low = _mm256_cvtepi8_epi32(bytes);

@@ -216,6 +216,11 @@ static ALWAYS_INLINE v16 v_two_halves(float low, float high)
     return _mm512_insertf32x8(_mm512_set1_ps(low), _mm256_set1_ps(high), 1);
 }
 
+static ALWAYS_INLINE v16 v_from_half_words(__m256i halves)
+{
+    return _mm512_cvtph_ps(halves);
+}
+
 static ALWAYS_INLINE v16 v_from_bytes(__m128i bytes)
 {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));

@@ -117,6 +117,53 @@ static ALWAYS_INLINE void block_mxfp4(const uint8_t *src, const struct prepared 
     put_pair(put, s, 0, w);
 }
 
+/* ---- F8_E4M3 ---- */
+
+/*
+ * Sixteen codes as half floats of 2^-8 times their value: the exponent's bias is 15 instead of 7,
+ * and the conversion of halves knows denormals. Codes of NaN would come out as numbers.
+ */
+static ALWAYS_INLINE __m256i halves_of_e4m3(const uint8_t *src)
+{
+    __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(load128(src)), 7);
+    return _mm256_and_si256(words, _mm256_set1_epi16((short)0xbf80));
+}
+
+static ALWAYS_INLINE bool has_nan_e4m3(const uint8_t *src)
+{
+    __m256i most = _mm256_setzero_si256();
+    UNROLL for (int i = 0; i < 4; i++) most =
+        _mm256_max_epu8(most, select_bits(load256(src + 32 * i), 0x7f));
+    return _mm256_movemask_epi8(_mm256_cmpeq_epi8(most, _mm256_set1_epi8(0x7f))) != 0;
+}
+
+static __attribute__((noinline)) void decode_rare_f8_e4m3(const uint8_t *src, float *w)
+{
+    ps_row_decode(PS_TYPE_F8_E4M3, src, w, 128);
+}
+
+/*
+ * The factor 2^8 goes into the scale, so that each value is rounded once, as it is defined. Where
+ * the scale has no room for it, and for codes of NaN, the definition itself decodes: hardly ever.
+ */
+static ALWAYS_INLINE void block_f8_e4m3(const uint8_t *src, const struct prepared *p, put_fn *put,
+                                        struct sink *s)
+{
+    (void)p;
+    float scale;
+    memcpy(&scale, src, sizeof(scale));
+    if (__builtin_expect(has_nan_e4m3(src + 4) || !(fabsf(scale) < 0x1p119f), 0)) {
+        _Alignas(64) float w[128];
+        decode_rare_f8_e4m3(src, w);
+        for (size_t at = 0; at < 128; at += 16)
+            put(s, at, v_load(w + at));
+        return;
+    }
+    v16 factor = v_set1(scale * 256);
+    UNROLL for (size_t at = 0; at < 128; at += 16)
+        put(s, at, v_mul(v_from_half_words(halves_of_e4m3(src + 4 + at)), factor));
+}
+
 /* ---- K formats ---- */
 
 static ALWAYS_INLINE void prepare_q2_k(const uint8_t *src, struct prepared *p)

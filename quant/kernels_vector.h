@@ -4,7 +4,8 @@
  *     v16                    sixteen floats in registers, and the v_ operations on them
  *     vm, VM_LANES, vm_...   one machine register of floats
  *     decode_<type>          32 values of a type, from packed bytes to two v16
- *     v_nibbles_..., v_iq..., v_from_bytes, v_two_halves, spread_bits   for kernels_blocks.h
+ *     v_nibbles_..., v_iq..., v_from_bytes, v_from_half_words, v_two_halves, spread_bits
+ *                            for kernels_blocks.h
  *     v_taps4                a [16, 4] matrix to its four columns
  *     GEMV_ROWS, TILE_ROWS, TILE_COLUMNS, DELTA_VECTORS   what the registers of the level hold
  * and afterwards finds init_table() to fill its entries with. Everything here is static; nothing
@@ -303,6 +304,7 @@ MATMUL_OF_BLOCKS(q5_0, 22)
 MATMUL_OF_BLOCKS(q5_1, 24)
 MATMUL_OF_BLOCKS(iq4_nl, 18)
 MATMUL_OF_BLOCKS(mxfp4, 17)
+MATMUL_WITH(f8_e4m3, .block = block_f8_e4m3, .block_len = 128, .block_bytes = 132)
 MATMUL_OF_SUPER(q2_k, 84)
 MATMUL_OF_SUPER(q3_k, 110)
 MATMUL_OF_SUPER(q4_k, 144)
@@ -319,7 +321,7 @@ MATMUL_OF_SUPER(iq4_xs, 136)
 
 static void matmul(const struct ps_matmul *m)
 {
-    static void (*const by_type[PS_TYPE_COUNT])(const struct ps_matmul *) = {
+    static void (*const by_type[PS_TYPE_END])(const struct ps_matmul *) = {
         [PS_TYPE_F32] = matmul_f32,         [PS_TYPE_F16] = matmul_f16,
         [PS_TYPE_BF16] = matmul_bf16,       [PS_TYPE_Q8_0] = matmul_q8_0,
         [PS_TYPE_Q4_0] = matmul_q4_0,       [PS_TYPE_Q4_1] = matmul_q4_1,
@@ -331,7 +333,7 @@ static void matmul(const struct ps_matmul *m)
         [PS_TYPE_IQ2_XS] = matmul_iq2_xs,   [PS_TYPE_IQ2_S] = matmul_iq2_s,
         [PS_TYPE_IQ3_XXS] = matmul_iq3_xxs, [PS_TYPE_IQ3_S] = matmul_iq3_s,
         [PS_TYPE_IQ4_NL] = matmul_iq4_nl,   [PS_TYPE_IQ4_XS] = matmul_iq4_xs,
-        [PS_TYPE_MXFP4] = matmul_mxfp4,
+        [PS_TYPE_MXFP4] = matmul_mxfp4,     [PS_TYPE_F8_E4M3] = matmul_f8_e4m3,
     };
     void (*of_type)(const struct ps_matmul *) = by_type[m->type];
 

@@ -26,6 +26,19 @@ static void fill_quants(uint8_t *q, size_t bytes, uint32_t type)
     }
 }
 
+/* Of e4m3: as fill_quants, with the codes of NaN only where they are asked for. */
+static void fill_codes(uint8_t *codes, size_t count, enum check_kind kind)
+{
+    uint32_t manner = check_random() % 6;
+
+    for (size_t i = 0; i < count; i++) {
+        codes[i] =
+            manner < 3 ? (manner + i * (manner == 2)) % 2 ? 0x7e : 0xfe : (uint8_t)check_random();
+        if ((codes[i] & 0x7f) == 0x7f && (kind != CHECK_SPECIAL || check_random() % 8))
+            codes[i] ^= 1;
+    }
+}
+
 static void fill_row(uint8_t *row, uint32_t type, size_t cols, enum check_kind kind)
 {
     const struct ps_type_info *info = ps_type_info(type);
@@ -43,6 +56,11 @@ static void fill_row(uint8_t *row, uint32_t type, size_t cols, enum check_kind k
             if (kind == CHECK_ALTERNATE && i % 2)
                 f = -f;
             memcpy(row, type == PS_TYPE_F32 ? (uint8_t *)&f : (uint8_t *)&f + 2, info->block_bytes);
+            break;
+        case PS_TYPE_F8_E4M3:
+            check_fill(&f, 1, kind);
+            memcpy(row, &f, sizeof(f));
+            fill_codes(row + sizeof(f), info->block_len, kind);
             break;
         default:
             fill_quants(row, info->block_bytes, type);
@@ -162,7 +180,7 @@ static int case_count(uint32_t type)
 
 void check_matmul(const struct ps_kernels *scalar, const struct ps_kernels *level)
 {
-    for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
+    for (uint32_t type = 0; type < PS_TYPE_END; type++) {
         for (int kind = 0; kind < CHECK_KIND_COUNT; kind++) {
             for (int i = 0; i < case_count(type); i++) {
                 enum check_kind w_kind = (enum check_kind)kind;
@@ -248,7 +266,7 @@ static void oracle_one(const struct ps_kernels *scalar, uint32_t type, enum chec
 
 void check_matmul_oracle(const struct ps_kernels *scalar)
 {
-    for (uint32_t type = 0; type < PS_TYPE_COUNT; type++) {
+    for (uint32_t type = 0; type < PS_TYPE_END; type++) {
         for (int kind = 0; kind < CHECK_ORACLE_KINDS; kind++) {
             for (int i = 0; i < case_count(type) / 3; i++)
                 oracle_one(scalar, type, (enum check_kind)kind);
