@@ -48,7 +48,7 @@ struct ps_model_layout_options {
     bool resume;
     const char *const *destroy; /* identities that may be overwritten */
     int destroy_count;
-    int threads; /* 0 = one per CPU */
+    int threads; /* that read, convert and write; 0 = four more than CPUs */
     void (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
     void *progress_ctx;
     const volatile int *stop; /* non-zero stops cleanly (resumable) */

@@ -97,7 +97,8 @@ static const struct argp_option options[] = {
     {"resume", KEY_RESUME, NULL, 0, "continue a layout that was stopped", 0},
     {"destroy", KEY_DESTROY, "IDENTITY", 0,
      "allow what a refusal named by this identity to be overwritten; may be repeated", 0},
-    {"threads", 't', "N", 0, "threads that convert (default: one per CPU)", 0},
+    {"threads", 't', "N", 0, "threads that read, convert and write (default: four more than CPUs)",
+     0},
     {"verbose", 'v', NULL, 0, "say more on standard error", 0},
     {"json", KEY_JSON, NULL, 0, "print the report as JSON", 0},
     {0}};
