@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +13,18 @@
 
 /* Files smaller than this may stay in the page cache: reading
  * them again is likely, losing little. */
-#define CACHE_FRIENDLY_BYTES (256ull << 20)
+#define LARGE_BYTES_DEFAULT (256ull << 20)
 #define FOLIO_BYTES_MAX (2ull << 20)
 #define SIDECAR_BYTES_MAX (256u << 20)
 /* Opening a pipe would wait for a writer; reads of plain files do not heed O_NONBLOCK. */
 #define OPEN_FLAGS (O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+
+static _Atomic uint64_t large_bytes = LARGE_BYTES_DEFAULT;
+
+void ps_source_set_large_bytes(uint64_t bytes)
+{
+    atomic_store(&large_bytes, bytes);
+}
 
 static const char *base_name(const char *path)
 {
@@ -94,7 +102,7 @@ int ps_source_add_file(struct ps_source *source, const char *path, struct ps_err
         rc = ps_error_set(err, -ENOMEM, path, "memory for a path is not to be had");
         goto fail;
     }
-    file->direct_fd = file->bytes >= CACHE_FRIENDLY_BYTES ? open_direct(fd) : -1;
+    file->direct_fd = file->bytes >= atomic_load(&large_bytes) ? open_direct(fd) : -1;
     return (int)source->file_count++;
 fail:
     if (fd >= 0)
@@ -272,7 +280,7 @@ int ps_source_read(const struct ps_source *source, uint32_t file, uint64_t offse
                                 base_name(f->path), (unsigned long long)(offset_bytes + done));
         done += (uint64_t)got;
     }
-    if (f->bytes >= CACHE_FRIENDLY_BYTES) {
+    if (f->bytes >= atomic_load(&large_bytes)) {
         /* The kernel drops whole folios only, and these can be 2 MiB large: one that the previous
          * read ended in is taken along. */
         uint64_t begin = offset_bytes & ~(FOLIO_BYTES_MAX - 1);

@@ -75,6 +75,12 @@ struct ps_source {
 int ps_source_open(struct ps_source **out, const char *path, struct ps_error *err);
 void ps_source_close(struct ps_source **source);
 
+/*
+ * From which size on files are read past the page cache, or dropped from it behind the read.
+ * Process-wide, for tests; call it before a source is opened.
+ */
+void ps_source_set_large_bytes(uint64_t bytes);
+
 /* The tensor of that name, or NULL. */
 const struct ps_source_tensor *ps_source_find(const struct ps_source *source, const char *name);
 
