@@ -45,12 +45,14 @@ static int make_blobs(struct ps_import *import, struct ps_error *err)
  * shapes a byte of the volume. */
 static int make_fingerprint(struct ps_import *import, struct ps_error *err)
 {
-    const uint64_t options[] = {import->slice_bytes, import->quant.experts, import->quant.rest};
+    uint64_t importance[2] = {0, 0};
     XXH3_state_t *state;
     XXH128_hash_t hash;
     uint64_t source[2];
     int rc = ps_source_fingerprint(import->source, source, err);
 
+    if (rc == 0 && import->importance)
+        rc = ps_importance_fingerprint(import->importance, importance, err);
     if (rc < 0)
         return rc;
     state = XXH3_createState();
@@ -58,7 +60,9 @@ static int make_fingerprint(struct ps_import *import, struct ps_error *err)
         return ps_error_set(err, -ENOMEM, NULL, "memory for the fingerprint is not to be had");
     XXH3_128bits_reset(state);
     XXH3_128bits_update(state, source, sizeof(source));
-    XXH3_128bits_update(state, options, sizeof(options));
+    XXH3_128bits_update(state, &import->slice_bytes, sizeof(import->slice_bytes));
+    XXH3_128bits_update(state, &import->quant, sizeof(import->quant));
+    XXH3_128bits_update(state, importance, sizeof(importance));
     for (uint32_t i = 0; i < import->spec.blob_count; i++)
         XXH3_128bits_update(state, import->blobs[i].data, import->blobs[i].bytes);
     hash = XXH3_128bits_digest(state);
@@ -75,6 +79,11 @@ static const char *default_quant(const struct ps_source *source)
         if (source->tensors[i].type == PS_TYPE_F8_E4M3)
             return "keep";
     return NULL;
+}
+
+static int open_importance(struct ps_import *import, const char *path, struct ps_error *err)
+{
+    return path ? ps_importance_open(&import->importance, path, err) : 0;
 }
 
 static int prepare(struct ps_import *import, const struct ps_model_layout_options *options,
@@ -94,9 +103,11 @@ static int prepare(struct ps_import *import, const struct ps_model_layout_option
         quant = default_quant(import->source);
     if ((rc = ps_quant_spec_parse(quant, import->source->kind, &import->quant, err)) < 0 ||
         (rc = ps_checkpoint_init(&import->checkpoint, import->source, &import->config, err)) < 0 ||
+        (rc = open_importance(import, options->importance, err)) < 0 ||
         (rc = ps_import_plan(import, err)) < 0 || (rc = make_blobs(import, err)) < 0 ||
         (rc = make_fingerprint(import, err)) < 0)
         return rc;
+    ps_quant_notes(import, import->report.notes, sizeof(import->report.notes));
     import->spec.objects = import->objects;
     import->spec.object_count = import->object_count;
     import->spec.blobs = import->blobs;
@@ -138,6 +149,7 @@ void ps_import_close(struct ps_import **import_ptr)
         free(import->scratch[i].raw);
         free(import->scratch[i].values);
         free(import->scratch[i].row);
+        free(import->scratch[i].importance);
         free(import->scratch[i].codes);
         free(import->scratch[i].factors);
     }
@@ -145,6 +157,7 @@ void ps_import_close(struct ps_import **import_ptr)
         free(import->cuts[i]);
     for (uint32_t i = 0; i < PS_LAYER_COUNT_MAX; i++)
         free(import->layers[i].slices);
+    ps_importance_close(&import->importance);
     free(import->scratch);
     free(import->tensors);
     free(import->refs);

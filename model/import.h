@@ -4,6 +4,7 @@
 
 #include "model/arch.h"
 #include "model/expert.h"
+#include "model/importance.h"
 #include "model/penstock.h"
 #include "nvme/layout.h"
 
@@ -13,9 +14,30 @@
 #define PS_RESIDENT_SLICE_BYTES (4u << 20)
 #define PS_IMPORT_BLOB_COUNT_MAX 3
 
+/*
+ * Groups of matrices that --quant names. Vectors, routers and the gates of shared experts belong to
+ * none: they are never quantised.
+ */
+enum ps_quant_group {
+    PS_QUANT_EXPERTS,
+    PS_QUANT_ATTENTION,  /* what goes into a mixer and comes out of it, attention or delta rule */
+    PS_QUANT_EMBEDDINGS, /* serves as the head too where both are tied */
+    PS_QUANT_HEAD,
+    PS_QUANT_SHARED, /* shared experts, and feed-forward blocks of layers without experts */
+    PS_QUANT_REST,
+    PS_QUANT_GROUP_COUNT
+};
+
 /* Types to lay out in: enum ps_type or PS_QUANT_KEEP. */
 struct ps_quant_spec {
-    uint32_t experts, rest;
+    uint32_t types[PS_QUANT_GROUP_COUNT];
+};
+
+/* Matrices that got another type than was asked for, and such that lose precision twice. */
+struct ps_quant_counts {
+    uint64_t fallbacks[2];       /* Q4_K and Q6_K that became Q8_0 */
+    uint64_t requantised;        /* from blocks that were quantised before */
+    uint64_t without_importance; /* though there is a file */
 };
 
 /* How the experts of one layer are cut. All of a layer share shape and slices. */
@@ -31,9 +53,12 @@ struct ps_import_scratch {
     uint8_t *raw;
     float *values;
     uint8_t *row;
-    uint8_t *codes;   /* of F8_E4M3 rows, before they are joined with */
-    uint8_t *factors; /* F32 or BF16, as they lie in the source, then as floats */
+    float *importance;    /* of the columns of one matrix */
+    const float *weights; /* that, or NULL, for what is being encoded */
+    uint8_t *codes;       /* of F8_E4M3 rows, before they are joined with */
+    uint8_t *factors;     /* F32 or BF16, as they lie in the source, then as floats */
     size_t raw_bytes, values_bytes, row_bytes, codes_bytes, factors_bytes;
+    size_t importance_bytes;
 };
 
 struct ps_import {
@@ -41,6 +66,8 @@ struct ps_import {
     struct ps_checkpoint checkpoint;
     struct ps_config config;
     struct ps_quant_spec quant;
+    struct ps_quant_counts quant_counts;
+    struct ps_importance *importance; /* or NULL */
     uint64_t slice_bytes;
 
     struct ps_config_tensor *tensors; /* resident, in the order of the volume */
@@ -76,6 +103,28 @@ int ps_import_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin,
 /* "keep" or "GROUP=TYPE,..." (penstock.h); NULL gives the default of the kind. -PS_ERR_ARGUMENT. */
 int ps_quant_spec_parse(const char *text, enum ps_source_kind kind, struct ps_quant_spec *spec,
                         struct ps_error *err);
+
+enum ps_quant_group ps_quant_group_of(enum ps_role role);
+
+/*
+ * The type for rows of `cols` values when `wanted` was asked for: Q4_K and Q6_K become Q8_0 where
+ * blocks of 256 do not fit but blocks of 32 do. Other types stay, whether they fit or not.
+ */
+uint32_t ps_quant_fit(uint32_t wanted, uint64_t cols);
+
+/*
+ * The name by which an importance file knows a tensor (that of GGUF models), into buf; NULL where
+ * there is no file, the type has no use for it, or its order of columns is another one: the delta
+ * rule's output in safetensors whose GGUF form has its value heads re-ordered (spec B.3).
+ */
+const char *ps_importance_role_name(const struct ps_import *import, enum ps_role role,
+                                    uint32_t layer, uint32_t type, char *buf, size_t buf_bytes);
+const char *ps_importance_expert_name(const struct ps_import *import, uint32_t layer,
+                                      enum ps_expert_part part, uint32_t type, char *buf,
+                                      size_t buf_bytes);
+
+/* Sentences about what was counted and of importance, for the report; empty when there is none. */
+void ps_quant_notes(const struct ps_import *import, char *text, size_t text_bytes);
 
 /* ---- between the files of import ------------------------------------------------------------ */
 

@@ -11,8 +11,10 @@
 #include "core/util.h"
 #include "model/fp8.h"
 #include "model/import.h"
+#include "quant/encode.h"
 #include "quant/type.h"
 
+#define ENCODE_VALUES 16384u
 #define CONVERT_BYTES (4u << 20) /* of source read at once while converting */
 
 static int grow(void **memory, size_t *have, size_t need, struct ps_error *err)
@@ -159,6 +161,33 @@ static void transform(enum ps_transform what, float *values, uint64_t count)
             values[i] = (float)-exp((double)values[i]);
 }
 
+/* Rows that are decoded before they are encoded: they stay in the cache, and fill the lanes. */
+static uint64_t encode_row_count(uint64_t cols)
+{
+    return ps_max_u64(ENCODE_VALUES / cols, 1);
+}
+
+/* The first `count` rows of s->raw into dst, in `type`, back to back. */
+static void encode_rows(struct ps_import_scratch *s, const struct ps_tensor_ref *ref,
+                        uint64_t count, uint32_t type, uint8_t *dst)
+{
+    uint32_t source_type = row_type(ref);
+    uint64_t source_stride = ps_row_bytes(source_type, ref->cols);
+    uint64_t some = encode_row_count(ref->cols);
+    struct ps_encode e = {
+        .type = type, .cols = ref->cols, .values = s->values, .importance = s->weights, .dst = dst};
+
+    for (uint64_t row = 0; row < count; row += some) {
+        e.rows = ps_min_u64(some, count - row);
+        for (uint64_t i = 0; i < e.rows; i++)
+            ps_row_decode(source_type, s->raw + (row + i) * source_stride,
+                          s->values + i * ref->cols, ref->cols);
+        transform(ref->transform, s->values, e.rows * ref->cols);
+        ps_encode_rows(&e);
+        e.dst = (uint8_t *)e.dst + e.rows * ps_row_bytes(type, ref->cols);
+    }
+}
+
 /* Rows [begin, end) of the reference into dst, in `type`, back to back. */
 static int convert_rows(const struct ps_import *import, struct ps_import_scratch *s,
                         const struct ps_tensor_ref *ref, uint64_t begin, uint64_t end,
@@ -172,16 +201,14 @@ static int convert_rows(const struct ps_import *import, struct ps_import_scratch
 
     if (type == source_type && ref->transform == PS_TRANSFORM_NONE)
         return read_rows(import, s, ref, begin, end, dst, err);
-    rc = grow_for(s, chunk * source_stride, ref->cols, 0, err);
+    rc = grow_for(s, chunk * source_stride, encode_row_count(ref->cols) * ref->cols, 0, err);
     for (uint64_t row = begin; row < end && rc == 0; row += chunk) {
         uint64_t count = ps_min_u64(chunk, end - row);
 
         rc = read_rows(import, s, ref, row, row + count, s->raw, err);
-        for (uint64_t i = 0; i < count && rc == 0; i++, dst += stride) {
-            ps_row_decode(source_type, s->raw + i * source_stride, s->values, ref->cols);
-            transform(ref->transform, s->values, ref->cols);
-            ps_row_encode(type, s->values, dst, ref->cols);
-        }
+        if (rc == 0)
+            encode_rows(s, ref, count, type, dst);
+        dst += count * stride;
     }
     return rc;
 }
@@ -208,6 +235,23 @@ static int convert_ordered(const struct ps_import *import, struct ps_import_scra
         dst += part.rows * stride;
     }
     return rc;
+}
+
+/* What the file says of matrix `matrix` of a tensor, for what is encoded next. name may be NULL. */
+static int set_weights(const struct ps_import *import, struct ps_import_scratch *s,
+                       const char *name, uint64_t matrix, uint64_t cols, struct ps_error *err)
+{
+    int rc;
+
+    s->weights = NULL;
+    if (!name || !ps_importance_has(import->importance, name))
+        return 0;
+    rc = grow((void **)&s->importance, &s->importance_bytes, cols * sizeof(float), err);
+    if (rc == 0)
+        rc = ps_importance_read(import->importance, name, matrix, cols, s->importance, err);
+    if (rc > 0)
+        s->weights = s->importance;
+    return rc < 0 ? rc : 0;
 }
 
 /* ---- resident tensors ------------------------------------------------------------ */
@@ -237,11 +281,19 @@ static int fill_resident(const struct ps_import *import, struct ps_import_scratc
     uint32_t type = import->tensors[tensor].type;
     uint64_t stride = ps_row_bytes(type, ref->cols);
     uint64_t whole_begin = ps_div_up(begin, stride), whole_end = end / stride;
-    int rc = 0;
+    char name[64];
+    int rc;
 
     expect_rows(s, ref, ps_div_up(end, stride));
     if (is_moved(ref, type))
         return read_range(import, s, ref, begin, end, buf, err);
+    rc = set_weights(import, s,
+                     ps_importance_role_name(import, import->tensors[tensor].role,
+                                             import->tensors[tensor].layer, type, name,
+                                             sizeof(name)),
+                     0, ref->cols, err);
+    if (rc < 0)
+        return rc;
     if (begin < whole_begin * stride) {
         uint64_t cut = ps_min_u64(end, whole_begin * stride);
 
@@ -282,50 +334,47 @@ static int fill_rows(const struct ps_import *import, struct ps_import_scratch *s
     return rc;
 }
 
-/* Copies or encodes one row of the down matrix, a run of columns to each slice. */
-static void spread_row(const struct ps_import_layer *l, const struct ps_import_scratch *s,
-                       const uint8_t *source_row, uint64_t row, bool same, uint8_t *buf)
+/* Copies one row of the down matrix, a run of columns to each slice. */
+static void spread_row(const struct ps_import_layer *l, const uint8_t *whole, uint64_t row,
+                       uint8_t *buf)
 {
     const struct ps_type_info *info = ps_type_info(l->shape.down_type);
 
     for (uint32_t i = 0; i < l->slice_count; i++) {
         const struct ps_layout_slice *slice = &l->slices[i];
         struct ps_slice_parts parts;
-        uint8_t *dst;
 
         ps_slice_parts(&l->shape, slice->unit_count, &parts);
-        dst = buf + parts.down_offset + row * parts.down_stride;
-        if (same)
-            memcpy(dst,
-                   source_row + (uint64_t)slice->unit_begin / info->block_len * info->block_bytes,
-                   parts.down_stride);
-        else
-            ps_row_encode(l->shape.down_type, s->values + slice->unit_begin, dst,
-                          slice->unit_count);
+        memcpy(buf + parts.down_offset + row * parts.down_stride,
+               whole + (uint64_t)slice->unit_begin / info->block_len * info->block_bytes,
+               parts.down_stride);
         buf += slice->bytes;
     }
 }
 
+/* Slices end between blocks, so whole rows are encoded and then cut. */
 static int fill_down(const struct ps_import *import, struct ps_import_scratch *s,
                      const struct ps_import_layer *l, const struct ps_tensor_ref *ref, uint8_t *buf,
                      struct ps_error *err)
 {
-    uint32_t source_type = row_type(ref);
-    uint64_t stride = ps_row_bytes(source_type, ref->cols);
-    uint64_t chunk = ps_max_u64(CONVERT_BYTES / stride, 1);
-    bool same = l->shape.down_type == source_type;
-    int rc = grow_for(s, chunk * stride, ref->cols, 0, err);
+    uint32_t type = l->shape.down_type, source_type = row_type(ref);
+    uint64_t source_stride = ps_row_bytes(source_type, ref->cols);
+    uint64_t stride = ps_row_bytes(type, ref->cols);
+    uint64_t chunk = ps_max_u64(CONVERT_BYTES / source_stride, 1);
+    bool same = type == source_type;
+    int rc = grow_for(s, chunk * source_stride, encode_row_count(ref->cols) * ref->cols,
+                      same ? 0 : chunk * stride, err);
 
     expect_rows(s, ref, ref->rows);
     for (uint64_t row = 0; row < ref->rows && rc == 0; row += chunk) {
         uint64_t count = ps_min_u64(chunk, ref->rows - row);
+        const uint8_t *whole = same ? s->raw : s->row;
 
         rc = read_rows(import, s, ref, row, row + count, s->raw, err);
-        for (uint64_t i = 0; i < count && rc == 0; i++) {
-            if (!same)
-                ps_row_decode(source_type, s->raw + i * stride, s->values, ref->cols);
-            spread_row(l, s, s->raw + i * stride, row + i, same, buf);
-        }
+        if (rc == 0 && !same)
+            encode_rows(s, ref, count, type, s->row);
+        for (uint64_t i = 0; i < count && rc == 0; i++)
+            spread_row(l, whole + i * stride, row + i, buf);
     }
     return rc;
 }
@@ -350,6 +399,8 @@ static int fill_expert(const struct ps_import *import, struct ps_import_scratch 
                        uint32_t expert, uint8_t *buf, struct ps_error *err)
 {
     const struct ps_import_layer *l = &import->layers[layer];
+    const uint32_t types[] = {l->shape.gate_type, l->shape.up_type, l->shape.down_type};
+    char name[64];
     int rc = 0;
 
     clear_gaps(l, buf);
@@ -358,6 +409,11 @@ static int fill_expert(const struct ps_import *import, struct ps_import_scratch 
 
         rc = ps_checkpoint_find_expert(&import->checkpoint, &import->config, layer, expert,
                                        (enum ps_expert_part)part, &ref, err);
+        if (rc == 0)
+            rc = set_weights(import, s,
+                             ps_importance_expert_name(import, layer, (enum ps_expert_part)part,
+                                                       types[part], name, sizeof(name)),
+                             expert, ref.cols, err);
         if (rc < 0)
             return rc;
         rc = part == PS_EXPERT_DOWN

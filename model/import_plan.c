@@ -20,66 +20,6 @@ static int no_memory(struct ps_error *err)
 
 /* ---- types ------------------------------------------------------------ */
 
-static bool is_wanted_type(int type)
-{
-    const struct ps_type_info *info = type < 0 ? NULL : ps_type_info((uint32_t)type);
-    return info && info->has_kernels && info->has_encoder;
-}
-
-static int parse_group(const char *text, size_t len, struct ps_quant_spec *spec, bool given[2],
-                       struct ps_error *err)
-{
-    static const char *const groups[] = {"experts=", "rest="};
-    uint32_t *const targets[] = {&spec->experts, &spec->rest};
-    char value[16];
-
-    for (size_t g = 0; g < PS_ARRAY_LEN(groups); g++) {
-        size_t skip = strlen(groups[g]);
-
-        if (len <= skip || len - skip >= sizeof(value) || strncmp(text, groups[g], skip))
-            continue;
-        memcpy(value, text + skip, len - skip);
-        value[len - skip] = 0;
-        if (given[g])
-            break;
-        given[g] = true;
-        *targets[g] = PS_QUANT_KEEP;
-        if (!strcmp(value, "keep"))
-            return 0;
-        if (!is_wanted_type(ps_type_from_name(value)))
-            break;
-        *targets[g] = (uint32_t)ps_type_from_name(value);
-        return 0;
-    }
-    return ps_error_set(err, -PS_ERR_ARGUMENT, "--quant",
-                        "\"%.*s\" is not understood: say keep, or experts=TYPE and rest=TYPE with "
-                        "a comma between them, TYPE one of f32, f16, bf16, q8_0, q4_0, keep",
-                        (int)ps_min_u64(len, 64), text);
-}
-
-int ps_quant_spec_parse(const char *text, enum ps_source_kind kind, struct ps_quant_spec *spec,
-                        struct ps_error *err)
-{
-    struct ps_quant_spec parsed = {PS_QUANT_KEEP, PS_QUANT_KEEP};
-    bool given[2] = {false, false};
-
-    if (!text)
-        text = kind == PS_SOURCE_GGUF ? "keep" : "experts=q4_0,rest=bf16";
-    if (strcmp(text, "keep"))
-        for (;;) {
-            size_t len = strcspn(text, ",");
-            int rc = parse_group(text, len, &parsed, given, err);
-
-            if (rc < 0)
-                return rc;
-            if (!text[len])
-                break;
-            text += len + 1;
-        }
-    *spec = parsed;
-    return 0;
-}
-
 /* Can values of this tensor be read at all? */
 static int check_readable(const struct ps_source_tensor *t, struct ps_error *err)
 {
@@ -101,15 +41,25 @@ static int check_readable(const struct ps_source_tensor *t, struct ps_error *err
                         t->name, t->type_name, list);
 }
 
-/* The type a matrix of `cols` columns is laid out in. */
-static int target_type(const struct ps_source_tensor *t, uint32_t wanted, uint64_t cols,
-                       uint32_t *type, struct ps_error *err)
+static bool is_plain(uint32_t type)
 {
-    uint32_t chosen = wanted == PS_QUANT_KEEP ? ps_fp8_row_type(t->type, cols) : wanted;
+    return type == PS_TYPE_F32 || type == PS_TYPE_F16 || type == PS_TYPE_BF16;
+}
+
+/* The type a matrix of `cols` columns is laid out in. */
+static int target_type(struct ps_import *import, const struct ps_source_tensor *t, uint32_t wanted,
+                       uint64_t cols, uint32_t *type, struct ps_error *err)
+{
+    uint32_t kept = ps_fp8_row_type(t->type, cols);
+    uint32_t chosen = wanted == PS_QUANT_KEEP ? kept : ps_quant_fit(wanted, cols);
     int rc = check_readable(t, err);
 
     if (rc < 0)
         return rc;
+    if (wanted != PS_QUANT_KEEP && chosen != wanted)
+        import->quant_counts.fallbacks[wanted == PS_TYPE_Q6_K]++;
+    if (chosen != kept && !is_plain(chosen) && !is_plain(kept))
+        import->quant_counts.requantised++;
     if (!ps_row_bytes(chosen, cols))
         return ps_error_set(err, -PS_ERR_UNSUPPORTED, t->name,
                             "the tensor %s has rows of %llu values, which %s cannot hold in its "
@@ -120,21 +70,16 @@ static int target_type(const struct ps_source_tensor *t, uint32_t wanted, uint64
     return 0;
 }
 
-static bool is_plain(uint32_t type)
-{
-    return type == PS_TYPE_F32 || type == PS_TYPE_F16 || type == PS_TYPE_BF16;
-}
-
-static int resident_type(const struct ps_import *import, enum ps_role role,
+static int resident_type(struct ps_import *import, enum ps_role role,
                          const struct ps_tensor_ref *ref, uint32_t *type, struct ps_error *err)
 {
-    uint32_t wanted = import->quant.rest;
+    uint32_t wanted = import->quant.types[ps_quant_group_of(role)];
 
     if (ps_role_is_vector(role))
         wanted = PS_TYPE_F32;
     else if (role == PS_ROLE_ROUTER || role == PS_ROLE_SHARED_GATE_INP)
         wanted = is_plain(ref->tensor->type) ? PS_QUANT_KEEP : PS_TYPE_F32;
-    return target_type(ref->tensor, wanted, ref->cols, type, err);
+    return target_type(import, ref->tensor, wanted, ref->cols, type, err);
 }
 
 /* ---- resident tensors ------------------------------------------------------------ */
@@ -144,6 +89,17 @@ static void mark_used(struct ps_import *import, const struct ps_tensor_ref *ref)
     import->used[ref->tensor - import->source->tensors] = true;
     if (ref->scales)
         import->used[ref->scales - import->source->tensors] = true;
+}
+
+/* Is there an importance, and does it fit? name: NULL for none that could be. */
+static int check_importance(struct ps_import *import, const char *name, uint64_t matrices,
+                            uint64_t cols, struct ps_error *err)
+{
+    int rc = name ? ps_importance_find(import->importance, name, matrices, cols, err) : 1;
+
+    if (rc == 0)
+        import->quant_counts.without_importance++;
+    return rc < 0 ? rc : 0;
 }
 
 static int cut_resident(uint64_t bytes, struct ps_layout_slice **out, struct ps_error *err)
@@ -174,6 +130,7 @@ static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t l
     uint32_t i = import->tensor_count;
     struct ps_tensor_ref *ref = &import->refs[i];
     struct ps_config_tensor *t = &import->tensors[i];
+    char name[OBJECT_NAME_BYTES];
     int rc;
 
     if (!ps_role_present(&import->config, role, layer))
@@ -188,7 +145,9 @@ static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t l
         return rc;
     mark_used(import, ref);
     import->tensor_count++;
-    return 0;
+    return check_importance(
+        import, ps_importance_role_name(import, role, layer, t->type, name, sizeof(name)), 1,
+        ref->cols, err);
 }
 
 static int plan_residents(struct ps_import *import, struct ps_error *err)
@@ -217,11 +176,13 @@ static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
                      enum ps_expert_part part, uint32_t *type, struct ps_error *err)
 {
     struct ps_tensor_ref ref;
+    char name[OBJECT_NAME_BYTES];
     uint32_t chosen;
     int rc = ps_checkpoint_find_expert(&import->checkpoint, &import->config, layer, expert, part,
                                        &ref, err);
 
-    if (rc < 0 || (rc = target_type(ref.tensor, import->quant.experts, ref.cols, &chosen, err)) < 0)
+    if (rc < 0 || (rc = target_type(import, ref.tensor, import->quant.types[PS_QUANT_EXPERTS],
+                                    ref.cols, &chosen, err)) < 0)
         return rc;
     if (expert > 0 && chosen != *type)
         return ps_error_set(err, -PS_ERR_UNSUPPORTED, ref.tensor->name,
@@ -230,7 +191,11 @@ static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
                             ref.tensor->name, ref.tensor->type_name, ps_type_info(*type)->name);
     *type = chosen;
     mark_used(import, &ref);
-    return 0;
+    if (expert > 0)
+        return 0;
+    return check_importance(
+        import, ps_importance_expert_name(import, layer, part, chosen, name, sizeof(name)),
+        import->config.expert_count, ref.cols, err);
 }
 
 static int cut_layer(struct ps_import *import, struct ps_import_layer *l, struct ps_error *err)

@@ -37,12 +37,16 @@ struct ps_model_layout_options {
     /*
      * NULL: the source's default ("keep" for GGUF and FP8, "experts=q4_0,rest=bf16" for
      * other safetensors).
-     * "keep", or a comma list of GROUP=TYPE: groups experts, rest; types f32, f16, bf16, q8_0,
-     * q4_0, keep. Routers, norms and other vectors are never quantised.
+     * "keep", or a comma list of GROUP=TYPE: groups experts, attention, embeddings, head, shared
+     * (shared experts and dense layers) and rest (all others but the experts, and these groups
+     * where they are not named); types f32, f16, bf16, q8_0, q4_0, q4_k, q6_k, mxfp4, keep. A group
+     * that is not named is kept. Q4_K and Q6_K become Q8_0 where their blocks do not divide the
+     * rows. Routers, norms and other vectors are never quantised.
      */
     const char *quant;
-    uint64_t slice_bytes; /* size aimed at for the slices of an expert; 0 = 2 MiB */
-    uint32_t copies;      /* of every slice, on different members: 0 or 1: one; 2: two */
+    const char *importance; /* llama.cpp's importance matrix (GGUF or .dat), or NULL */
+    uint64_t slice_bytes;   /* size aimed at for the slices of an expert; 0 = 2 MiB */
+    uint32_t copies;        /* of every slice, on different members: 0 or 1: one; 2: two */
     /* [member_count], or NULL: what each member's drive can do. Faster members get more. */
     const struct ps_member_profile *profiles;
     bool resume;
@@ -59,6 +63,7 @@ struct ps_model_layout_report {
     uint64_t tensors_used;
     uint64_t tensors_skipped;
     char skipped_groups[512]; /* "model.visual.* (333), mtp.* (19)"; empty when none */
+    char notes[512]; /* on types that were not as asked for, on importance; empty when none */
     bool has_tokenizer;
 };
 

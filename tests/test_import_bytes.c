@@ -5,6 +5,7 @@
 #include <math.h>
 
 #include "model/import.h"
+#include "quant/encode.h"
 #include "quant/type.h"
 #include "source_writer.h"
 #include "util.h"
@@ -95,6 +96,17 @@ static bool is_plain(const struct ps_import *import, enum ps_role role)
                                        (role == PS_ROLE_ROUTER || role == PS_ROLE_SHARED_GATE_INP));
 }
 
+/* Blocks of the source's own type are those it was written with; others are searched for. */
+static void encode_row(uint32_t source_type, uint32_t type, const float *src, void *dst,
+                       uint64_t cols)
+{
+    if (type == source_type)
+        ps_row_encode(type, src, dst, cols);
+    else
+        ps_encode_rows(
+            &(struct ps_encode){.type = type, .rows = 1, .cols = cols, .values = src, .dst = dst});
+}
+
 static void check_resident(struct ps_import *import, uint32_t i, uint32_t source_type)
 {
     const struct ps_config_tensor *t = &import->tensors[i];
@@ -110,7 +122,7 @@ static void check_resident(struct ps_import *import, uint32_t i, uint32_t source
     row = malloc(stride);
     want = source_values(name, rows, cols, is_plain(import, t->role) ? PS_TYPE_F32 : source_type);
     for (uint64_t r = 0; r < rows; r++) {
-        ps_row_encode(t->type, want + r * cols, row, cols);
+        encode_row(source_type, t->type, want + r * cols, row, cols);
         if (t->role == PS_ROLE_DELTA_A) { /* through a logarithm that F32 cannot hold exactly */
             for (uint64_t k = 0; k < cols; k++) {
                 float value;
@@ -149,7 +161,8 @@ static void check_slice(const struct ps_import *import, const uint8_t *slice,
         snprintf(name, sizeof(name), "blk.%u.%s.%u", layer, part ? "up" : "gate", expert);
         want = source_values(name, width, hidden, source_type);
         for (uint32_t r = 0; r < n; r++) {
-            ps_row_encode(type, want + (uint64_t)(cut->unit_begin + r) * hidden, row, hidden);
+            encode_row(source_type, type, want + (uint64_t)(cut->unit_begin + r) * hidden, row,
+                       hidden);
             assert_memory_equal(at + r * stride, row, stride);
         }
         at += n * stride;
@@ -160,7 +173,7 @@ static void check_slice(const struct ps_import *import, const uint8_t *slice,
     snprintf(name, sizeof(name), "blk.%u.down.%u", layer, expert);
     float *want = source_values(name, hidden, width, source_type);
     for (uint32_t r = 0; r < hidden; r++) {
-        ps_row_encode(l->shape.down_type, want + (uint64_t)r * width, row, width);
+        encode_row(source_type, l->shape.down_type, want + (uint64_t)r * width, row, width);
         assert_memory_equal(slice + parts.down_offset + r * parts.down_stride,
                             row + cut->unit_begin / down->block_len * down->block_bytes,
                             parts.down_stride);

@@ -435,7 +435,7 @@ static void test_quant_words(void **state)
                                       "q4_0",
                                       "experts=",
                                       "experts=q9",
-                                      "experts=q4_K",
+                                      "experts=q5_K",
                                       "experts=q4_0,",
                                       ",rest=q8_0",
                                       "rest=f32,rest=f16",

@@ -7,7 +7,16 @@
 #include "core/util.h"
 #include "tools/profile.h"
 
-enum { KEY_QUANT = 1, KEY_SLICE_BYTES, KEY_RESUME, KEY_DESTROY, KEY_JSON, KEY_COPIES, KEY_PROFILE };
+enum {
+    KEY_QUANT = 1,
+    KEY_SLICE_BYTES,
+    KEY_RESUME,
+    KEY_DESTROY,
+    KEY_JSON,
+    KEY_COPIES,
+    KEY_PROFILE,
+    KEY_IMPORTANCE
+};
 
 struct layout_args {
     struct ps_model_layout_options options;
@@ -37,6 +46,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_QUANT:
         args->options.quant = arg;
+        break;
+    case KEY_IMPORTANCE:
+        args->options.importance = arg;
         break;
     case KEY_SLICE_BYTES:
         args->options.slice_bytes = tool_size(state, "--slice-bytes", arg);
@@ -82,10 +94,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {"quant", KEY_QUANT, "SPEC", 0,
-     "keep (default for GGUF and FP8: blocks move unchanged), or GROUP=TYPE[,GROUP=TYPE]: groups "
-     "experts and rest; types f32, f16, bf16, q8_0, q4_0, keep (default for other safetensors: "
-     "experts=q4_0,rest=bf16). Routers and norms are never quantised",
+     "keep (default for GGUF and FP8: blocks move unchanged), or GROUP=TYPE[,GROUP=TYPE...]: "
+     "groups "
+     "experts, attention, embeddings, head, shared (shared experts and dense layers) and rest (all "
+     "of these but experts that are not named); types f32, f16, bf16, q8_0, q4_0, q4_k, q6_k, "
+     "mxfp4, keep (default for other safetensors: experts=q4_0,rest=bf16). Routers and norms are "
+     "never quantised",
      0},
+    {"importance", KEY_IMPORTANCE, "FILE", 0,
+     "weigh errors by llama.cpp's importance matrix (GGUF) when quantising", 0},
     {"slice-bytes", KEY_SLICE_BYTES, "SIZE", 0, "size aimed at for an expert's slices (2M)", 0},
     {"copies", KEY_COPIES, "N", 0,
      "copies of everything, each on other members: 1 or 2 (default 1). With 2, a member may fail",
@@ -122,6 +139,8 @@ static void report_print(const struct layout_args *args,
     printf("tensors: %s used, %s skipped", tool_count_text(report->tensors_used, used),
            tool_count_text(report->tensors_skipped, skipped));
     printf(report->skipped_groups[0] != '\0' ? ": %s\n" : "\n", report->skipped_groups);
+    if (report->notes[0] != '\0')
+        printf("types: %s\n", report->notes);
     if (!report->has_tokenizer)
         puts("the source has no tokenizer: commands that take token ids work, those that take text "
              "do not");
@@ -134,12 +153,12 @@ static json_t *report_json(const struct layout_args *args,
 
     for (int i = 0; i < args->options.member_count; i++)
         json_array_append_new(members, tool_json_text(args->members[i]));
-    return json_pack("{s:o, s:o, s:I, s:f, s:I, s:I, s:s, s:b}", "source",
+    return json_pack("{s:o, s:o, s:I, s:f, s:I, s:I, s:s, s:s, s:b}", "source",
                      tool_json_text(args->options.source), "members", members, "bytes",
                      (json_int_t)report->bytes, "seconds", (double)ns / 1e9, "tensors_used",
                      (json_int_t)report->tensors_used, "tensors_skipped",
                      (json_int_t)report->tensors_skipped, "skipped_groups", report->skipped_groups,
-                     "has_tokenizer", (int)report->has_tokenizer);
+                     "notes", report->notes, "has_tokenizer", (int)report->has_tokenizer);
 }
 
 int cmd_layout(int argc, char **argv)
