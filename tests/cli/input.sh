@@ -29,6 +29,7 @@ for bytes in 3 24 1000 100000 10000000; do
 done
 fails 1 'quant|q9_9' "$penstock" layout "$demo_gguf" v --quant experts=q9_9
 fails 1 'quant|frob' "$penstock" layout "$demo_gguf" v --quant frob=q4_0
+fails 1 'no importance' "$penstock" layout "$demo_gguf" v --quant rest=q4_k --importance "$demo_gguf"
 sed 's/qwen35moe/qwen99moe/g' "$demo_gguf" >other.gguf
 fails 1 'qwen99moe.*qwen35moe|qwen99moe.*qwen3_5_moe' "$penstock" layout other.gguf v
 fails 1 '/dev' "$penstock" layout "$demo_gguf" /dev/penstock-no-such-device

@@ -22,6 +22,16 @@ json ".perplexity > $f32 * 0.99 and .perplexity < $f32 * 1.01 and .perplexity !=
 if [ -d "$PENSTOCK_DEMO_HF" ]; then
     quiet "$penstock" layout "$PENSTOCK_DEMO_HF" bf16 --quant keep
     near bf16
+    # Every encoder once; rows of 64 hold no blocks of 256.
+    full=$("$penstock" perplexity bf16 --file short.txt --json | jq .perplexity)
+    quiet "$penstock" layout "$PENSTOCK_DEMO_HF" k --json \
+        --quant experts=q4_k,attention=q6_k,embeddings=q8_0,head=q4_0,shared=mxfp4,rest=q8_0
+    "$penstock" layout "$PENSTOCK_DEMO_HF" x --quant experts=mxfp4,rest=q4_k | grep -q 'types: .*Q8_0 instead of Q4_K' ||
+        die "layout does not say where a type did not fit"
+    for volume in k x; do
+        json ".perplexity > $full * 0.98 and .perplexity < $full * 1.03" \
+            "$penstock" perplexity "$volume" --file short.txt --json
+    done
 else
     echo "SKIP: the BF16 checkpoint of the demo model is not there"
 fi
