@@ -335,11 +335,10 @@ static void matmul(const struct ps_matmul *m)
         [PS_TYPE_IQ4_NL] = matmul_iq4_nl,   [PS_TYPE_IQ4_XS] = matmul_iq4_xs,
         [PS_TYPE_MXFP4] = matmul_mxfp4,     [PS_TYPE_F8_E4M3] = matmul_f8_e4m3,
     };
-    void (*of_type)(const struct ps_matmul *) = by_type[m->type];
 
-    if (of_type != NULL)
-        of_type(m);
-    else /* a type that has scalar kernels only */
+    if (m->type < PS_TYPE_COUNT && by_type[m->type] != NULL)
+        by_type[m->type](m);
+    else /* a type that has scalar kernels only, Penstock's own among them */
         ps_kernels_get(PS_CPU_SCALAR)->matmul(m);
 }
 
