@@ -21,6 +21,7 @@
 #define FEW_ROWS 4
 #define FEW_COLUMNS 4
 #define FEW_COLUMNS_MAX 8
+#define FEW_COLUMNS_MAX_OF_BLOCKS 3
 #define DELTA_VECTORS 4
 
 typedef __m512 v16;

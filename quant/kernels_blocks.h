@@ -14,8 +14,9 @@
 
 /* Where sixteen values go. */
 struct sink {
-    const float *x; /* to be multiplied with these */
-    v16 acc;
+    const float *x; /* to be multiplied with these, of up to FEW_COLUMNS columns */
+    size_t ldx;
+    v16 acc[FEW_COLUMNS];
     float *w; /* or stored here */
 };
 
@@ -34,7 +35,28 @@ typedef void block_fn(const uint8_t *src, const struct prepared *p, put_fn *put,
 
 static ALWAYS_INLINE void put_product(struct sink *s, size_t at, v16 w)
 {
-    s->acc = v_fma(w, v_load(s->x + at), s->acc);
+    s->acc[0] = v_fma(w, v_load(s->x + at), s->acc[0]);
+}
+
+static ALWAYS_INLINE void put_products(struct sink *s, size_t at, v16 w, const int n)
+{
+    UNROLL for (int j = 0; j < n; j++) s->acc[j] =
+        v_fma(w, v_load(s->x + (size_t)j * s->ldx + at), s->acc[j]);
+}
+
+static ALWAYS_INLINE void put_two(struct sink *s, size_t at, v16 w)
+{
+    put_products(s, at, w, 2);
+}
+
+static ALWAYS_INLINE void put_three(struct sink *s, size_t at, v16 w)
+{
+    put_products(s, at, w, 3);
+}
+
+static ALWAYS_INLINE void put_few(struct sink *s, size_t at, v16 w)
+{
+    put_products(s, at, w, FEW_COLUMNS);
 }
 
 static ALWAYS_INLINE void put_value(struct sink *s, size_t at, v16 w)

@@ -4,6 +4,7 @@
  * share a decoding, and where there are more, the weights of the second pass come from L1. From
  * FEW_COLUMNS_MAX columns on the panels of kernels_gemm.h are faster. Measured on one core of Zen 5
  * in GFLOP/s, 4096 columns of Q4_0: 2 columns 118 (panels 60), 4: 154 (105), 8: 153 (125).
+ * The formats of kernels_blocks.h, whose rows are not side by side: Q4_K, 2048 columns, 2: 88 (64).
  */
 
 /* FEW_ROWS rows. */
@@ -49,6 +50,42 @@ static ALWAYS_INLINE void few_columns(struct few *s, size_t k, size_t count, siz
     }
 }
 
+/* The same of the formats in kernels_blocks.h: PS_SUPER_LEN columns or fewer of row after row. */
+static ALWAYS_INLINE void few_super(struct few *s, size_t k, size_t count, const struct format f,
+                                    const int n)
+{
+    put_fn *const put = n == 2 ? put_two : n == 3 ? put_three : put_few;
+    const size_t step = PS_SUPER_LEN / f.block_len * f.block_bytes,
+                 offset = k / PS_SUPER_LEN * step;
+    struct prepared p[FEW_ROWS];
+
+    for (int i = 0; i < FEW_ROWS; i++) {
+        const uint8_t *src = s->row[i] + offset;
+        for (size_t line = 0; line < step; line += 64)
+            _mm_prefetch((const char *)(src + 2 * step + line), _MM_HINT_T0);
+        if (f.prepare != NULL)
+            f.prepare(src, &p[i]);
+    }
+    for (int i = 0; i < FEW_ROWS; i++) {
+        const uint8_t *src = s->row[i] + offset;
+        struct sink sink = {.x = s->x + k, .ldx = s->ldx};
+        UNROLL for (int j = 0; j < n; j++) sink.acc[j] = s->acc[j][i];
+        for (size_t b = 0; b < count; b++, src += f.block_bytes, sink.x += f.block_len)
+            f.block(src, &p[i], put, &sink);
+        UNROLL for (int j = 0; j < n; j++) s->acc[j][i] = sink.acc[j];
+    }
+}
+
+static ALWAYS_INLINE void few_blocks(struct few *s, size_t cols, const struct format f, const int n)
+{
+    size_t k = 0;
+
+    for (; k + PS_SUPER_LEN <= cols; k += PS_SUPER_LEN)
+        few_super(s, k, PS_SUPER_LEN / f.block_len, f, n);
+    if (f.block_len < PS_SUPER_LEN && k < cols)
+        few_super(s, k, (cols - k) / f.block_len, f, n);
+}
+
 static ALWAYS_INLINE void few_end(const struct ps_matmul *m, const struct few *s, size_t r,
                                   size_t c, const int n)
 {
@@ -87,6 +124,11 @@ static ALWAYS_INLINE void few_rows(const struct ps_matmul *m, size_t r, size_t c
                 ? v_load(m->lanes_in + ((c + (size_t)j) * m->rows + actual) * PS_LANES)
                 : v_zero();
     }
+    if (f.block != NULL) {
+        few_blocks(&s, m->cols, f, n);
+        few_end(m, &s, r, c, n);
+        return;
+    }
     for (; k + SCALE_COLS < m->cols; k += SCALE_COLS)
         few_columns(&s, k, SCALE_COUNT, SCALE_COUNT * f.src_bytes, f, n);
     few_columns(&s, k, (m->cols - k) / DECODE_LEN,
@@ -94,7 +136,14 @@ static ALWAYS_INLINE void few_rows(const struct ps_matmul *m, size_t r, size_t c
     few_end(m, &s, r, c, n);
 }
 
-/* Needs columns in whole blocks of DECODE_LEN. */
+/* Is this the way for n columns? */
+static ALWAYS_INLINE bool is_few(const struct ps_matmul *m, const struct format f)
+{
+    if (f.block != NULL)
+        return m->n <= FEW_COLUMNS_MAX_OF_BLOCKS;
+    return m->n <= FEW_COLUMNS_MAX && m->cols % DECODE_LEN == 0;
+}
+
 static ALWAYS_INLINE void few(const struct ps_matmul *m, const struct format f)
 {
     /* Passes of equal width: five columns are 3 and 2, not 4 and 1. */
@@ -109,7 +158,7 @@ static ALWAYS_INLINE void few(const struct ps_matmul *m, const struct format f)
                 few_rows(m, r, c, f, 2);
             else if (n == 3)
                 few_rows(m, r, c, f, 3);
-            else
+            else if (f.block == NULL || FEW_COLUMNS_MAX_OF_BLOCKS >= FEW_COLUMNS)
                 few_rows(m, r, c, f, FEW_COLUMNS);
         }
     }

@@ -208,10 +208,10 @@ static ALWAYS_INLINE void gemv_super(const uint8_t *const *row, size_t offset, s
     }
     for (size_t i = 0; i < GEMV_ROWS; i++) {
         const uint8_t *src = row[i] + offset;
-        struct sink s = {.x = x, .acc = acc[i]};
+        struct sink s = {.x = x, .acc = {acc[i]}};
         for (size_t b = 0; b < blocks; b++, src += f.block_bytes, s.x += f.block_len)
             f.block(src, &p[i], put_product, &s);
-        acc[i] = s.acc;
+        acc[i] = s.acc[0];
     }
 }
 
@@ -281,7 +281,7 @@ static ALWAYS_INLINE void gemv(const struct ps_matmul *m, const struct format f)
         const struct format f = {__VA_ARGS__};                                                     \
         if (m->n == 1)                                                                             \
             gemv(m, f);                                                                            \
-        else if (f.decode != NULL && m->n <= FEW_COLUMNS_MAX && m->cols % DECODE_LEN == 0)         \
+        else if (is_few(m, f))                                                                     \
             few(m, f);                                                                             \
         else                                                                                       \
             gemm(m, f);                                                                            \
