@@ -192,6 +192,41 @@ static void softmax(float *x, size_t n)
         x[i] = x[i] / sum;
 }
 
+static float softmax_part(float *x, size_t n, float factor, float *max, float *sum)
+{
+    float top = *max, lanes[PS_LANES] = {0};
+
+    for (size_t i = 0; i < n; i++) {
+        x[i] = factor * x[i];
+        top = x[i] > top ? x[i] : top;
+    }
+    top = top + 0.0f; /* of +0 and -0 either may have been found first */
+    for (size_t i = 0; i < n; i++) {
+        x[i] = ps_expf(x[i] - top);
+        lanes[i % PS_LANES] = lanes[i % PS_LANES] + x[i];
+    }
+    float before = ps_expf(*max - top);
+    *sum = fmaf(*sum, before, add_lanes(lanes));
+    *max = top;
+    return before;
+}
+
+static void weighted_sum(const struct ps_weighted_sum *s)
+{
+    const struct ps_type_info *info = ps_type_info(s->type);
+    float v[DECODE_COLS];
+
+    for (size_t p = 0; p < s->positions; p++) {
+        const uint8_t *row = (const uint8_t *)s->v + p * s->v_stride_bytes;
+        for (size_t i = 0; i < s->dim; i += DECODE_COLS) {
+            size_t count = s->dim - i < DECODE_COLS ? s->dim - i : DECODE_COLS;
+            ps_row_decode(s->type, row + i / info->block_len * info->block_bytes, v, count);
+            for (size_t c = 0; c < s->n; c++)
+                axpy(s->y + c * s->ldy + i, s->weight[c * s->ldw + p], v, count);
+        }
+    }
+}
+
 static void delta_step(float *state, const float *q, const float *k, const float *v, float *o,
                        float *tmp, size_t dk, size_t dv, float decay, float beta)
 {
@@ -258,6 +293,8 @@ static void fill_tables(void)
         .silu = silu,
         .sigmoid_mul = sigmoid_mul,
         .softmax = softmax,
+        .softmax_part = softmax_part,
+        .weighted_sum = weighted_sum,
         .delta_step = delta_step,
         .conv_step = conv_step,
         .rope = rope,

@@ -47,6 +47,24 @@ struct ps_matmul {
     float *lanes_out;      /* or NULL */
 };
 
+/*
+ * y[c * ldy + i] continues as a chain of fma(weight[c * ldw + p], v[p][i], y[c * ldy + i]) over the
+ * positions p in ascending order, for c in [0, n), i in [0, dim). v: rows of `dim` values of `type`
+ * (F32, F16 or Q8_0), v_stride_bytes apart, never read past the last one's last byte. So a sum may
+ * be cut into calls anywhere, and no column depends on the others.
+ */
+struct ps_weighted_sum {
+    uint32_t type;
+    const void *v;
+    size_t v_stride_bytes;
+    size_t positions, dim; /* dim a multiple of the type's block length */
+    const float *weight;
+    size_t ldw;
+    float *y;
+    size_t ldy;
+    size_t n;
+};
+
 struct ps_kernels {
     void (*matmul)(const struct ps_matmul *m);
 
@@ -85,6 +103,17 @@ struct ps_kernels {
      * n >= 1; a row whose maximum is not finite gives NaN throughout.
      */
     void (*softmax)(float *x, size_t n);
+
+    /*
+     * A softmax of scale * x that is taken part by part: *max and *sum begin as -inf and 0. With
+     * top = the maximum of *max and all scale * x[i]: x[i] = exp(scale * x[i] - top), the parts'
+     * sum in 16 lanes and a tree as above, *sum = fma(*sum, f, that), *max = top. Returns f =
+     * exp(old *max - top), by which whatever was weighted with earlier parts is to be multiplied.
+     * n >= 1.
+     */
+    float (*softmax_part)(float *x, size_t n, float scale, float *max, float *sum);
+
+    void (*weighted_sum)(const struct ps_weighted_sum *s);
 
     /*
      * One step of the gated delta rule for one value head (spec A.5): state [dk, dv] row-major

@@ -22,6 +22,7 @@
 #define FEW_COLUMNS 4
 #define FEW_COLUMNS_MAX 4
 #define FEW_COLUMNS_MAX_OF_BLOCKS 4
+#define SUM_COLUMNS 2
 #define DELTA_VECTORS 2
 
 typedef struct {

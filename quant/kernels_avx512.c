@@ -22,6 +22,7 @@
 #define FEW_COLUMNS 4
 #define FEW_COLUMNS_MAX 8
 #define FEW_COLUMNS_MAX_OF_BLOCKS 3
+#define SUM_COLUMNS 8
 #define DELTA_VECTORS 4
 
 typedef __m512 v16;

@@ -503,6 +503,8 @@ static void softmax(float *x, size_t n)
 #undef STEP
 }
 
+#include "quant/kernels_attention.h"
+
 /* ---- Gated delta rule ---- */
 
 struct delta {
@@ -642,6 +644,8 @@ static void init_table(struct ps_kernels *table)
     table->silu = silu;
     table->sigmoid_mul = sigmoid_mul;
     table->softmax = softmax;
+    table->softmax_part = softmax_part;
+    table->weighted_sum = weighted_sum;
     table->delta_step = delta_step;
     table->conv_step = conv_step;
     table->rope = rope;

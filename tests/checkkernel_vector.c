@@ -157,6 +157,70 @@ static void same_softmax(const struct ps_kernels *s, const struct ps_kernels *v,
     check_done();
 }
 
+/* *max and *sum of earlier parts, or as they begin. */
+static void same_softmax_part(const struct ps_kernels *s, const struct ps_kernels *v,
+                              enum check_kind kind)
+{
+    size_t n = random_length(1);
+    float *x = filled(0, n, kind), factor = random_scalar(CHECK_NORMAL);
+    bool first = check_random() % 2;
+    float before = random_scalar(kind), sum = fabsf(random_scalar(CHECK_NORMAL));
+    float es[2] = {first ? -INFINITY : before, first ? 0 : sum}, gs[2] = {es[0], es[1]};
+    widen(x, n);
+    if (check_random() % 4 == 0)
+        x[check_between(0, n - 1)] = -INFINITY;
+
+    check_case("softmax_part, %s, n %zu", check_kind_name(kind), n);
+    float *e = copy_of(2, x, n), *g = copy_of(3, x, n);
+    float ef = s->softmax_part(e, n, factor, &es[0], &es[1]);
+    float gf = v->softmax_part(g, n, factor, &gs[0], &gs[1]);
+    check_same("x", e, g, n);
+    check_same("max and sum", es, gs, 2);
+    check_same("factor", &ef, &gf, 1);
+    check_done();
+}
+
+/* Values of a cache: floats of a kind in the type, each row at its stride. */
+static void same_weighted_sum(const struct ps_kernels *s, const struct ps_kernels *v,
+                              enum check_kind kind)
+{
+    static const uint32_t types[] = {PS_TYPE_F32, PS_TYPE_F16, PS_TYPE_Q8_0};
+    static const size_t dims[] = {1, 15, 16, 31, 32, 33, 64, 80, 128, 256};
+    static const size_t counts[] = {1, 2, 3, 4, 7, 8, 9, 10, 11, 16};
+    uint32_t type = CHECK_PICK(types);
+    size_t dim = CHECK_PICK(dims), n = CHECK_PICK(counts), positions = check_between(0, 40);
+    dim = type == PS_TYPE_Q8_0 ? (dim + 31) / 32 * 32 : dim;
+    size_t row_bytes = (size_t)ps_row_bytes(type, dim), gap = check_between(0, 40);
+    size_t ldw = positions + check_between(0, 3), ldy = dim + check_between(0, 3);
+    size_t stride = row_bytes + gap, y_len = (n - 1) * ldy + dim;
+    uint8_t *values = check_bytes(0, positions ? (positions - 1) * stride + row_bytes : 0);
+    float *weight = filled(1, positions ? (n - 1) * ldw + positions : 0, kind);
+    float *y = filled(2, y_len, kind), row[256];
+
+    for (size_t p = 0; p < positions; p++) {
+        check_fill(row, dim, kind);
+        ps_row_encode(type, row, values + p * stride, dim);
+    }
+    check_case("weighted_sum %s, %s, dim %zu, positions %zu, n %zu", ps_type_info(type)->name,
+               check_kind_name(kind), dim, positions, n);
+    struct ps_weighted_sum w = {.type = type,
+                                .v = values,
+                                .v_stride_bytes = stride,
+                                .positions = positions,
+                                .dim = dim,
+                                .weight = weight,
+                                .ldw = ldw,
+                                .y = copy_of(3, y, y_len),
+                                .ldy = ldy,
+                                .n = n};
+    float *expected = w.y;
+    s->weighted_sum(&w);
+    w.y = copy_of(4, y, y_len);
+    v->weighted_sum(&w);
+    check_same("y", expected, w.y, y_len);
+    check_done();
+}
+
 static void same_delta(const struct ps_kernels *s, const struct ps_kernels *v, enum check_kind kind)
 {
     static const size_t heights[] = {1, 2, 16, 64, 128};
@@ -214,6 +278,8 @@ void check_vectors(const struct ps_kernels *scalar, const struct ps_kernels *lev
             same_norms(scalar, level, (enum check_kind)kind);
             same_gates(scalar, level, (enum check_kind)kind);
             same_softmax(scalar, level, (enum check_kind)kind);
+            same_softmax_part(scalar, level, (enum check_kind)kind);
+            same_weighted_sum(scalar, level, (enum check_kind)kind);
             same_conv(scalar, level, (enum check_kind)kind);
             same_rope(scalar, level, (enum check_kind)kind);
         }
@@ -325,6 +391,48 @@ static void oracle_softmax(const struct ps_kernels *s, enum check_kind kind)
          */
         double relative = ((double)(n / PS_LANES) + 16 + fabs((double)x[i] - max)) * EPS;
         check_near("x", i, exact, relative * exact + 2 * TINY, y[i]);
+    }
+    check_done();
+}
+
+/* Two parts and their values, as attention goes through the positions. */
+static void oracle_attention(const struct ps_kernels *s, enum check_kind kind)
+{
+    enum { DIM = 40 };
+    size_t n[2] = {check_between(1, 50), check_between(1, 50)}, all = n[0] + n[1];
+    float *x = filled(0, all, kind), *values = filled(1, all * DIM, kind);
+    float y[DIM] = {0}, max = -INFINITY, sum = 0;
+    double top = -INFINITY, total = 0;
+
+    check_case("attention against doubles, %s, n %zu and %zu", check_kind_name(kind), n[0], n[1]);
+    for (size_t i = 0; i < all; i++)
+        top = fmax(top, 0.25 * (double)x[i]);
+    for (size_t i = 0; i < all; i++)
+        total += exp(0.25 * (double)x[i] - top);
+    float *weight = copy_of(2, x, all);
+    for (size_t part = 0, at = 0; part < 2; at += n[part++]) {
+        float factor = s->softmax_part(weight + at, n[part], 0.25f, &max, &sum);
+        s->scale(y, factor, y, DIM);
+        struct ps_weighted_sum w = {PS_TYPE_F32,
+                                    values + at * DIM,
+                                    DIM * sizeof(float),
+                                    n[part],
+                                    DIM,
+                                    weight + at,
+                                    all,
+                                    y,
+                                    DIM,
+                                    1};
+        s->weighted_sum(&w);
+    }
+    for (size_t i = 0; i < DIM; i++) {
+        double exact = 0, size = 0;
+        for (size_t p = 0; p < all; p++) {
+            double term = exp(0.25 * (double)x[p] - top) / total * (double)values[p * DIM + i];
+            exact += term;
+            size += fabs(term);
+        }
+        check_near("y", i, exact, 300 * (EPS * size + TINY), y[i] / sum);
     }
     check_done();
 }
@@ -458,6 +566,7 @@ void check_vectors_oracle(const struct ps_kernels *scalar)
             oracle_norms(scalar, (enum check_kind)kind);
             oracle_gates(scalar, (enum check_kind)kind);
             oracle_softmax(scalar, (enum check_kind)kind);
+            oracle_attention(scalar, (enum check_kind)kind);
             oracle_delta(scalar, (enum check_kind)kind);
             oracle_conv(scalar, (enum check_kind)kind);
             oracle_updates(scalar, (enum check_kind)kind);
