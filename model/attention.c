@@ -1,29 +1,48 @@
 /*
  * Softmax attention with grouped KV heads, optional per-head norms and output gate (spec A.4,
- * A.10). Every (token, head) is computed by itself over the positions in ascending order, so
- * neither the cut of a prompt nor the number of threads can change its value.
+ * A.10). The positions are taken in parts of PS_ATTENTION_PART that begin at multiples of it, with
+ * the largest score so far (arXiv:2205.14135 section 3.1): the parts of a token depend on its
+ * position alone, and its heads not on each other, so neither the cut of a prompt nor the number of
+ * threads can change its value. K and V are stored as options.kv says (docs/decisions/0010) and
+ * read as they are stored.
  */
 #include <math.h>
+#include <string.h>
 
+#include "core/util.h"
 #include "model/engine.h"
+#include "quant/type.h"
 
-static float *state_k(struct ps_engine *engine, uint32_t attention_idx)
+static uint8_t *state_k(struct ps_engine *engine, uint32_t attention_idx)
 {
     uint8_t *base = engine->state_region.base;
 
-    return (float *)(void *)(base + attention_idx * engine->state.kv_layer_bytes);
+    return base + attention_idx * engine->state.kv_layer_bytes;
 }
 
-static float *state_v(struct ps_engine *engine, uint32_t attention_idx)
+static uint8_t *state_v(struct ps_engine *engine, uint32_t attention_idx)
 {
-    return state_k(engine, attention_idx) + engine->state.kv_row * engine->options.ctx;
+    return state_k(engine, attention_idx) + engine->state.kv_layer_bytes / 2;
 }
 
 struct attention_run {
     uint32_t layer, position, n;
-    uint32_t q_stride; /* floats between the queries of two heads in work.wide */
-    float *k, *v;      /* [ctx, kv_row] */
+    uint32_t q_stride;    /* floats between the queries of two heads in work.wide */
+    uint8_t *k, *v;       /* [ctx] rows of state.kv_row_bytes */
+    uint32_t heads_each;  /* heads of one task: they share a KV head */
+    uint32_t group_tasks; /* tasks of one KV head */
 };
+
+/* The new keys and values of a token, [kv_row] each, before they are stored. */
+static float *new_k(const struct ps_engine *engine, uint64_t token)
+{
+    return engine->work.z + token * engine->work.z_cols;
+}
+
+static float *new_v(const struct ps_engine *engine, uint64_t token)
+{
+    return new_k(engine, token) + engine->state.kv_row;
+}
 
 static void clip(float *v, size_t n, float limit)
 {
@@ -53,13 +72,13 @@ static void prepare_heads(struct ps_engine *engine, float *heads, uint32_t count
     }
 }
 
-/* One task per token: its query heads, and its key and value heads where they lie in the cache. */
+/* One task per token: its query heads, and its new keys and values. */
 static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
 {
     const struct attention_run *run = ctx;
     const struct ps_config *c = engine->config;
     float *q = engine->work.wide + token * engine->work.wide_cols;
-    float *k = run->k + (run->position + token) * engine->state.kv_row;
+    float *k = new_k(engine, token);
 
     (void)thread_idx;
     prepare_heads(engine, q, c->head_count, run->q_stride,
@@ -67,33 +86,117 @@ static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, ui
     prepare_heads(engine, k, c->kv_head_count, c->head_dim,
                   ps_layer_weight(engine, run->layer, PS_ROLE_ATTN_K_NORM), (uint32_t)token);
     if (c->qkv_clip > 0)
-        clip(run->v + (run->position + token) * engine->state.kv_row, engine->state.kv_row,
-             c->qkv_clip);
+        clip(new_v(engine, token), engine->state.kv_row, c->qkv_clip);
 }
 
-static void head_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
+static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+{
+    const struct attention_run *run = ctx;
+    const struct ps_state_shape *s = &engine->state;
+    uint64_t at = (run->position + token) * s->kv_row_bytes;
+
+    (void)thread_idx;
+    ps_row_encode(s->kv_type, new_k(engine, token), run->k + at, s->kv_row);
+    ps_row_encode(s->kv_type, new_v(engine, token), run->v + at, s->kv_row);
+}
+
+/* Heads of one token that share a KV head. */
+struct attention_heads {
+    uint32_t count;
+    const float *q; /* [count, q_stride] */
+    size_t q_stride;
+    const uint8_t *k, *v; /* their part of position 0's row */
+    float *out;           /* [count, head_dim] */
+    float *score;         /* [count, PS_ATTENTION_PART] */
+    float max[PS_ATTENTION_HEADS], sum[PS_ATTENTION_HEADS];
+};
+
+/* Positions [first, first + n), one part. */
+static void add_part(const struct ps_engine *engine, struct attention_heads *h, uint32_t first,
+                     uint32_t n)
+{
+    const struct ps_state_shape *s = &engine->state;
+    size_t dim = engine->config->head_dim;
+    struct ps_matmul scores = {
+        .type = s->kv_type,
+        .w = h->k + first * s->kv_row_bytes,
+        .w_stride_bytes = s->kv_row_bytes,
+        .rows = n,
+        .cols = dim,
+        .x = h->q,
+        .ldx = h->q_stride,
+        .y = h->score,
+        .ldy = PS_ATTENTION_PART,
+        .n = h->count,
+    };
+    struct ps_weighted_sum values = {
+        .type = s->kv_type,
+        .v = h->v + first * s->kv_row_bytes,
+        .v_stride_bytes = s->kv_row_bytes,
+        .positions = n,
+        .dim = dim,
+        .weight = h->score,
+        .ldw = PS_ATTENTION_PART,
+        .y = h->out,
+        .ldy = dim,
+        .n = h->count,
+    };
+
+    engine->k->matmul(&scores);
+    for (uint32_t i = 0; i < h->count; i++) {
+        float factor = engine->k->softmax_part(h->score + (size_t)i * PS_ATTENTION_PART, n,
+                                               1.0f / sqrtf((float)dim), &h->max[i], &h->sum[i]);
+        engine->k->scale(h->out + i * dim, factor, h->out + i * dim, dim);
+    }
+    engine->k->weighted_sum(&values);
+}
+
+static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
 {
     const struct attention_run *run = ctx;
     const struct ps_config *c = engine->config;
-    const struct ps_kernels *k = engine->k;
-    /* Heads of one token that share keys are neighbours, so their thread finds these in its cache.
-     */
-    uint64_t token = task / c->head_count, head = task % c->head_count;
-    size_t kv = head / (c->head_count / c->kv_head_count) * c->head_dim;
-    size_t positions = run->position + token + 1;
-    const float *q = engine->work.wide + token * engine->work.wide_cols + head * run->q_stride;
-    float *out = engine->work.mix + token * engine->work.mix_cols + head * c->head_dim;
-    float *score = ps_thread_scratch(engine, thread_idx);
+    size_t dim = c->head_dim;
+    uint32_t group = c->head_count / c->kv_head_count;
+    /* Tasks of one token that share keys are neighbours, so these are found in a cache. */
+    uint32_t part = (uint32_t)(task % run->group_tasks) * run->heads_each;
+    uint64_t kv = task / run->group_tasks % c->kv_head_count;
+    uint64_t token = task / run->group_tasks / c->kv_head_count;
+    uint64_t head = kv * group + part, kv_offset = ps_row_bytes(engine->state.kv_type, kv * dim);
+    uint32_t positions = run->position + (uint32_t)token + 1;
+    struct attention_heads h = {
+        .count = (uint32_t)ps_min_u64(run->heads_each, group - part),
+        .q = engine->work.wide + token * engine->work.wide_cols + head * run->q_stride,
+        .q_stride = run->q_stride,
+        .k = run->k + kv_offset,
+        .v = run->v + kv_offset,
+        .out = engine->work.mix + token * engine->work.mix_cols + head * dim,
+        .score = ps_thread_scratch(engine, thread_idx),
+    };
 
-    for (size_t p = 0; p < positions; p++)
-        score[p] = k->dot(q, run->k + p * engine->state.kv_row + kv, c->head_dim);
-    k->scale(score, 1.0f / sqrtf((float)c->head_dim), score, positions);
-    k->softmax(score, positions);
-    k->scale(out, score[0], run->v + kv, c->head_dim);
-    for (size_t p = 1; p < positions; p++)
-        k->axpy(out, score[p], run->v + p * engine->state.kv_row + kv, c->head_dim);
-    if (c->attn_gate)
-        k->sigmoid_mul(out, out, q + c->head_dim, c->head_dim);
+    memset(h.out, 0, h.count * dim * sizeof(float));
+    for (uint32_t i = 0; i < h.count; i++)
+        h.max[i] = -INFINITY;
+    for (uint32_t p = 0; p < positions; p += PS_ATTENTION_PART)
+        add_part(engine, &h, p, (uint32_t)ps_min_u64(PS_ATTENTION_PART, positions - p));
+    for (uint32_t i = 0; i < h.count; i++) {
+        float *out = h.out + i * dim;
+        engine->k->scale(out, 1 / h.sum[i], out, dim);
+        if (c->attn_gate)
+            engine->k->sigmoid_mul(out, out, h.q + i * run->q_stride + dim, dim);
+    }
+}
+
+/* Heads together read their keys once, but every thread should have a task. */
+static void deal_heads(const struct ps_engine *engine, struct attention_run *run)
+{
+    const struct ps_config *c = engine->config;
+    uint32_t group = c->head_count / c->kv_head_count;
+    uint64_t tasks = (uint64_t)run->n * c->kv_head_count,
+             wanted = 2ull * (uint64_t)engine->thread_count;
+    uint64_t parts = ps_max_u64(ps_div_up(group, PS_ATTENTION_HEADS), ps_div_up(wanted, tasks));
+
+    run->heads_each = (uint32_t)ps_div_up(group, ps_min_u64(parts, group));
+    run->group_tasks = (uint32_t)ps_div_up(group, run->heads_each);
 }
 
 void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t position, uint32_t n)
@@ -109,17 +212,19 @@ void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t positio
         .k = state_k(engine, idx),
         .v = state_v(engine, idx),
     };
-    size_t row = engine->state.kv_row, h = c->hidden;
+    size_t h = c->hidden;
     struct ps_linear in[3] = {
         {ps_layer_weight(engine, layer, PS_ROLE_ATTN_Q), w->xn, h, w->wide, w->wide_cols},
-        {ps_layer_weight(engine, layer, PS_ROLE_ATTN_K), w->xn, h, run.k + position * row, row},
-        {ps_layer_weight(engine, layer, PS_ROLE_ATTN_V), w->xn, h, run.v + position * row, row},
+        {ps_layer_weight(engine, layer, PS_ROLE_ATTN_K), w->xn, h, new_k(engine, 0), w->z_cols},
+        {ps_layer_weight(engine, layer, PS_ROLE_ATTN_V), w->xn, h, new_v(engine, 0), w->z_cols},
     };
     struct ps_linear out = {ps_layer_weight(engine, layer, PS_ROLE_ATTN_OUT), w->mix, w->mix_cols,
                             w->y, h};
 
     ps_linear_run(engine, in, 3, n);
     ps_tasks_run(engine, prepare_task, &run, n);
-    ps_tasks_run(engine, head_task, &run, (uint64_t)n * c->head_count);
+    ps_tasks_run(engine, store_task, &run, n);
+    deal_heads(engine, &run);
+    ps_tasks_run(engine, heads_task, &run, (uint64_t)n * c->kv_head_count * run.group_tasks);
     ps_linear_run(engine, &out, 1, n);
 }

@@ -13,14 +13,16 @@
 #define PS_CHUNK_TOKENS_MAX 512u
 #define PS_CHUNK_TOKENS_MIN 8u
 #define PS_CTX_DEFAULT 4096u
-#define PS_LOGITS_ROWS 4u   /* rows of the head's output computed together */
-#define PS_CONV_BLOCK 256u  /* channels whose convolution history is stored together */
-#define PS_EXPERT_PAIRS 64u /* (token, expert) pairs in work at once, when chunks are short */
-#define PS_DOWN_ROWS 32u    /* output rows of a down projection done as one task */
-#define PS_CUT_TOKENS 16u   /* tokens whose lanes are carried where slices end inside folds */
-#define PS_UP_ROWS 32u      /* neurons done as one task */
-#define PS_FOLD_ROWS 256u   /* output rows of one fold done as one task, on several nodes */
-#define PS_FOLD_PAIRS 64u   /* most pairs of a layer for which folds are kept apart */
+#define PS_LOGITS_ROWS 4u      /* rows of the head's output computed together */
+#define PS_ATTENTION_PART 256u /* positions whose scores are taken together: fixes the bits */
+#define PS_ATTENTION_HEADS 16u /* most heads of one task */
+#define PS_CONV_BLOCK 256u     /* channels whose convolution history is stored together */
+#define PS_EXPERT_PAIRS 64u    /* (token, expert) pairs in work at once, when chunks are short */
+#define PS_DOWN_ROWS 32u       /* output rows of a down projection done as one task */
+#define PS_CUT_TOKENS 16u      /* tokens whose lanes are carried where slices end inside folds */
+#define PS_UP_ROWS 32u         /* neurons done as one task */
+#define PS_FOLD_ROWS 256u      /* output rows of one fold done as one task, on several nodes */
+#define PS_FOLD_PAIRS 64u      /* most pairs of a layer for which folds are kept apart */
 #define PS_THREAD_COUNT_MAX 512
 #define PS_SPARE_COUNT_MAX 3 /* places for weights whose reads hung */
 
@@ -36,10 +38,12 @@ struct ps_layer {
     uint32_t mixer_idx;                      /* number among the layers with the same mixer */
 };
 
-/* Byte sizes and offsets of the one sequence's state. All F32. */
+/* Byte sizes and offsets of the one sequence's state. F32 but for keys and values. */
 struct ps_state_shape {
-    uint64_t kv_row;         /* floats of K (or V) per token and attention layer */
-    uint64_t kv_layer_bytes; /* K and V of one attention layer over ctx tokens */
+    uint32_t kv_type;        /* enum ps_type of K and V */
+    uint64_t kv_row;         /* values of K (or V) per token and attention layer */
+    uint64_t kv_row_bytes;   /* the same, stored */
+    uint64_t kv_layer_bytes; /* one attention layer over ctx tokens: K, and V in the second half */
     uint64_t delta_layer_bytes;
     uint64_t conv_layer_bytes;
     uint32_t attention_count, delta_count;
@@ -159,7 +163,8 @@ uint32_t ps_tensor_object(const struct ps_model *model, const struct ps_config_t
 /* All of them, as they follow each other in the resident region: planned and mapped by this. */
 uint64_t ps_resident_bytes(const struct ps_model *model);
 
-void ps_state_shape(const struct ps_config *config, uint32_t ctx, struct ps_state_shape *shape);
+void ps_state_shape(const struct ps_config *config, const struct ps_engine_options *options,
+                    struct ps_state_shape *shape);
 
 /* What the work buffers of these options (with defaults resolved) follow from. */
 void ps_work_size(const struct ps_model *model, const struct ps_engine_options *options,

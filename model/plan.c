@@ -26,7 +26,21 @@ static uint64_t table_bytes(const struct ps_config *c)
            c->rope_dims / 2 * sizeof(float) + ps_sampler_bytes(c->vocab_rows);
 }
 
-void ps_state_shape(const struct ps_config *c, uint32_t ctx, struct ps_state_shape *s)
+/* The type of a name that options.kv may have, or -1. */
+static int kv_type(const char *name)
+{
+    static const char *const names[] = {"f32", "f16", "q8_0"};
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return ps_type_from_name(name);
+    }
+    return -1;
+}
+
+/* options: with defaults resolved. */
+void ps_state_shape(const struct ps_config *c, const struct ps_engine_options *options,
+                    struct ps_state_shape *s)
 {
     memset(s, 0, sizeof(*s));
     for (uint32_t l = 0; l < c->layer_count; l++) {
@@ -38,7 +52,9 @@ void ps_state_shape(const struct ps_config *c, uint32_t ctx, struct ps_state_sha
     uint64_t channels =
         2ull * c->delta_k_heads * c->delta_k_dim + (uint64_t)c->delta_v_heads * c->delta_v_dim;
     s->kv_row = (uint64_t)c->kv_head_count * c->head_dim;
-    s->kv_layer_bytes = ps_align_up(2 * s->kv_row * ctx * sizeof(float), 64);
+    s->kv_type = (uint32_t)kv_type(options->kv);
+    s->kv_row_bytes = ps_row_bytes(s->kv_type, s->kv_row);
+    s->kv_layer_bytes = 2 * ps_align_up(s->kv_row_bytes * options->ctx, 64);
     s->delta_layer_bytes = ps_align_up(
         (uint64_t)c->delta_v_heads * c->delta_k_dim * c->delta_v_dim * sizeof(float), 64);
     s->conv_layer_bytes =
@@ -62,19 +78,20 @@ static void work_widths(const struct ps_config *c, struct ps_work *w)
     uint64_t ffn = ps_max_u64(c->shared_width, c->dense_width);
 
     w->wide_cols = max3(c->attn_gate ? 2 * q : q, channels, ffn);
-    w->z_cols = ps_max_u64(dv, ffn);
+    w->z_cols = max3(dv, ffn, 2ull * c->kv_head_count * c->head_dim); /* new keys and values */
     w->mix_cols = ps_max_u64(q, dv);
 }
 
-static uint64_t thread_floats(const struct ps_config *c, uint32_t ctx, uint32_t pairs)
+static uint64_t thread_floats(const struct ps_config *c, uint32_t pairs)
 {
+    uint64_t scores = (uint64_t)PS_ATTENTION_HEADS * PS_ATTENTION_PART;
     uint64_t delta = 2ull * c->delta_k_dim + 2ull * c->delta_v_dim;
     uint64_t up = (uint64_t)pairs * PS_UP_ROWS;
     uint64_t down =
         (uint64_t)pairs * PS_DOWN_ROWS +
         PS_CUT_TOKENS * (PS_DOWN_ROWS * PS_LANES + PS_FOLD_VECTOR_BYTES / sizeof(float));
 
-    return ps_align_up(max3(ps_max_u64(ctx, delta), ps_max_u64(up, down), PS_CONV_BLOCK), 16);
+    return ps_align_up(max3(ps_max_u64(scores, delta), ps_max_u64(up, down), PS_CONV_BLOCK), 16);
 }
 
 /* Every job in work has a row of its own at least, so there are no more of them than rows. */
@@ -117,7 +134,7 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     work_widths(c, w);
     w->chunk = size->chunk;
     w->pairs = (uint32_t)max3(chunk, size->experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
-    w->thread_floats = thread_floats(c, size->ctx, w->pairs);
+    w->thread_floats = thread_floats(c, w->pairs);
     w->x = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
     w->xn = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
     w->y = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
@@ -168,6 +185,24 @@ static bool activations_are_q8(const char *name)
     return strcmp(name, "q8") == 0;
 }
 
+static int resolve_kv(const struct ps_config *c, struct ps_engine_options *out,
+                      struct ps_error *err)
+{
+    if (!out->kv)
+        out->kv = "f16";
+    int type = kv_type(out->kv);
+    if (type < 0)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--kv",
+                            "\"%s\" is not a type of keys and values; there are f32, f16 and q8_0",
+                            out->kv);
+    if (c->head_dim % ps_type_info((uint32_t)type)->block_len != 0)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--kv",
+                            "%s needs heads of a multiple of %" PRIu32
+                            " values, and this model's have %" PRIu32 "; take f16",
+                            out->kv, ps_type_info((uint32_t)type)->block_len, c->head_dim);
+    return 0;
+}
+
 static int resolve(const struct ps_model *model, const struct ps_engine_options *in,
                    struct ps_engine_options *out, struct ps_error *err)
 {
@@ -207,7 +242,7 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
                             out->experts_used, model->config.experts_used);
     if (out->chunk_tokens > PS_CHUNK_TOKENS_MAX)
         out->chunk_tokens = PS_CHUNK_TOKENS_MAX;
-    return 0;
+    return resolve_kv(&model->config, out, err);
 }
 
 uint32_t ps_tensor_object(const struct ps_model *model, const struct ps_config_tensor *tensor,
@@ -338,7 +373,7 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     int rc = resolve(model, options, &o, err);
     if (rc < 0)
         return rc;
-    ps_state_shape(&model->config, o.ctx, &state);
+    ps_state_shape(&model->config, &o, &state);
     ps_work_size(model, &o, &size);
     struct ps_store_options so = {.engine = o.io,
                                   .lease_count = o.experts_used,

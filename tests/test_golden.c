@@ -178,7 +178,8 @@ static void check_prompt(struct ps_model *model, const struct golden_file *golde
     assert_true(golden_get(golden, "prefill.logits", &logits));
     assert_true(golden_get(golden, "prefill.router_idx", &route));
     struct routes routes = {route.data, route.dims[0], route.dims[1], route.dims[2], 0, false, 0};
-    struct fixture_run run = {.on_route = check_route, .on_route_ctx = &routes};
+    struct fixture_run run = {
+        .options = {.kv = "f32"}, .on_route = check_route, .on_route_ctx = &routes};
     int32_t *ids = to_ids(&tokens);
     float *got = fixture_logits(model, &run, ids, tokens.count, NULL);
     double worst =
@@ -200,7 +201,10 @@ static void check_decode(struct ps_model *model, const struct golden_file *golde
     size_t prompt = (size_t) * (const int64_t *)prompt_len.data;
     struct routes routes = {route.data, route.dims[1], route.dims[0], route.dims[2], prompt, true,
                             0};
-    struct fixture_run run = {.one_by_one = true, .on_route = check_route, .on_route_ctx = &routes};
+    struct fixture_run run = {.options = {.kv = "f32"},
+                              .one_by_one = true,
+                              .on_route = check_route,
+                              .on_route_ctx = &routes};
     int32_t *ids = to_ids(&tokens);
     float *got = fixture_logits(model, &run, ids, tokens.count, NULL);
     double worst = compare_rows("decode", tolerance, got + (prompt - 1) * logits.dims[1],
@@ -223,7 +227,8 @@ static void check_greedy(struct ps_model *model, const struct golden_file *golde
     assert_true(golden_get(golden, "greedy.tokens", &want));
     ps_model_info(model, &info);
     int32_t *ids = to_ids(&prompt);
-    assert_int_equal(ps_engine_open(&engine, model, NULL, &err), 0);
+    struct ps_engine_options options = {.kv = "f32"};
+    assert_int_equal(ps_engine_open(&engine, model, &options, &err), 0);
     assert_int_equal(ps_session_open(&session, engine, &err), 0);
     assert_int_equal(ps_session_eval(session, ids, prompt.count, NULL, NULL, &err), 0);
     for (size_t i = 0; i < want.count; i++) {

@@ -181,7 +181,7 @@ static void check_shape(void **state)
     const struct shape *s = *state;
     struct tiny_model m = tiny_default(s->qwen3_5);
     struct fixture_volume volume;
-    struct fixture_run run = {.options = {.experts_used = s->fewer}};
+    struct fixture_run run = {.options = {.experts_used = s->fewer, .kv = "f32"}};
     int32_t ids[TOKEN_COUNT];
     char dir[256];
 

@@ -10,7 +10,7 @@
 #include "core/budget.h"
 #include "nvme/penstock_io.h"
 
-enum { KEY_IO = 0x100, KEY_ACTIVATIONS, KEY_CHUNK, KEY_EXPERTS_USED, KEY_CTX, KEY_MEMORY };
+enum { KEY_IO = 0x100, KEY_ACTIVATIONS, KEY_KV, KEY_CHUNK, KEY_EXPERTS_USED, KEY_CTX, KEY_MEMORY };
 
 uint64_t tool_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
                      uint64_t max)
@@ -134,6 +134,9 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--activations: \"%s\" is neither f32 nor q8", arg);
         options->activations = arg;
         return 0;
+    case KEY_KV:
+        options->kv = arg;
+        return 0;
     case KEY_CHUNK:
         options->chunk_tokens = (uint32_t)tool_number(state, "--chunk", arg, 1, UINT32_MAX);
         return 0;
@@ -159,6 +162,8 @@ static const struct argp_option engine_options[] = {
      "numbers that weights are multiplied with: f32 (default), or q8: rounded to 8 bits, faster, "
      "and CHANGES THE OUTPUT a little",
      0},
+    {"kv", KEY_KV, "TYPE", 0,
+     "how keys and values are kept: f16 (default), f32, or q8_0; CHANGES THE OUTPUT a little", 0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
     {"experts-used", KEY_EXPERTS_USED, "K", 0,
      "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},
