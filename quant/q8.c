@@ -210,6 +210,8 @@ static void fill_tables(void)
         ps_q8_init_vnni(&versions[PS_CPU_VNNI]);
         ps_q8_init_gemm_vnni(&versions[PS_CPU_VNNI]);
     }
+    if (usable >= PS_CPU_AMX)
+        ps_q8_init_gemm_amx(&versions[PS_CPU_AMX]);
     for (int level = 0; level < PS_CPU_LEVEL_COUNT; level++) {
         if (level > usable) {
             tables[level] = tables[usable];

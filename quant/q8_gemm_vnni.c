@@ -1,7 +1,4 @@
-/*
- * AVX-512 VNNI: one instruction multiplies 64 pairs of bytes, unsigned weights and signed values,
- * and adds fours of them to sixteen sums.
- */
+/* AVX-512 VNNI: all of the product is in quant/q8_gemm.h and quant/q8_gemm_vnni.h. */
 #include "quant/q8_internal.h"
 
 #if defined(__x86_64__)
@@ -17,54 +14,13 @@
 #include "quant/q8_gemm_block.h"
 #include "quant/q8_gemm_unpack.h"
 
-#define TILE_COLUMNS 4 /* times two panels: eight sums, two words, one of a vector */
-
-static ALWAYS_INLINE void tile(struct group *g, size_t b, size_t lane, const int8_t *x,
-                               size_t stride, size_t c, const int n, const int panels,
-                               const struct format f)
-{
-    mint sum[TILE_COLUMNS][PANELS][2];
-
-    UNROLL for (int j = 0; j < n; j++)
-    {
-        UNROLL for (int p = 0; p < panels; p++)
-        {
-            sum[j][p][0] = block_start(&g->vector[c + (size_t)j], b, 0, f);
-            if (f.halves)
-                sum[j][p][1] = block_start(&g->vector[c + (size_t)j], b, 1, f);
-        }
-    }
-    UNROLL for (int i = 0; i < BLOCK_WORDS; i++)
-    {
-        const int half = f.halves && i >= BLOCK_WORDS / 2;
-        mint w[PANELS];
-        UNROLL for (int p = 0; p < panels; p++) w[p] = m_load(g->panel[p].q[b][i]);
-        UNROLL for (int j = 0; j < n; j++)
-        {
-            mint four = x_word(x + (c + (size_t)j) * stride, i);
-            UNROLL for (int p = 0; p < panels; p++) sum[j][p][half] =
-                _mm512_dpbusd_epi32(sum[j][p][half], w[p], four);
-        }
-    }
-    UNROLL for (int p = 0; p < panels; p++)
-    {
-        struct scales k;
-        scales_load(&k, &g->panel[p], b, 0, f);
-        UNROLL for (int j = 0; j < n; j++) block_add(g->lanes[lane][c + (size_t)j][p], &k,
-                                                     &g->vector[c + (size_t)j], b, sum[j][p], f);
-    }
-}
+#include "quant/q8_gemm_vnni.h"
 
 static ALWAYS_INLINE void multiply_block(struct group *g, size_t b, size_t lane, const int8_t *x,
                                          size_t stride, size_t n, const int panels,
                                          const struct format f)
 {
-    size_t c = 0;
-
-    for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
-        tile(g, b, lane, x, stride, c, TILE_COLUMNS, panels, f);
-    for (; c < n; c++)
-        tile(g, b, lane, x, stride, c, 1, panels, f);
+    multiply_vnni(g, b, lane, x, stride, 0, n, panels, f);
 }
 
 #include "quant/q8_gemm_types.h"

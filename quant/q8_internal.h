@@ -46,6 +46,7 @@ void ps_q8_init_vnni(struct ps_q8_versions *v);
 void ps_q8_init_gemm_avx2(struct ps_q8_versions *v);
 void ps_q8_init_gemm_avx512(struct ps_q8_versions *v);
 void ps_q8_init_gemm_vnni(struct ps_q8_versions *v);
+void ps_q8_init_gemm_amx(struct ps_q8_versions *v);
 
 /* The definitions, which serve where a level has no version. */
 void ps_q8_matmul_scalar(const struct ps_q8_matmul *m);

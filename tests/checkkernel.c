@@ -263,6 +263,9 @@ static void check_level(enum ps_cpu_level level)
         check_q8(level);
         check_encode(level);
     }
+    /* Once, with the level whose instructions it needs besides tiles. */
+    if (level == PS_CPU_VNNI)
+        check_q8_tiles();
     printf("%-7s %s, %zu comparisons\n", ps_cpu_level_name(level),
            failure_count == before ? "ok" : "FAILED", comparison_count - comparisons);
 }

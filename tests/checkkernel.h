@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "quant/kernels.h"
+#include "quant/q8.h"
 
 /* Kinds of input. The first CHECK_ORACLE_KINDS are those for which a double oracle has a bound. */
 enum check_kind {
@@ -66,5 +67,11 @@ void check_encode(enum ps_cpu_level level);
 void check_matmul_oracle(const struct ps_kernels *scalar);
 void check_vectors_oracle(const struct ps_kernels *scalar);
 void check_q8_oracle(void);
+
+/* Every case of products with 8-bit vectors, with this table. */
+void check_q8_table(const struct ps_q8_kernels *level);
+
+/* The AMX product over emulated tiles. Returns false where even those cannot run. */
+bool check_q8_tiles(void);
 
 #endif

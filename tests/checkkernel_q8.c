@@ -222,8 +222,12 @@ static void check_quantize(const struct ps_q8_kernels *scalar, const struct ps_q
 
 void check_q8(enum ps_cpu_level number)
 {
+    check_q8_table(ps_q8_kernels_get(number));
+}
+
+void check_q8_table(const struct ps_q8_kernels *level)
+{
     const struct ps_q8_kernels *scalar = ps_q8_kernels_get(PS_CPU_SCALAR);
-    const struct ps_q8_kernels *level = ps_q8_kernels_get(number);
 
     for (int kind = 0; kind < CHECK_KIND_COUNT; kind++) {
         for (int i = 0; i < 100; i++)
