@@ -335,7 +335,7 @@ int main(int argc, char **argv)
     if (missing >= 0) {
         printf("SKIP: %s cannot be used here; the levels below it were checked\n",
                ps_cpu_level_name((enum ps_cpu_level)missing));
-        return 77;
+        return o.level >= 0 ? 77 : 0;
     }
     return 0;
 }

@@ -151,7 +151,7 @@ static void refused(struct copy *c, int code, const char *text)
 /* Opens the copy and compares its logits with the oracle's. */
 static void runs(struct copy *c, struct oracle *o)
 {
-    struct fixture_run run = {.options = {.memory_bytes = PS_MEMORY_MIN}};
+    struct fixture_run run = {.options = {.memory_bytes = PS_MEMORY_MIN, .kv = "f32"}};
     struct ps_model *model = NULL;
     struct ps_error err = {0};
     double want[256];

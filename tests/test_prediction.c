@@ -231,7 +231,7 @@ static void test_logits(void **state)
     struct golden_file *golden = golden_open(SET "golden.safetensors");
     struct golden_tensor want;
     struct fixture_volume volume;
-    struct fixture_run run = {.one_by_one = false};
+    struct fixture_run run = {.options = {.kv = "f32"}};
     struct ps_import *import = NULL;
     struct ps_error err = {0};
     char dir[256], path[300];
