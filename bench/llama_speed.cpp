@@ -1,8 +1,8 @@
-// llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS: the other side of bench/vs_llama, which
-// compiles it against llama.cpp's headers and prebuilt libraries (in the folder LIBRARIES). The same
-// token ids as `penstock bench decode`, a round that is not timed before, llama.cpp's own defaults
-// (flash attention, repacking of weights), the whole model read before. Prints one line of JSON: what was
-// timed, and what the file says that a token touches.
+// llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS: the other side of bench/vs_llama,
+// which compiles it against llama.cpp's headers and prebuilt libraries (in the folder LIBRARIES).
+// The same token ids as `penstock bench decode`, a round that is not timed before, llama.cpp's own
+// defaults (flash attention, repacking of weights), the whole model read before. Prints one line of
+// JSON: what was timed, and what the file says that a token touches.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -18,9 +18,9 @@
 namespace
 {
 
-// Weights and their bytes that one token's matrices are made of: all of them but the embedding (one row)
-// and the experts that the router did not choose. The head is counted apart: of a prompt only the last
-// token needs it.
+// Weights and their bytes that one token's matrices are made of: all of them but the embedding (one
+// row) and the experts that the router did not choose. The head is counted apart: of a prompt only
+// the last token needs it.
 struct work {
     double weights = 0, bytes = 0, head_weights = 0, head_bytes = 0;
 };

@@ -112,8 +112,8 @@ float *ps_thread_scratch(struct ps_engine *engine, int thread_idx)
 
 /* Weights per task: small beside L2, large beside the hand-out. */
 #define LINEAR_TASK_BYTES (64u << 10)
-/* Tokens per pass over them, so that these stay in L2, too. */
-#define LINEAR_COLS 32u
+/* Least rows per task for several tokens: they share what a kernel reads of the tokens. */
+#define LINEAR_ROWS 64u
 #define LINEAR_ITEM_COUNT_MAX 4
 
 struct linear_run {
@@ -140,17 +140,15 @@ static void linear_task(struct ps_engine *engine, void *ctx, int thread_idx, uin
         .w_stride_bytes = item->w->stride_bytes,
         .rows = ps_min_u64(run->task_rows[i], item->w->rows - row),
         .cols = item->w->cols,
+        .x = item->x,
         .ldx = item->ldx,
+        .xq = engine->work.xq,
         .xq_stride_bytes = engine->work.xq_bytes,
+        .y = item->y + row,
         .ldy = item->ldy,
+        .n = run->n,
     };
-    for (uint32_t c = 0; c < run->n; c += LINEAR_COLS) {
-        p.x = item->x + c * item->ldx;
-        p.xq = engine->work.xq + c * engine->work.xq_bytes;
-        p.y = item->y + c * item->ldy + row;
-        p.n = ps_min_u64(LINEAR_COLS, run->n - c);
-        ps_product_run(engine, &p);
-    }
+    ps_product_run(engine, &p);
 }
 
 static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
@@ -177,7 +175,8 @@ void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int 
     }
     for (int i = 0; i < item_count; i++) {
         uint64_t rows = LINEAR_TASK_BYTES / items[i].w->stride_bytes;
-        run.task_rows[i] = (uint32_t)ps_min_u64(ps_max_u64(rows & ~3ull, 4), 256);
+        run.task_rows[i] =
+            (uint32_t)ps_min_u64(ps_max_u64(rows & ~3ull, n > 1 ? LINEAR_ROWS : 4), 256);
         tasks += ps_div_up(items[i].w->rows, run.task_rows[i]);
         run.task_end[i] = tasks;
     }
