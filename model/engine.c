@@ -107,8 +107,9 @@ static int make_frequencies(struct ps_engine *engine, struct ps_error *err)
     if (!engine->inv_freq)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");
     for (uint32_t j = 0; j < half; j++)
-        engine->inv_freq[j] = c->rope_table_count ? c->rope_table[j]
-                                                  : (float)pow(c->rope_theta, -2.0 * j / c->rope_dims);
+        engine->inv_freq[j] = c->rope_table_count
+                                  ? c->rope_table[j]
+                                  : (float)pow(c->rope_theta, -2.0 * j / c->rope_dims);
     return 0;
 }
 

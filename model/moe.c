@@ -367,9 +367,12 @@ static void plan_slice(struct ps_engine *engine, struct moe_run *run, uint32_t j
 {
     const struct ps_slice_info *s = &engine->work.slices[slice];
 
-    for (uint32_t u = 0; u < s->unit_count; u += PS_UP_ROWS)
-        engine->work.up_tasks[run->up_task_count++] =
-            (struct ps_up_task){job, slice, u, (uint32_t)ps_min_u64(PS_UP_ROWS, s->unit_count - u)};
+    /* Tasks end at multiples of PS_UP_ROWS of the expert, so that none crosses a fold. */
+    for (uint32_t u = 0, rows; u < s->unit_count; u += rows) {
+        rows = PS_UP_ROWS - (s->unit_begin + u) % PS_UP_ROWS;
+        rows = (uint32_t)ps_min_u64(rows, s->unit_count - u);
+        engine->work.up_tasks[run->up_task_count++] = (struct ps_up_task){job, slice, u, rows};
+    }
     for (uint32_t u = 0; run->keeps_folds && u < s->unit_count; u += PS_FOLD_NEURONS)
         engine->work.fold_tasks[run->fold_task_count++] =
             (struct ps_fold_task){job, slice, (s->unit_begin + u) / PS_FOLD_NEURONS};

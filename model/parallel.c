@@ -111,7 +111,7 @@ float *ps_thread_scratch(struct ps_engine *engine, int thread_idx)
 /* ---- dense matrices -------------------------------------------------------------------------- */
 
 /* Weights per task: small beside L2, large beside the hand-out. */
-#define LINEAR_TASK_BYTES (64u << 10)
+#define LINEAR_TASK_BYTES (384u << 10)
 /* Least rows per task for several tokens: they share what a kernel reads of the tokens. */
 #define LINEAR_ROWS 64u
 #define LINEAR_ITEM_COUNT_MAX 4
@@ -176,7 +176,7 @@ void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int 
     for (int i = 0; i < item_count; i++) {
         uint64_t rows = LINEAR_TASK_BYTES / items[i].w->stride_bytes;
         run.task_rows[i] =
-            (uint32_t)ps_min_u64(ps_max_u64(rows & ~3ull, n > 1 ? LINEAR_ROWS : 4), 256);
+            (uint32_t)ps_min_u64(ps_max_u64(rows & ~15ull, n > 1 ? LINEAR_ROWS : 8), 256);
         tasks += ps_div_up(items[i].w->rows, run.task_rows[i]);
         run.task_end[i] = tasks;
     }

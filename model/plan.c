@@ -16,7 +16,7 @@
 /* How much the resident set of one program differs from run to run. A ceiling that another run, or
  * `penstock plan`, has named as the least must do for this one: the reserve bears the difference.
  */
-#define JITTER_BYTES (512u << 10)
+#define JITTER_BYTES (1u << 20)
 #define THREAD_BYTES (64u << 10)
 
 /* What the engine keeps outside of its regions, and a sampler beside it. */
@@ -298,7 +298,8 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
         for (uint32_t s = 0; s < object.slice_count; s++) {
             struct ps_slice_info slice;
             ps_volume_slice(model->volume, first, s, &slice);
-            tasks += (uint32_t)ps_div_up(slice.unit_count, PS_UP_ROWS);
+            tasks +=
+                (uint32_t)ps_div_up(slice.unit_begin % PS_UP_ROWS + slice.unit_count, PS_UP_ROWS);
         }
         size->slice_count = (uint32_t)ps_max_u64(size->slice_count, object.slice_count);
         size->up_task_count = (uint32_t)ps_max_u64(size->up_task_count, tasks);
@@ -375,9 +376,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
         return rc;
     ps_state_shape(&model->config, &o, &state);
     ps_work_size(model, &o, &size);
-    struct ps_store_options so = {.engine = o.io,
-                                  .lease_count = o.experts_used,
-                                  .group_count = model->config.layer_count};
+    struct ps_store_options so = {
+        .engine = o.io, .lease_count = o.experts_used, .group_count = model->config.layer_count};
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +

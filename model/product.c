@@ -56,19 +56,21 @@ static_assert(PS_FOLD_VECTOR_BYTES == 16 * (PS_Q8_BLOCK + sizeof(float) + 2 * si
                   PS_FOLD_SCALES == 16 * PS_Q8_BLOCK &&
                   PS_FOLD_SUMS == PS_FOLD_SCALES + 16 * sizeof(float) && PS_FOLD_NEURONS <= 512,
               "a fold's vector is one padded run of blocks");
-static_assert(PS_UP_ROWS == PS_Q8_BLOCK, "a task's neurons are one block");
+static_assert(PS_UP_ROWS % PS_Q8_BLOCK == 0 && PS_FOLD_NEURONS % PS_UP_ROWS == 0,
+              "a task's neurons are whole blocks of one fold");
 
 void ps_fold_quantize(const struct ps_engine *engine, const float *x, uint32_t begin,
                       uint32_t count, uint8_t *fold)
 {
     _Alignas(64) uint8_t part[PS_FOLD_VECTOR_BYTES];
-    uint32_t block = begin / PS_Q8_BLOCK;
+    uint32_t block = begin / PS_Q8_BLOCK, blocks = (uint32_t)ps_div_up(count, PS_Q8_BLOCK);
 
     engine->q8->quantize(x, count, part);
-    memcpy(fold + (size_t)block * PS_Q8_BLOCK, part, PS_Q8_BLOCK);
-    memcpy(fold + PS_FOLD_SCALES + block * sizeof(float), ps_q8_scales(part, count), sizeof(float));
+    memcpy(fold + (size_t)block * PS_Q8_BLOCK, part, (size_t)blocks * PS_Q8_BLOCK);
+    memcpy(fold + PS_FOLD_SCALES + block * sizeof(float), ps_q8_scales(part, count),
+           blocks * sizeof(float));
     memcpy(fold + PS_FOLD_SUMS + 2 * block * sizeof(int16_t), ps_q8_sums(part, count),
-           2 * sizeof(int16_t));
+           2 * blocks * sizeof(int16_t));
 }
 
 void ps_fold_part(const uint8_t *fold, uint32_t begin, uint32_t count, uint8_t *part)
