@@ -49,5 +49,8 @@ int ps_gguf_texts(const struct ps_source *source, const char *key, struct ps_ggu
 /* An array of whole numbers or booleans: *out is malloc'd, owned by the caller. */
 int ps_gguf_integers(const struct ps_source *source, const char *key, int32_t **out,
                      uint64_t *count, struct ps_error *err);
+/* An array of 32-bit floats: *out is malloc'd, owned by the caller. */
+int ps_gguf_floats(const struct ps_source *source, const char *key, float **out, uint64_t *count,
+                   struct ps_error *err);
 
 #endif

@@ -186,3 +186,23 @@ int ps_gguf_integers(const struct ps_source *source, const char *key, int32_t **
     *count = value->count;
     return 1;
 }
+
+int ps_gguf_floats(const struct ps_source *source, const char *key, float **out, uint64_t *count,
+                   struct ps_error *err)
+{
+    const struct ps_gguf_value *value = ps_gguf_find(source, key);
+    float *list;
+
+    if (!value)
+        return 0;
+    if (value->type != PS_GGUF_ARRAY || value->item_type != PS_GGUF_F32)
+        return wrong_kind(source, key, "a list of numbers of kind F32", err);
+    list = malloc((value->count + 1) * sizeof(*list));
+    if (!list)
+        return ps_error_set(err, -ENOMEM, key, "memory for a list of %llu numbers is not to be had",
+                            (unsigned long long)value->count);
+    memcpy(list, value->data, value->count * sizeof(*list));
+    *out = list;
+    *count = value->count;
+    return 1;
+}

@@ -22,6 +22,35 @@ static int tokenizer_from_json(const struct ps_source *source, void **blob, size
     return rc;
 }
 
+static int wrong_length(const char *key, uint64_t tokens, uint64_t entries, struct ps_error *err)
+{
+    return ps_error_set(err, -PS_ERR_FORMAT, key,
+                        "the GGUF file has %llu tokens, but types or scores of %llu",
+                        (unsigned long long)tokens, (unsigned long long)entries);
+}
+
+/* What only character vocabularies have. *scores is malloc'd. */
+static int scores_from_gguf(const struct ps_source *source, struct ps_tokenizer_gguf *g,
+                            float **scores, struct ps_error *err)
+{
+    uint32_t add_bos = 1, prefix = 1;
+    uint64_t count = 0;
+    int rc;
+
+    g->bos = 1; /* what readers of these files take for a key that is absent */
+    if ((rc = ps_gguf_floats(source, "tokenizer.ggml.scores", scores, &count, err)) < 0 ||
+        (rc = ps_gguf_u32(source, "tokenizer.ggml.bos_token_id", &g->bos, err)) < 0 ||
+        (rc = ps_gguf_u32(source, "tokenizer.ggml.add_bos_token", &add_bos, err)) < 0 ||
+        (rc = ps_gguf_u32(source, "tokenizer.ggml.add_space_prefix", &prefix, err)) < 0)
+        return rc;
+    if (*scores && count != g->token_count)
+        return wrong_length("tokenizer.ggml.scores", g->token_count, count, err);
+    g->scores = *scores;
+    g->add_bos = add_bos != 0;
+    g->add_space_prefix = prefix != 0;
+    return 0;
+}
+
 static int tokenizer_from_gguf(const struct ps_source *source, void **blob, size_t *blob_bytes,
                                struct ps_error *err)
 {
@@ -29,6 +58,7 @@ static int tokenizer_from_gguf(const struct ps_source *source, void **blob, size
     struct ps_tokenizer_gguf g = {0};
     uint64_t type_count = 0;
     int32_t *types = NULL;
+    float *scores = NULL;
     int rc;
 
     if ((rc = ps_gguf_text(source, "tokenizer.ggml.model", &g.model, err)) <= 0 ||
@@ -41,20 +71,22 @@ static int tokenizer_from_gguf(const struct ps_source *source, void **blob, size
         (rc = ps_gguf_integers(source, "tokenizer.ggml.token_type", &types, &type_count, err)) < 0)
         goto done;
     if (types && type_count != g.token_count) {
-        rc = ps_error_set(err, -PS_ERR_FORMAT, "tokenizer.ggml.token_type",
-                          "the GGUF file has %llu tokens, but types of %llu",
-                          (unsigned long long)g.token_count, (unsigned long long)type_count);
+        rc = wrong_length("tokenizer.ggml.token_type", g.token_count, type_count, err);
         goto done;
     }
     g.tokens = tokens;
     g.merges = merges;
     g.types = types;
-    rc = ps_tokenizer_build_gguf(&g, blob, blob_bytes, err);
+    if (g.model.bytes == 5 && !memcmp(g.model.data, "llama", 5))
+        rc = scores_from_gguf(source, &g, &scores, err);
+    if (rc >= 0)
+        rc = ps_tokenizer_build_gguf(&g, blob, blob_bytes, err);
     /* Some files carry a placeholder that no text can pass through. Nothing false can come of
      * leaving it out: commands that take text then refuse. */
     if (rc == -PS_ERR_FORMAT)
         rc = -PS_ERR_UNSUPPORTED;
 done:
+    free(scores);
     free(tokens);
     free(merges);
     free(types);

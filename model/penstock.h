@@ -107,8 +107,10 @@ struct ps_volume *ps_model_volume(struct ps_model *model); /* owned by the model
 
 /*
  * Text to ids. text: UTF-8 (invalid bytes become U+FFFD). Special tokens in the text are
- * recognised; none is added. Returns the number of ids (which may exceed `capacity`: then only the
- * first were stored; call again with more room), or -PS_ERR_NO_TOKENIZER, -ENOMEM.
+ * recognised; none is added, except the BOS token in front where the model's tokenizer says so and
+ * the text does not begin with it (Mixtral). Returns the number of ids (which may exceed
+ * `capacity`: then only the first were stored; call again with more room), or -PS_ERR_NO_TOKENIZER,
+ * -ENOMEM.
  */
 int64_t ps_model_tokenize(const struct ps_model *model, const char *text, size_t text_bytes,
                           int32_t *ids, size_t capacity, struct ps_error *err);
@@ -116,7 +118,8 @@ int64_t ps_model_tokenize(const struct ps_model *model, const char *text, size_t
 /*
  * Ids to bytes (UTF-8 once joined; a single token may be part of a character). Returns the number
  * of bytes, of which at most `capacity` were stored; errors as above, -PS_ERR_ARGUMENT for an id
- * outside the vocabulary. skip_special leaves out control tokens.
+ * outside the vocabulary. skip_special leaves out control tokens. The blank that some tokenizers
+ * put before a text is left out if the bytes would begin with it.
  */
 int64_t ps_model_detokenize(const struct ps_model *model, const int32_t *ids, size_t id_count,
                             bool skip_special, char *text, size_t capacity, struct ps_error *err);

@@ -39,8 +39,9 @@ int64_t ps_model_detokenize(const struct ps_model *model, const int32_t *ids, si
         while (end < id_count && ids[end] >= 0 && (uint32_t)ids[end] < tokens)
             end++;
         size_t room = (uint64_t)total < capacity ? capacity - (size_t)total : 0;
-        int64_t rc = ps_tokenizer_decode(model->tokenizer, ids + i, end - i, skip_special,
-                                         room ? text + total : NULL, room, err);
+        int64_t rc = (total ? ps_tokenizer_decode : ps_tokenizer_decode_text)(
+            model->tokenizer, ids + i, end - i, skip_special, room ? text + total : NULL, room,
+            err);
         if (rc < 0)
             return rc;
         total += rc;

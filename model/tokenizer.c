@@ -13,6 +13,8 @@
 #include "model/utf8.h"
 
 #define NONE UINT32_MAX
+#define UNKNOWN (UINT32_MAX - 1)  /* a character that is no token; no merge names it */
+#define BLANK_MARK "\xE2\x96\x81" /* U+2581 */
 #define TEXT_BYTES_MAX (1u << 30) /* positions in a piece are 32 bits wide */
 
 /* Added tokens sorted by their bytes: the longest one at a place is found by narrowing a range. */
@@ -27,8 +29,8 @@ struct ps_tokenizer {
     struct ps_splitter *splitter;
     uint32_t *merges; /* hash of (left, right) to rank; open addressing, at most half full */
     uint32_t merge_mask;
-    uint32_t *pieces; /* hash of bytes to id, only with PS_TOKENIZER_IGNORE_MERGES */
-    uint32_t piece_mask;
+    uint32_t *pieces; /* hash of bytes to id, with PS_TOKENIZER_IGNORE_MERGES or _CHARACTERS */
+    uint32_t piece_mask, piece_bytes_max;
     int32_t byte_id[256];
     struct added_set added[2]; /* matched before and after normalisation */
     uint64_t memory_bytes;
@@ -101,17 +103,19 @@ static int open_tables(struct ps_tokenizer *t, struct ps_error *err)
     for (uint32_t rank = 0; rank < t->blob.merge_count; rank++)
         *merge_slot(t, ps_blob_u32(t->blob.merges, 3ull * rank),
                     ps_blob_u32(t->blob.merges, 3ull * rank + 1)) = rank;
-    bool whole = t->blob.flags & PS_TOKENIZER_IGNORE_MERGES;
+    bool whole = t->blob.flags & (PS_TOKENIZER_IGNORE_MERGES | PS_TOKENIZER_CHARACTERS);
+    uint32_t single = t->blob.flags & PS_TOKENIZER_CHARACTERS ? PS_TOKEN_BYTE : PS_TOKEN_NORMAL;
     if (whole && !(t->pieces = table_open(t, t->blob.token_count, &t->piece_mask)))
         return no_memory(err);
     for (uint32_t id = 0; id < t->blob.token_count; id++) {
         struct ps_text_span token = ps_blob_token(&t->blob, id);
-        if (!(t->blob.kinds[id] & PS_TOKEN_NORMAL))
-            continue;
-        if (token.bytes == 1)
+        if ((t->blob.kinds[id] & single) && token.bytes == 1)
             t->byte_id[(uint8_t)token.data[0]] = (int32_t)id;
-        if (whole)
-            *piece_slot(t, token.data, token.bytes) = id;
+        if (!whole || !(t->blob.kinds[id] & PS_TOKEN_NORMAL))
+            continue;
+        *piece_slot(t, token.data, token.bytes) = id;
+        if (token.bytes > t->piece_bytes_max)
+            t->piece_bytes_max = (uint32_t)token.bytes;
     }
     return 0;
 }
@@ -251,7 +255,7 @@ int32_t ps_tokenizer_find(const struct ps_tokenizer *t, const char *text)
 
 struct symbol {
     uint32_t id; /* NONE once it has been merged into the one before it */
-    uint32_t prev, next;
+    uint32_t prev, next, begin;
 };
 
 struct encoder {
@@ -259,6 +263,8 @@ struct encoder {
     int32_t *ids;
     size_t capacity;
     int64_t count;
+    const char *text; /* all of it, from its beginning */
+    struct ps_text_span piece;
     struct symbol *symbols; /* scratch for one piece */
     uint64_t *heap;         /* rank << 32 | position of the left symbol: the least first */
     size_t heap_count, scratch_bytes;
@@ -313,22 +319,39 @@ static uint64_t heap_pop(struct encoder *e)
     return top;
 }
 
-static uint32_t pair_rank(const struct encoder *e, uint32_t at)
+static uint32_t symbol_end(const struct encoder *e, uint32_t at)
 {
+    uint32_t next = e->symbols[at].next;
+    return next == NONE ? (uint32_t)e->piece.bytes : e->symbols[next].begin;
+}
+
+/* The rank of a symbol and the next one, and the token they make together; NONE for no token. */
+static uint32_t pair_rank(const struct encoder *e, uint32_t at, uint32_t *result)
+{
+    const struct ps_tokenizer *t = e->t;
     const struct symbol *s = &e->symbols[at];
-    return s->next == NONE ? NONE : *merge_slot(e->t, s->id, e->symbols[s->next].id);
+    if (s->next == NONE)
+        return NONE;
+    if (!(t->blob.flags & PS_TOKENIZER_SCORES)) {
+        uint32_t rank = *merge_slot(t, s->id, e->symbols[s->next].id);
+        *result = rank == NONE ? NONE : merge_result(t, rank);
+        return rank;
+    }
+    uint32_t bytes = symbol_end(e, s->next) - s->begin;
+    *result = bytes > t->piece_bytes_max ? NONE : *piece_slot(t, e->piece.data + s->begin, bytes);
+    return *result == NONE ? NONE : ps_blob_u32(t->blob.ranks, *result);
 }
 
 static void push_pair(struct encoder *e, uint32_t at)
 {
-    uint32_t rank = pair_rank(e, at);
+    uint32_t result, rank = pair_rank(e, at, &result);
     if (rank != NONE)
         heap_push(e, (uint64_t)rank << 32 | at);
 }
 
 /* Merges the pair on top of the heap, unless it is gone: entries are never taken out when one of
  * their symbols changes, but looked at again here. The test is the reference implementation's: the
- * pair that is there now must make the same token. */
+ * pair that is there now must make the same token; by scores, one that is as good. */
 static void merge_top(struct encoder *e)
 {
     uint64_t key = heap_pop(e);
@@ -336,11 +359,12 @@ static void merge_top(struct encoder *e)
     struct symbol *left = &e->symbols[at];
     if (left->id == NONE)
         return;
-    uint32_t now = pair_rank(e, at);
-    if (now == NONE || merge_result(e->t, now) != merge_result(e->t, rank))
+    bool scores = e->t->blob.flags & PS_TOKENIZER_SCORES;
+    uint32_t result, now = pair_rank(e, at, &result);
+    if (now == NONE || (scores ? now != rank : result != merge_result(e->t, rank)))
         return;
     struct symbol *right = &e->symbols[left->next];
-    left->id = merge_result(e->t, rank);
+    left->id = result;
     left->next = right->next;
     right->id = NONE;
     if (left->next != NONE)
@@ -350,11 +374,43 @@ static void merge_top(struct encoder *e)
     push_pair(e, at);
 }
 
+/* The piece's bytes or characters, each a symbol. Returns how many. */
+static uint32_t open_symbols(struct encoder *e)
+{
+    const struct ps_tokenizer *t = e->t;
+    const char *piece = e->piece.data;
+    uint32_t count = 0, bytes = (uint32_t)e->piece.bytes;
+    for (uint32_t at = 0; at < bytes; count++) {
+        uint32_t code, step = 1, id = (uint32_t)t->byte_id[(uint8_t)piece[at]];
+        bool valid;
+        if (t->blob.flags & PS_TOKENIZER_CHARACTERS) {
+            step = (uint32_t)ps_utf8_next(piece + at, bytes - at, &code, &valid);
+            id = *piece_slot(t, piece + at, step);
+            id = id == NONE ? UNKNOWN : id;
+        }
+        e->symbols[count] =
+            (struct symbol){id, count - 1, at + step < bytes ? count + 1 : NONE, at};
+        at += step;
+    }
+    return count;
+}
+
+static void emit_symbol(struct encoder *e, uint32_t at)
+{
+    const struct symbol *s = &e->symbols[at];
+    if (s->id != UNKNOWN) {
+        emit(e, s->id);
+        return;
+    }
+    for (uint32_t i = s->begin, end = symbol_end(e, at); i < end; i++)
+        emit(e, (uint32_t)e->t->byte_id[(uint8_t)e->piece.data[i]]);
+}
+
 static int encode_piece(void *ctx, const char *piece, size_t bytes)
 {
     struct encoder *e = ctx;
     const struct ps_tokenizer *t = e->t;
-    if (t->pieces) {
+    if (t->blob.flags & PS_TOKENIZER_IGNORE_MERGES) {
         uint32_t id = *piece_slot(t, piece, bytes);
         if (id != NONE) {
             emit(e, id);
@@ -364,18 +420,28 @@ static int encode_piece(void *ctx, const char *piece, size_t bytes)
     int rc = scratch_reserve(e, bytes);
     if (rc < 0)
         return rc;
-    uint32_t count = (uint32_t)bytes;
-    for (uint32_t i = 0; i < count; i++)
-        e->symbols[i] = (struct symbol){(uint32_t)t->byte_id[(uint8_t)piece[i]], i - 1,
-                                        i + 1 < count ? i + 1 : NONE};
+    e->piece = (struct ps_text_span){piece, bytes};
+    uint32_t count = open_symbols(e);
     e->heap_count = 0;
     for (uint32_t i = 0; i + 1 < count; i++)
         push_pair(e, i);
     while (e->heap_count)
         merge_top(e);
     for (uint32_t i = 0; i != NONE; i = e->symbols[i].next)
-        emit(e, e->symbols[i].id);
+        emit_symbol(e, i);
     return 0;
+}
+
+/* Whether a blank goes before this stretch between added tokens. */
+static bool wants_prefix(const struct encoder *e, struct ps_text_span text)
+{
+    uint32_t flags = e->t->blob.flags;
+    if (!(flags & PS_TOKENIZER_PREFIX))
+        return false;
+    if ((flags & PS_TOKENIZER_PREFIX_FIRST) && text.data != e->text)
+        return false;
+    bool has = text.data[0] == ' ' || (text.bytes >= 3 && !memcmp(text.data, BLANK_MARK, 3));
+    return !((flags & PS_TOKENIZER_PREFIX_ONCE) && has);
 }
 
 static int encode_stretch(struct encoder *e, struct ps_text_span text, uint32_t pass);
@@ -387,6 +453,14 @@ static int encode_between(struct encoder *e, struct ps_text_span text, uint32_t 
         return 0;
     if (pass == 1)
         return ps_splitter_run(e->t->splitter, text, encode_piece, e, e->err);
+    if (e->t->blob.flags & PS_TOKENIZER_CHARACTERS) {
+        e->normalised.bytes = 0;
+        ps_strbuf_add(&e->normalised, " ", wants_prefix(e, text));
+        ps_blob_add_blanks(&e->normalised, text);
+        if (e->normalised.failed)
+            return no_memory(e->err);
+        text = (struct ps_text_span){e->normalised.data, e->normalised.bytes};
+    }
     if ((e->t->blob.flags & PS_TOKENIZER_NFC) && !ps_utf8_nfc_trivial(text.data, text.bytes)) {
         e->normalised.bytes = 0;
         ps_utf8_nfc(&e->normalised, text.data, text.bytes);
@@ -436,6 +510,11 @@ int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *te
     if (rc >= 0 && span.bytes > TEXT_BYTES_MAX)
         rc = ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
                           "The text is longer than 1 GiB; tokenize it in parts.");
+    e.text = span.data;
+    /* Text that spells the BOS token itself, as a rendered conversation may, has it once. */
+    if ((tokenizer->blob.flags & PS_TOKENIZER_BOS) &&
+        added_at(tokenizer, &tokenizer->added[0], span) != tokenizer->blob.bos)
+        emit(&e, tokenizer->blob.bos);
     if (rc >= 0)
         rc = encode_stretch(&e, span, 0);
     free(e.symbols);
@@ -447,11 +526,12 @@ int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *te
 
 /* ---- decoding ------------------------------------------------------------------------------- */
 
-int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t *ids,
-                            size_t id_count, bool skip_special, char *text, size_t capacity,
-                            struct ps_error *err)
+static int64_t decode(const struct ps_tokenizer *tokenizer, const int32_t *ids, size_t id_count,
+                      bool skip_special, bool begins, char *text, size_t capacity,
+                      struct ps_error *err)
 {
     const struct ps_token_blob *blob = &tokenizer->blob;
+    bool strip = begins && (blob->flags & PS_TOKENIZER_PREFIX);
     uint64_t bytes = 0;
     for (size_t i = 0; i < id_count; i++) {
         if (ids[i] < 0 || (uint32_t)ids[i] >= blob->token_count)
@@ -461,9 +541,28 @@ int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t 
         if (skip_special && (blob->kinds[ids[i]] & PS_TOKEN_SPECIAL))
             continue;
         struct ps_text_span token = ps_blob_token(blob, (uint32_t)ids[i]);
+        if (strip && token.bytes) {
+            bool blank = token.data[0] == ' ';
+            token = (struct ps_text_span){token.data + blank, token.bytes - blank};
+            strip = false;
+        }
         if (bytes < capacity)
             memcpy(text + bytes, token.data, ps_min_u64(token.bytes, capacity - bytes));
         bytes += token.bytes;
     }
     return (int64_t)bytes;
+}
+
+int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t *ids,
+                            size_t id_count, bool skip_special, char *text, size_t capacity,
+                            struct ps_error *err)
+{
+    return decode(tokenizer, ids, id_count, skip_special, false, text, capacity, err);
+}
+
+int64_t ps_tokenizer_decode_text(const struct ps_tokenizer *tokenizer, const int32_t *ids,
+                                 size_t id_count, bool skip_special, char *text, size_t capacity,
+                                 struct ps_error *err)
+{
+    return decode(tokenizer, ids, id_count, skip_special, true, text, capacity, err);
 }

@@ -1,6 +1,8 @@
 /*
  * Byte-level BPE (spec C.1): NFC, added tokens split out, pre-tokenizer regex (PCRE2), merges by
- * rank. Built from tokenizer.json or GGUF metadata at layout, kept in the volume as the blob
+ * rank. And BPE over characters with bytes for unknown ones (Llama 2, Mixtral): added tokens split
+ * out, a blank before the text, merges by rank or by the tokens' scores, a BOS token in front.
+ * Built from tokenizer.json or GGUF metadata at layout, kept in the volume as the blob
  * "tokenizer" in a compact form that is read in place at open.
  */
 #ifndef PENSTOCK_MODEL_TOKENIZER_H
@@ -25,13 +27,17 @@ struct ps_gguf_string {
 };
 
 struct ps_tokenizer_gguf {
-    struct ps_gguf_string model;         /* tokenizer.ggml.model: "gpt2" */
-    struct ps_gguf_string pre;           /* tokenizer.ggml.pre: "qwen35", "qwen2", ... */
-    const struct ps_gguf_string *tokens; /* in the byte-level alphabet */
+    struct ps_gguf_string model;         /* tokenizer.ggml.model: "gpt2" or "llama" */
+    struct ps_gguf_string pre;           /* tokenizer.ggml.pre with "gpt2": "qwen35", ... */
+    const struct ps_gguf_string *tokens; /* as they are spelled there */
     uint64_t token_count;
     const int32_t *types;                /* token_count values, or NULL */
     const struct ps_gguf_string *merges; /* "left right" */
     uint64_t merge_count;
+    /* With "llama": */
+    const float *scores; /* token_count values */
+    bool add_bos, add_space_prefix;
+    uint32_t bos;
 };
 int ps_tokenizer_build_gguf(const struct ps_tokenizer_gguf *source, void **blob, size_t *blob_bytes,
                             struct ps_error *err);
@@ -46,12 +52,17 @@ void ps_tokenizer_close(struct ps_tokenizer **tokenizer);
 uint64_t ps_tokenizer_memory_bytes(const struct ps_tokenizer *tokenizer); /* besides the blob */
 uint32_t ps_tokenizer_vocab_count(const struct ps_tokenizer *tokenizer);
 
-/* As ps_model_tokenize / ps_model_detokenize. */
+/* As ps_model_tokenize / ps_model_detokenize. _decode goes on with a text: its first token keeps
+ * the blank that the vocabularies with a blank before the text have there; _decode_text begins one.
+ */
 int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *text,
                             size_t text_bytes, int32_t *ids, size_t capacity, struct ps_error *err);
 int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t *ids,
                             size_t id_count, bool skip_special, char *text, size_t capacity,
                             struct ps_error *err);
+int64_t ps_tokenizer_decode_text(const struct ps_tokenizer *tokenizer, const int32_t *ids,
+                                 size_t id_count, bool skip_special, char *text, size_t capacity,
+                                 struct ps_error *err);
 /* The id whose content is exactly this text (special tokens), or -1. */
 int32_t ps_tokenizer_find(const struct ps_tokenizer *tokenizer, const char *text);
 

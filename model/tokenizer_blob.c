@@ -10,7 +10,13 @@
 #include "model/strbuf.h"
 #include "model/utf8.h"
 
-#define VERSION 1u
+#define VERSION_BYTES 1u      /* byte-level */
+#define VERSION_CHARACTERS 2u /* with PS_TOKENIZER_CHARACTERS */
+#define FLAGS_BYTES (PS_TOKENIZER_NFC | PS_TOKENIZER_IGNORE_MERGES)
+#define FLAGS_CHARACTERS                                                                           \
+    (PS_TOKENIZER_IGNORE_MERGES | PS_TOKENIZER_CHARACTERS | PS_TOKENIZER_SCORES |                  \
+     PS_TOKENIZER_PREFIX | PS_TOKENIZER_PREFIX_FIRST | PS_TOKENIZER_PREFIX_ONCE |                  \
+     PS_TOKENIZER_BOS)
 #define HEADER_BYTES 48u
 #define NO_TOKEN UINT32_MAX
 
@@ -31,6 +37,25 @@ static uint64_t blob_u64(const uint8_t *at)
     return le64toh(value);
 }
 
+static int view_flags(struct ps_token_blob *v, const uint8_t *p, struct ps_error *err)
+{
+    uint32_t version = ps_blob_u32(p, 2);
+    if (version != VERSION_BYTES && version != VERSION_CHARACTERS)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, "tokenizer",
+                            "The stored tokenizer has format version %u; this program reads %u "
+                            "and %u.",
+                            version, VERSION_BYTES, VERSION_CHARACTERS);
+    bool characters = version == VERSION_CHARACTERS;
+    v->flags = ps_blob_u32(p, 3);
+    v->bos = ps_blob_u32(p, 7);
+    if (v->flags & ~(characters ? FLAGS_CHARACTERS : FLAGS_BYTES) ||
+        characters != !!(v->flags & PS_TOKENIZER_CHARACTERS))
+        return bad(err, "it has unknown flags");
+    if (v->flags & PS_TOKENIZER_BOS ? v->bos >= ps_blob_u32(p, 4) : v->bos != 0)
+        return bad(err, "it has unknown flags, or begins text with a token that is not there");
+    return 0;
+}
+
 static int view_header(struct ps_token_blob *v, const uint8_t *p, size_t bytes,
                        struct ps_error *err)
 {
@@ -39,22 +64,19 @@ static int view_header(struct ps_token_blob *v, const uint8_t *p, size_t bytes,
                             "The tokenizer stored with the model ends within its header.");
     if (memcmp(p, magic, sizeof(magic)) != 0)
         return bad(err, "its magic is wrong");
-    if (ps_blob_u32(p, 2) != VERSION)
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, "tokenizer",
-                            "The stored tokenizer has format version %u; this program reads %u.",
-                            ps_blob_u32(p, 2), VERSION);
-    v->flags = ps_blob_u32(p, 3);
+    int rc = view_flags(v, p, err);
+    if (rc < 0)
+        return rc;
     v->token_count = ps_blob_u32(p, 4);
     v->merge_count = ps_blob_u32(p, 5);
     v->pattern_count = ps_blob_u32(p, 6);
     uint64_t text_bytes = blob_u64(p + 32), pattern_bytes = blob_u64(p + 40);
-    if (v->flags & ~(PS_TOKENIZER_NFC | PS_TOKENIZER_IGNORE_MERGES) || ps_blob_u32(p, 7))
-        return bad(err, "it has unknown flags");
     if (v->token_count > PS_TOKEN_COUNT_MAX || v->merge_count > PS_MERGE_COUNT_MAX ||
         v->pattern_count > PS_SPLIT_COUNT_MAX || text_bytes > PS_TEXT_BYTES_MAX ||
         pattern_bytes > PS_SPLIT_COUNT_MAX * (uint64_t)PS_SPLIT_PATTERN_BYTES_MAX)
         return bad(err, "its counts are out of range");
-    uint64_t need = HEADER_BYTES + 5ull * v->token_count + 12ull * v->merge_count +
+    uint64_t rank_bytes = v->flags & PS_TOKENIZER_SCORES ? 4ull * v->token_count : 0;
+    uint64_t need = HEADER_BYTES + 5ull * v->token_count + 12ull * v->merge_count + rank_bytes +
                     4ull * v->pattern_count + pattern_bytes + text_bytes;
     if (need != bytes)
         return ps_error_set(err, need > bytes ? -PS_ERR_TRUNCATED : -PS_ERR_FORMAT, "tokenizer",
@@ -62,7 +84,8 @@ static int view_header(struct ps_token_blob *v, const uint8_t *p, size_t bytes,
                             bytes, (unsigned long long)need);
     v->ends = p + HEADER_BYTES;
     v->merges = v->ends + 4ull * v->token_count;
-    const uint8_t *pattern_ends = v->merges + 12ull * v->merge_count;
+    v->ranks = v->merges + 12ull * v->merge_count;
+    const uint8_t *pattern_ends = v->ranks + rank_bytes;
     v->kinds = pattern_ends + 4ull * v->pattern_count;
     const char *patterns = (const char *)v->kinds + v->token_count;
     v->text = patterns + pattern_bytes;
@@ -79,24 +102,38 @@ static int view_header(struct ps_token_blob *v, const uint8_t *p, size_t bytes,
     return 0;
 }
 
+/* What a token's kind allows, besides its bounds. */
+static bool kind_is_known(const struct ps_token_blob *v, uint32_t kind, uint32_t bytes)
+{
+    bool characters = v->flags & PS_TOKENIZER_CHARACTERS;
+    if (kind & PS_TOKEN_BYTE)
+        return characters && kind == PS_TOKEN_BYTE && bytes == 1;
+    if ((kind & (PS_TOKEN_SPECIAL | PS_TOKEN_NORMALISED)) && !(kind & PS_TOKEN_ADDED))
+        return false;
+    if ((kind & PS_TOKEN_NORMALISED) && characters)
+        return false;
+    return kind <= 15 && (!kind || bytes);
+}
+
 static int view_tokens(const struct ps_token_blob *v, uint64_t text_bytes, struct ps_error *err)
 {
     bool have[256] = {false};
+    uint32_t single = v->flags & PS_TOKENIZER_CHARACTERS ? PS_TOKEN_BYTE : PS_TOKEN_NORMAL;
     uint32_t begin = 0;
     for (uint32_t id = 0; id < v->token_count; id++) {
         uint32_t end = ps_blob_u32(v->ends, id), kind = v->kinds[id];
         if (end < begin || end > text_bytes || end - begin > PS_TOKEN_BYTES_MAX)
             return bad(err, "the bounds of its tokens are wrong");
-        if (kind > 15 ||
-            ((kind & (PS_TOKEN_SPECIAL | PS_TOKEN_NORMALISED)) && !(kind & PS_TOKEN_ADDED)) ||
-            (kind && end == begin))
+        if (!kind_is_known(v, kind, end - begin))
             return bad(err, "a token is of no known kind");
-        if ((kind & PS_TOKEN_NORMAL) && end - begin == 1)
+        if ((kind & single) && end - begin == 1)
             have[(uint8_t)v->text[begin]] = true;
         /* Text is cut at added tokens; were one not whole characters, the rest would not be. */
         if ((kind & PS_TOKEN_ADDED) &&
             (end - begin > PS_ADDED_BYTES_MAX || !ps_utf8_valid(v->text + begin, end - begin)))
             return bad(err, "an added token is not valid text");
+        if ((v->flags & PS_TOKENIZER_SCORES) && ps_blob_u32(v->ranks, id) >= v->token_count)
+            return bad(err, "the rank of a token is out of range");
         begin = end;
     }
     if (begin != text_bytes)
@@ -182,6 +219,44 @@ static bool surface_bytes(struct ps_strbuf *out, struct ps_text_span surface)
     return true;
 }
 
+/* ---- character vocabularies ------------------------------------------------------------------ */
+
+/* The byte that "<0x0A>" spells, or -1. */
+static int spelled_byte(struct ps_text_span surface)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    if (surface.bytes != 6 || memcmp(surface.data, "<0x", 3) != 0 || surface.data[5] != '>')
+        return -1;
+    const char *high = memchr(digits, surface.data[3], 16);
+    const char *low = memchr(digits, surface.data[4], 16);
+    return high && low ? (int)((high - digits) << 4 | (low - digits)) : -1;
+}
+
+/* Appends the text of a vocabulary's token; returns its kind. Text with a blank of its own is never
+ * looked for: where it comes from, blanks are "\u2581". */
+static uint32_t character_bytes(struct ps_strbuf *out, struct ps_text_span surface)
+{
+    int byte = spelled_byte(surface);
+    if (byte >= 0) {
+        ps_strbuf_putc(out, (char)byte);
+        return PS_TOKEN_BYTE;
+    }
+    ps_blob_add_blanks(out, surface);
+    return memchr(surface.data, ' ', surface.bytes) ? 0 : PS_TOKEN_NORMAL;
+}
+
+void ps_blob_add_blanks(struct ps_strbuf *out, struct ps_text_span text)
+{
+    static const char mark[] = "\xE2\x96\x81";
+    for (const char *found; text.bytes && (found = memmem(text.data, text.bytes, mark, 3));) {
+        size_t before = (size_t)(found - text.data);
+        ps_strbuf_add(out, text.data, before);
+        ps_strbuf_putc(out, ' ');
+        text = (struct ps_text_span){found + 3, text.bytes - before - 3};
+    }
+    ps_strbuf_add(out, text.data, text.bytes);
+}
+
 /* ---- building ------------------------------------------------------------------------------- */
 
 struct builder {
@@ -189,7 +264,7 @@ struct builder {
     struct ps_error *err;
     uint32_t *table; /* surfaces of normal tokens to ids; open addressing */
     uint32_t mask;
-    uint32_t *ends, *merges;
+    uint32_t *ends, *merges, *ranks;
     uint8_t *kinds;
     struct ps_strbuf text;
     uint64_t pattern_bytes;
@@ -237,6 +312,14 @@ static int build_table(struct builder *b)
     return 0;
 }
 
+/* Appends the bytes of a token of the vocabulary that is not an added one; returns its kind. */
+static uint32_t vocabulary_bytes(struct builder *b, struct ps_text_span surface)
+{
+    if (b->parts->flags & PS_TOKENIZER_CHARACTERS)
+        return surface.bytes ? character_bytes(&b->text, surface) : 0;
+    return surface_bytes(&b->text, surface) ? PS_TOKEN_NORMAL : 0;
+}
+
 static int build_token(struct builder *b, uint32_t id)
 {
     const struct ps_token_part *token = &b->parts->tokens[id];
@@ -245,14 +328,15 @@ static int build_token(struct builder *b, uint32_t id)
     if (kind & PS_TOKEN_ADDED) {
         /* Also in the vocabulary: still reachable there if its text stands for itself. */
         if ((kind & PS_TOKEN_NORMAL) &&
-            (!surface_bytes(&b->text, token->surface) || b->text.failed ||
+            (vocabulary_bytes(b, token->surface) != PS_TOKEN_NORMAL || b->text.failed ||
              !span_equal((struct ps_text_span){b->text.data + before, b->text.bytes - before},
                          token->surface)))
             kind &= ~PS_TOKEN_NORMAL;
         b->text.bytes = before;
         ps_strbuf_add(&b->text, token->surface.data, token->surface.bytes);
-    } else if (!surface_bytes(&b->text, token->surface)) {
-        kind = 0;
+    } else {
+        uint32_t found = vocabulary_bytes(b, token->surface);
+        kind = kind ? found : 0;
     }
     if (b->text.failed)
         return no_memory(b->err);
@@ -305,18 +389,19 @@ static int build_tokens(struct builder *b)
         if (rc < 0)
             return rc;
     }
-    bool have[256] = {false};
+    bool have[256] = {false}, characters = b->parts->flags & PS_TOKENIZER_CHARACTERS;
     for (uint32_t id = 0; id < count; id++) {
         uint32_t begin = id ? b->ends[id - 1] : 0;
-        if ((b->kinds[id] & PS_TOKEN_NORMAL) && b->ends[id] - begin == 1)
+        if ((b->kinds[id] & (characters ? PS_TOKEN_BYTE : PS_TOKEN_NORMAL)) &&
+            b->ends[id] - begin == 1)
             have[(uint8_t)b->text.data[begin]] = true;
     }
     for (unsigned byte = 0; byte < 256; byte++)
         if (!have[byte])
             return ps_error_set(b->err, -PS_ERR_UNSUPPORTED, b->parts->where,
                                 "The vocabulary has no token for byte 0x%02X: "
-                                "only byte-level BPE is supported.",
-                                byte);
+                                "only %s is supported.",
+                                byte, characters ? "BPE with all bytes" : "byte-level BPE");
     return 0;
 }
 
@@ -340,7 +425,7 @@ static int build_merge(struct builder *b, uint32_t m, struct ps_strbuf *joined)
         if (!(b->kinds[ids[i]] & PS_TOKEN_NORMAL))
             return ps_error_set(b->err, -PS_ERR_UNSUPPORTED, b->parts->where,
                                 "Merge %u uses or makes token %u, which is not written in the "
-                                "byte-level alphabet.",
+                                "vocabulary's alphabet.",
                                 m, ids[i]);
         b->merges[3ull * m + i] = ids[i];
     }
@@ -358,6 +443,38 @@ static int build_merges(struct builder *b)
         rc = build_merge(b, m, &joined);
     ps_strbuf_free(&joined);
     return rc;
+}
+
+static int score_compare(const void *a, const void *b, void *ctx)
+{
+    const float *scores = *(const float *const *)ctx;
+    float x = scores[*(const uint32_t *)a];
+    float y = scores[*(const uint32_t *)b];
+    return (x < y) - (x > y);
+}
+
+/* Places in the order of descending scores; equal scores share one. */
+static int build_ranks(struct builder *b)
+{
+    const struct ps_token_parts *parts = b->parts;
+    if (!(parts->flags & PS_TOKENIZER_SCORES))
+        return 0;
+    uint32_t *order = malloc((parts->token_count + 1ull) * sizeof(*order));
+    b->ranks = malloc((parts->token_count + 1ull) * sizeof(*b->ranks));
+    if (!order || !b->ranks) {
+        free(order);
+        return no_memory(b->err);
+    }
+    for (uint32_t id = 0; id < parts->token_count; id++)
+        order[id] = id;
+    qsort_r(order, parts->token_count, sizeof(*order), score_compare, (void *)&parts->scores);
+    uint32_t rank = 0;
+    for (uint32_t i = 0; i < parts->token_count; i++) {
+        rank += i && parts->scores[order[i]] < parts->scores[order[i - 1]];
+        b->ranks[order[i]] = rank;
+    }
+    free(order);
+    return 0;
 }
 
 static uint8_t *put_u32(uint8_t *at, uint32_t value)
@@ -379,18 +496,20 @@ static void write_blob(const struct builder *b, uint8_t *at)
     const struct ps_token_parts *parts = b->parts;
     uint64_t text_bytes = htole64(b->text.bytes), pattern_bytes = htole64(b->pattern_bytes);
     at = put_bytes(at, magic, sizeof(magic));
-    at = put_u32(at, VERSION);
+    at = put_u32(at, parts->flags & PS_TOKENIZER_CHARACTERS ? VERSION_CHARACTERS : VERSION_BYTES);
     at = put_u32(at, parts->flags);
     at = put_u32(at, parts->token_count);
     at = put_u32(at, parts->merge_count);
     at = put_u32(at, parts->pattern_count);
-    at = put_u32(at, 0);
+    at = put_u32(at, parts->bos);
     at = put_bytes(at, &text_bytes, 8);
     at = put_bytes(at, &pattern_bytes, 8);
     for (uint32_t id = 0; id < parts->token_count; id++)
         at = put_u32(at, b->ends[id]);
     for (uint64_t i = 0; i < 3ull * parts->merge_count; i++)
         at = put_u32(at, b->merges[i]);
+    for (uint32_t id = 0; b->ranks && id < parts->token_count; id++)
+        at = put_u32(at, b->ranks[id]);
     uint32_t end = 0;
     for (uint32_t i = 0; i < parts->pattern_count; i++) {
         end += (uint32_t)parts->patterns[i].bytes;
@@ -408,7 +527,8 @@ static int build_blob(struct builder *b, void **blob, size_t *blob_bytes)
     for (uint32_t i = 0; i < parts->pattern_count; i++)
         b->pattern_bytes += parts->patterns[i].bytes;
     size_t bytes = HEADER_BYTES + 5ull * parts->token_count + 12ull * parts->merge_count +
-                   4ull * parts->pattern_count + b->pattern_bytes + b->text.bytes;
+                   (b->ranks ? 4ull * parts->token_count : 0) + 4ull * parts->pattern_count +
+                   b->pattern_bytes + b->text.bytes;
     uint8_t *data = malloc(bytes);
     if (!data)
         return no_memory(b->err);
@@ -444,10 +564,13 @@ int ps_token_blob_build(const struct ps_token_parts *parts, void **blob, size_t 
     if (rc >= 0)
         rc = build_merges(&b);
     if (rc >= 0)
+        rc = build_ranks(&b);
+    if (rc >= 0)
         rc = build_blob(&b, blob, blob_bytes);
     free(b.table);
     free(b.ends);
     free(b.merges);
+    free(b.ranks);
     free(b.kinds);
     ps_strbuf_free(&b.text);
     return rc;

@@ -1,6 +1,7 @@
 /* The two sources of a tokenizer: Hugging Face's tokenizer.json and the metadata of a GGUF file. */
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 
 #include "core/util.h"
@@ -9,6 +10,7 @@
 
 #define WHERE_JSON "tokenizer.json"
 #define WHERE_GGUF "GGUF tokenizer"
+#define BLANK_MARK "\xE2\x96\x81" /* U+2581, a blank as character vocabularies spell it */
 
 static int no_memory(struct ps_error *err)
 {
@@ -43,6 +45,7 @@ static bool split_merge(struct ps_text_span text, struct ps_merge_part *merge)
 struct json_source {
     const json_t *root, *model, *vocab, *merges, *added;
     struct ps_token_parts parts;
+    bool blanks;                       /* of a character vocabulary: blanks are replaced */
     char *literal[PS_SPLIT_COUNT_MAX]; /* patterns that were given as plain text, escaped */
     struct ps_error *err;
 };
@@ -86,7 +89,7 @@ static int read_model(struct json_source *s)
     if (s->added && !json_is_null(s->added) && !json_is_array(s->added))
         return format_error(s, "added_tokens is not a list");
     if (json_is_true(json_object_get(s->model, "byte_fallback")))
-        return unsupported(s, "Option", "byte_fallback");
+        s->parts.flags |= PS_TOKENIZER_CHARACTERS;
     if (json_number_value(json_object_get(s->model, "dropout")) != 0)
         return unsupported(s, "Option", "dropout");
     for (size_t i = 0; i < PS_ARRAY_LEN(affixes); i++)
@@ -97,8 +100,32 @@ static int read_model(struct json_source *s)
     return 0;
 }
 
+static bool text_is(const json_t *value, const char *text)
+{
+    return json_is_string(value) && !strcmp(json_string_value(value), text);
+}
+
+/* A character vocabulary's: Prepend puts the mark before each stretch between added tokens, Replace
+ * turns blanks into it. */
+static int read_character_step(struct json_source *s, const json_t *step)
+{
+    const char *type = type_of(step);
+    if (!strcmp(type, "Prepend") && text_is(json_object_get(step, "prepend"), BLANK_MARK)) {
+        s->parts.flags |= PS_TOKENIZER_PREFIX;
+        return 0;
+    }
+    const json_t *pattern = json_object_get(json_object_get(step, "pattern"), "String");
+    if (strcmp(type, "Replace") != 0 || !text_is(pattern, " ") ||
+        !text_is(json_object_get(step, "content"), BLANK_MARK))
+        return unsupported(s, "Normalizer", type);
+    s->blanks = true;
+    return 0;
+}
+
 static int read_normaliser_step(struct json_source *s, const json_t *step)
 {
+    if (s->parts.flags & PS_TOKENIZER_CHARACTERS)
+        return read_character_step(s, step);
     if (strcmp(type_of(step), "NFC") != 0)
         return unsupported(s, "Normalizer", type_of(step));
     s->parts.flags |= PS_TOKENIZER_NFC;
@@ -176,10 +203,35 @@ static int read_byte_level(struct json_source *s, const json_t *step)
     return add_pattern(s, (struct ps_text_span){pattern, strlen(pattern)});
 }
 
+/* Of a character vocabulary: none, or Metaspace, which replaces blanks and prefixes in one. */
+static int read_metaspace(struct json_source *s, const json_t *pre)
+{
+    bool metaspace = !strcmp(type_of(pre), "Metaspace");
+    if (!metaspace && pre && !json_is_null(pre))
+        return unsupported(s, "With the option byte_fallback, pre-tokenizer", type_of(pre));
+    if (!metaspace)
+        return s->blanks ? 0 : unsupported(s, "Option byte_fallback without", "Metaspace");
+    if (s->parts.flags & PS_TOKENIZER_PREFIX)
+        return unsupported(s, "Metaspace after normalizer", "Prepend");
+    if (!text_is(json_object_get(pre, "replacement"), BLANK_MARK) ||
+        !json_is_false(json_object_get(pre, "split")))
+        return unsupported(s, "Pre-tokenizer", "Metaspace that splits or replaces otherwise");
+    const json_t *scheme = json_object_get(pre, "prepend_scheme");
+    if (text_is(scheme, "first"))
+        s->parts.flags |= PS_TOKENIZER_PREFIX_FIRST;
+    else if (scheme && !text_is(scheme, "always") && !text_is(scheme, "never"))
+        return unsupported(s, "Metaspace prepend_scheme", json_string_value(scheme));
+    if (!text_is(scheme, "never"))
+        s->parts.flags |= PS_TOKENIZER_PREFIX | PS_TOKENIZER_PREFIX_ONCE;
+    return 0;
+}
+
 /* Split steps, then ByteLevel as the last: after it text is in another alphabet. */
 static int read_pre_tokenizer(struct json_source *s)
 {
     const json_t *pre = json_object_get(s->root, "pre_tokenizer");
+    if (s->parts.flags & PS_TOKENIZER_CHARACTERS)
+        return read_metaspace(s, pre);
     const json_t *list = NULL;
     size_t count = 1;
     if (!strcmp(type_of(pre), "Sequence")) {
@@ -200,9 +252,57 @@ static int read_pre_tokenizer(struct json_source *s)
     return unsupported(s, "Pre-tokenizer", "Sequence without steps");
 }
 
+/* A character vocabulary's steps undo what encoding did; any other says that more was done. */
+static int read_character_decoder(struct json_source *s, const json_t *decoder)
+{
+    static const char *const known[] = {"Replace", "ByteFallback", "Fuse",
+                                        "Strip",   "Metaspace",    "null"};
+    bool sequence = !strcmp(type_of(decoder), "Sequence");
+    const json_t *list = json_object_get(decoder, "decoders");
+    for (size_t i = 0; i < (sequence ? json_array_size(list) : 1); i++) {
+        const char *type = type_of(sequence ? json_array_get(list, i) : decoder);
+        bool found = false;
+        for (size_t k = 0; k < PS_ARRAY_LEN(known); k++)
+            found |= !strcmp(type, known[k]);
+        if (!found)
+            return unsupported(s, "Decoder", type);
+    }
+    return 0;
+}
+
+/* The template of a character vocabulary: at most one token, before the text. */
+static int read_template(struct json_source *s)
+{
+    const json_t *post = json_object_get(s->root, "post_processor");
+    if (!(s->parts.flags & PS_TOKENIZER_CHARACTERS) || !post || json_is_null(post))
+        return 0;
+    if (strcmp(type_of(post), "TemplateProcessing") != 0)
+        return unsupported(s, "Post-processor", type_of(post));
+    const json_t *single = json_object_get(post, "single");
+    size_t count = json_array_size(single);
+    const json_t *first = json_object_get(json_array_get(single, 0), "SpecialToken");
+    if (!count || count > 2 || !first != (count == 1) ||
+        !json_object_get(json_array_get(single, count - 1), "Sequence"))
+        return unsupported(s, "Post-processor", "TemplateProcessing with more than one token");
+    if (!first)
+        return 0;
+    const char *name = json_string_value(json_object_get(first, "id"));
+    const json_t *tokens = json_object_get(post, "special_tokens");
+    const json_t *ids = json_object_get(json_object_get(tokens, name ? name : ""), "ids");
+    const json_t *id = json_array_get(ids, 0);
+    if (json_array_size(ids) != 1 || !json_is_integer(id) || json_integer_value(id) < 0 ||
+        json_integer_value(id) >= s->parts.token_count)
+        return format_error(s, "The post-processor's token has no id in the vocabulary");
+    s->parts.flags |= PS_TOKENIZER_BOS;
+    s->parts.bos = (uint32_t)json_integer_value(id);
+    return 0;
+}
+
 static int read_decoder(struct json_source *s)
 {
     const json_t *decoder = json_object_get(s->root, "decoder");
+    if (s->parts.flags & PS_TOKENIZER_CHARACTERS)
+        return read_character_decoder(s, decoder);
     if (decoder && !json_is_null(decoder) && strcmp(type_of(decoder), "ByteLevel") != 0)
         return unsupported(s, "Decoder", type_of(decoder));
     return 0;
@@ -249,6 +349,9 @@ static int read_added_token(struct json_source *s, const json_t *entry, uint64_t
     for (size_t i = 0; i < PS_ARRAY_LEN(options); i++)
         if (json_is_true(json_object_get(entry, options[i])))
             return unsupported(s, "Added-token option", options[i]);
+    if ((s->parts.flags & PS_TOKENIZER_CHARACTERS) &&
+        json_is_true(json_object_get(entry, "normalized")))
+        return unsupported(s, "With byte_fallback, added-token option", "normalized");
     int rc = read_id(s, json_object_get(entry, "id"), most, &id);
     if (rc < 0)
         return rc;
@@ -327,6 +430,8 @@ int ps_tokenizer_build_json(const char *json, size_t json_bytes, void **blob, si
     if (rc >= 0)
         rc = read_tokens(&s);
     if (rc >= 0)
+        rc = read_template(&s);
+    if (rc >= 0)
         rc = ps_token_blob_build(&s.parts, blob, blob_bytes, err);
     parts_free(&s.parts);
     for (size_t i = 0; i < PS_ARRAY_LEN(s.literal); i++)
@@ -337,7 +442,14 @@ int ps_tokenizer_build_json(const char *json, size_t json_bytes, void **blob, si
 
 /* ---- GGUF ----------------------------------------------------------------------------------- */
 
-enum gguf_token_type { GGUF_NORMAL = 1, GGUF_CONTROL = 3, GGUF_USER_DEFINED = 4, GGUF_UNUSED = 5 };
+enum gguf_token_type {
+    GGUF_NORMAL = 1,
+    GGUF_UNKNOWN = 2,
+    GGUF_CONTROL = 3,
+    GGUF_USER_DEFINED = 4,
+    GGUF_UNUSED = 5,
+    GGUF_BYTE = 6
+};
 
 static struct ps_text_span gguf_span(struct ps_gguf_string string)
 {
@@ -347,6 +459,31 @@ static struct ps_text_span gguf_span(struct ps_gguf_string string)
 static bool gguf_is(struct ps_gguf_string string, const char *text)
 {
     return string.bytes == strlen(text) && !memcmp(string.data, text, string.bytes);
+}
+
+/* "llama": merges by score, the blank before each stretch of text, the BOS token. */
+static int gguf_characters(const struct ps_tokenizer_gguf *source, struct ps_token_parts *parts,
+                           struct ps_error *err)
+{
+    if (!source->scores)
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+                            "tokenizer.ggml.model is \"llama\", but there are no scores.");
+    if (source->add_bos && source->bos >= source->token_count)
+        return ps_error_set(err, -PS_ERR_FORMAT, WHERE_GGUF,
+                            "The BOS token %u is outside the vocabulary.", source->bos);
+    for (uint64_t i = 0; i < source->token_count; i++)
+        if (isnan(source->scores[i]))
+            return ps_error_set(err, -PS_ERR_FORMAT, WHERE_GGUF,
+                                "The score of token %llu is not a number.", (unsigned long long)i);
+    parts->scores = source->scores;
+    parts->flags = PS_TOKENIZER_CHARACTERS | PS_TOKENIZER_SCORES;
+    if (source->add_space_prefix)
+        parts->flags |= PS_TOKENIZER_PREFIX;
+    if (source->add_bos) {
+        parts->flags |= PS_TOKENIZER_BOS;
+        parts->bos = source->bos;
+    }
+    return 0;
 }
 
 static int gguf_head(const struct ps_tokenizer_gguf *source, struct ps_token_parts *parts,
@@ -364,10 +501,13 @@ static int gguf_head(const struct ps_tokenizer_gguf *source, struct ps_token_par
         {"olmo", "gpt2", PS_TOKENIZER_NFC},
         {"dbrx", "dbrx", 0},
     };
+    if (gguf_is(source->model, "llama"))
+        return gguf_characters(source, parts, err);
     if (!gguf_is(source->model, "gpt2"))
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
-                            "tokenizer.ggml.model \"%.*s\" is not supported; \"gpt2\" is.",
-                            (int)ps_min_u64(source->model.bytes, 64), source->model.data);
+        return ps_error_set(
+            err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
+            "tokenizer.ggml.model \"%.*s\" is not supported; \"gpt2\" and \"llama\" are.",
+            (int)ps_min_u64(source->model.bytes, 64), source->model.data);
     for (size_t i = 0; i < PS_ARRAY_LEN(known); i++) {
         if (!gguf_is(source->pre, known[i].pre))
             continue;
@@ -384,11 +524,15 @@ static int gguf_head(const struct ps_tokenizer_gguf *source, struct ps_token_par
         (int)ps_min_u64(source->pre.bytes, 64), source->pre.data);
 }
 
-static int gguf_token(const struct ps_tokenizer_gguf *source, uint32_t id,
+static int gguf_token(const struct ps_tokenizer_gguf *source, uint32_t id, bool characters,
                       struct ps_token_part *token, struct ps_error *err)
 {
     int32_t type = source->types ? source->types[id] : GGUF_NORMAL;
     token->surface = gguf_span(source->tokens[id]);
+    if (characters && type == GGUF_UNKNOWN)
+        type = GGUF_CONTROL;
+    if (characters && type == GGUF_BYTE) /* told by its spelling, as in the other source */
+        type = GGUF_NORMAL;
     switch (type) {
     case GGUF_NORMAL:
         token->kind = PS_TOKEN_NORMAL;
@@ -404,7 +548,8 @@ static int gguf_token(const struct ps_tokenizer_gguf *source, uint32_t id,
         return 0;
     default:
         return ps_error_set(err, -PS_ERR_UNSUPPORTED, WHERE_GGUF,
-                            "Token %u has type %d, which byte-level BPE does not have.", id, type);
+                            "Token %u has type %d, which %s BPE does not have.", id, type,
+                            characters ? "character" : "byte-level");
     }
 }
 
@@ -417,13 +562,14 @@ static int gguf_lists(const struct ps_tokenizer_gguf *source, struct ps_token_pa
                             (unsigned long long)source->token_count,
                             (unsigned long long)source->merge_count);
     parts->token_count = (uint32_t)source->token_count;
-    parts->merge_count = (uint32_t)source->merge_count;
+    bool characters = parts->flags & PS_TOKENIZER_CHARACTERS;
+    parts->merge_count = characters ? 0 : (uint32_t)source->merge_count;
     parts->tokens = calloc(parts->token_count + 1ull, sizeof(*parts->tokens));
     parts->merges = calloc(parts->merge_count + 1ull, sizeof(*parts->merges));
     if (!parts->tokens || !parts->merges)
         return no_memory(err);
     for (uint32_t id = 0; id < parts->token_count; id++) {
-        int rc = gguf_token(source, id, &parts->tokens[id], err);
+        int rc = gguf_token(source, id, characters, &parts->tokens[id], err);
         if (rc < 0)
             return rc;
     }

@@ -126,7 +126,8 @@ static void hostile_fields(void **state)
     struct stored s = make();
     size_t merges = 48 + 4 * 261, kinds = merges + 2 * 12 + 4;
     expect(s, 0, 0, "magic");
-    expect(s, 8, 2, "version 2");
+    expect(s, 8, 3, "version 3");
+    expect(s, 8, 2, "flags"); /* of the other version */
     expect(s, 12, 4, "flags");
     expect(s, 16, UINT32_MAX, "counts");
     expect(s, 20, UINT32_MAX, "counts");

@@ -41,7 +41,7 @@ static const struct argp argp = {
     .parser = parse,
     .children = children,
     .doc = "Turns the text on standard input into a JSON array of token ids. Special tokens in the "
-           "text are recognised; none is added."};
+           "text are recognised; none is added but the BOS token of models that want one."};
 
 static int encode(const struct ps_model *model, const char *text, size_t text_bytes,
                   struct ps_error *err)
