@@ -18,7 +18,7 @@
 #define PS_ATTENTION_HEADS 16u /* most heads of one task */
 #define PS_CONV_BLOCK 256u     /* channels whose convolution history is stored together */
 #define PS_EXPERT_PAIRS 64u    /* (token, expert) pairs in work at once, when chunks are short */
-#define PS_DOWN_ROWS 128u       /* output rows of a down projection done as one task */
+#define PS_DOWN_ROWS 128u      /* output rows of a down projection done as one task */
 #define PS_CUT_TOKENS 16u      /* tokens whose lanes are carried where slices end inside folds */
 #define PS_UP_ROWS 64u         /* neurons done as one task */
 #define PS_FOLD_ROWS 256u      /* output rows of one fold done as one task, on several nodes */

@@ -149,7 +149,7 @@ struct ps_engine_options {
     int threads;              /* 0 = one per CPU */
     uint32_t ctx;             /* tokens a session can hold; 0 = min(4096, the model's) */
     uint32_t experts_used;    /* 0 = the model's; fewer changes the output */
-    const char *activations;  /* "f32" or "q8" (docs/decisions/0009); NULL = "f32" */
+    const char *activations;  /* "f32" or "q8" (docs/decisions/0008); NULL = "f32" */
     const char *kv;           /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
     uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */

@@ -10,7 +10,7 @@ add_library(oracle STATIC oracle.c source_writer.c tiny_model.c)
 target_link_libraries(oracle PUBLIC model_fixture m)
 ps_test(shapes "golden;threaded" SOURCES test_shapes.c LINK oracle)
 ps_test(prediction "golden" SOURCES test_prediction.c LINK oracle)
-ps_test(types "golden;threaded" SOURCES test_types.c LINK oracle)
+ps_test(types "kernel" SOURCES test_types.c LINK oracle)
 ps_test(model_open unit SOURCES test_model_open.c LINK oracle)
 ps_test(peak unit SOURCES test_peak.c LINK oracle)
 # Faults of the drives at every read of three tokens.

@@ -205,7 +205,8 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
 
 int cmd_bench_decode(int argc, char **argv)
 {
-    static struct measurement m = {.args = {.prompt = 512, .tokens = 64, .rounds = 5}};
+    static struct measurement m = {
+        .args = {.engine.activations = "q8", .prompt = 512, .tokens = 64, .rounds = 5}};
     struct ps_model *model = NULL;
     struct ps_error err = {0};
     int status = 0;

@@ -142,7 +142,7 @@ static int ids_get(const struct logits_args *args, int32_t **ids, size_t *id_cou
 
 int cmd_logits(int argc, char **argv)
 {
-    struct logits_args args = {0};
+    struct logits_args args = {.engine.kv = "f32"};
     struct ps_model *model = NULL;
     struct ps_error err = {0};
     int32_t *ids = NULL;

@@ -125,7 +125,7 @@ static int perplexity(struct perplexity_args *args, struct ps_model *model, stru
 
 int cmd_perplexity(int argc, char **argv)
 {
-    struct perplexity_args args = {0};
+    struct perplexity_args args = {.engine.kv = "f32"};
     struct ps_model *model = NULL;
     struct ps_error err = {0};
     int status = 0;

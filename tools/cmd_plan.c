@@ -141,7 +141,7 @@ static void plan_print(const struct ps_plan *plan)
 
 int cmd_plan(int argc, char **argv)
 {
-    struct plan_args args = {0};
+    struct plan_args args = {.engine.activations = "q8"};
     struct ps_model *model = NULL;
     struct ps_plan plan = {0};
     struct ps_error err = {0};

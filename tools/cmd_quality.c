@@ -282,6 +282,7 @@ static int compare(struct comparison *c, struct ps_model *reference, struct ps_m
     struct ps_model_info info;
 
     reference_options.activations = NULL;
+    reference_options.kv = "f32";
     reference_options.experts_used = 0;
     ps_model_info(reference, &info);
     c->vocab_rows = info.vocab_rows;
@@ -370,7 +371,7 @@ static void result_print(const struct comparison *c)
 
 int cmd_quality(int argc, char **argv)
 {
-    static struct comparison c;
+    static struct comparison c = {.args.engine.kv = "f32"};
     struct ps_model *reference = NULL, *volume = NULL;
     struct ps_error err = {0};
     int status = 0;

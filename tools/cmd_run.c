@@ -407,7 +407,8 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
 
 int cmd_run(int argc, char **argv)
 {
-    struct run_args args = {.token_count = UINT32_MAX,
+    struct run_args args = {.engine.activations = "q8",
+                            .token_count = UINT32_MAX,
                             .temperature = NAN,
                             .top_p = NAN,
                             .min_p = NAN,

@@ -159,11 +159,14 @@ static const struct argp_option engine_options[] = {
      "uring (default) or passthru, each also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0,
-     "numbers that weights are multiplied with: f32 (default), or q8: rounded to 8 bits, faster, "
-     "and CHANGES THE OUTPUT a little",
+     "numbers that quantised weights are multiplied with: q8, rounded to 8 bits (default of run, "
+     "plan "
+     "and bench decode), or f32 (default of the others); CHANGES THE OUTPUT a little",
      0},
     {"kv", KEY_KV, "TYPE", 0,
-     "how keys and values are kept: f16 (default), f32, or q8_0; CHANGES THE OUTPUT a little", 0},
+     "how keys and values are kept: f16 (default), f32 (default of logits, perplexity "
+     "and quality), or q8_0; CHANGES THE OUTPUT a little",
+     0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
     {"experts-used", KEY_EXPERTS_USED, "K", 0,
      "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},

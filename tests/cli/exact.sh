@@ -22,7 +22,7 @@ for io in uring pread pagecache mmap; do
     alike "--io $io" one --io $io
     alike "--io $io, least memory" one --io $io --memory min
 done
-floor=$("$penstock" plan one --json --memory 1G | jq .floor_bytes)
+floor=$("$penstock" plan one --kv f32 --activations f32 --json --memory 1G | jq .floor_bytes)
 for more in 1 3 6 10; do
     alike "$more MiB over the floor" one --memory $((floor + more * 1048576))
 done
