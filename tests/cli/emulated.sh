@@ -7,7 +7,7 @@ command -v qemu-x86_64 >/dev/null || test_skip "qemu-x86_64 is not installed (pa
 
 quiet "$penstock" layout "$demo_gguf" v
 # io_uring is not emulated; the reads are not what is tested.
-run=(run v --ids 69,1017,331 -n 3 --temp 0 --threads 1 --io pread --memory min --ctx 16 --json)
+run=(run v --ids "69,1017,331" -n 3 --temp 0 --threads 1 --io pread --memory min --ctx 16 --json)
 quiet "$penstock" "${run[@]}"
 expected=$(jq -c .ids out.txt)
 
