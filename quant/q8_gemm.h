@@ -118,7 +118,7 @@ static ALWAYS_INLINE void lanes_begin(struct group *g, const struct ps_q8_matmul
 
 static ALWAYS_INLINE void lanes_store(const struct group *g, float *out, size_t rows, size_t j)
 {
-    float beyond[PS_Q8_LANES];
+    float beyond[PS_Q8_LANES] = {0};
 
     for (size_t p = 0; p * PANEL_ROWS < rows; p++) {
         uint8_t *row[PANEL_ROWS];

@@ -631,7 +631,7 @@ static ALWAYS_INLINE void end_rows(const struct ps_q8_matmul *m, size_t r, size_
             break;
         if (m->lanes_out != NULL) {
             float *lanes = m->lanes_out + ((size_t)c * m->rows + r) * PS_Q8_LANES;
-            float copy[ROWS * PS_Q8_LANES];
+            float copy[ROWS * PS_Q8_LANES] = {0};
             for (int i = 0; i < 2 * quads; i++)
                 f_store(copy + i * 2 * PS_Q8_LANES, acc[c][i]);
             memcpy(lanes, copy, count * PS_Q8_LANES * sizeof(*lanes));

@@ -54,7 +54,7 @@ struct bench {
     size_t x8_stride_bytes;
     float *y; /* [threads][COLUMNS_MAX, rows] */
     double read_rate, float_rate, int8_rate;
-    struct tool_progress *progress;
+    struct tool_progress progress;
 };
 
 /* What is timed. */
@@ -293,7 +293,7 @@ static json_t *row_measure(struct job *job)
 {
     json_t *cells = json_array();
 
-    tool_progress_text(job->bench->progress, "%s, %s, %s", ps_type_info(job->type)->name,
+    tool_progress_text(&job->bench->progress, "%s, %s, %s", ps_type_info(job->type)->name,
                        job->is_q8 ? "q8" : "f32", ps_cpu_level_name(job->level));
     machine_measure(job->bench);
     for (size_t i = 0; i < COLUMNS_COUNT && tool_stop_status() == 0; i++)
@@ -339,13 +339,13 @@ static json_t *types_measure(struct bench *b)
 }
 
 /* The other kernels do not depend on the type: they are left out when one is asked for. */
-static json_t *vectors_measure(const struct bench *b)
+static json_t *vectors_measure(struct bench *b)
 {
     json_t *list = json_array();
 
     for (size_t i = 0; i < bench_vector_count && b->args.type < 0; i++) {
         json_t *times = json_object();
-        tool_progress_text(b->progress, "%s", bench_vector_name(i));
+        tool_progress_text(&b->progress, "%s", bench_vector_name(i));
         for (int level = 0; level <= (int)ps_cpu_level() && tool_stop_status() == 0; level++) {
             double ns = bench_vector_ns(i, (enum ps_cpu_level)level);
             json_object_set_new(times, ps_cpu_level_name((enum ps_cpu_level)level),
@@ -451,12 +451,9 @@ static void result_print(const struct bench *b, const json_t *json)
 
 static int bench_run(struct bench *b)
 {
-    struct tool_progress progress;
-
-    tool_progress_init(&progress, NULL);
-    b->progress = &progress;
+    tool_progress_init(&b->progress, NULL);
     json_t *json = bench_measure(b);
-    tool_progress_end(&progress);
+    tool_progress_end(&b->progress);
     if (tool_stop_status() == 0 && b->args.json)
         return tool_json_print(json);
     if (tool_stop_status() == 0)
