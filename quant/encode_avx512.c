@@ -1,7 +1,7 @@
 /* The encoders with AVX-512: a v16 is one register. */
 #include "quant/encode_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <assert.h>
 #include <immintrin.h>

@@ -4,7 +4,7 @@
  */
 #include "quant/kernels_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <assert.h>
 #include <immintrin.h>

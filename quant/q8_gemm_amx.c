@@ -1,7 +1,7 @@
 /* AMX tiles of 8-bit integers (Intel SDM volume 1, chapter 18; volume 2, TDPBSUD). */
 #include "quant/q8_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <immintrin.h>
 #include <string.h>

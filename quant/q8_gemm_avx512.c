@@ -1,7 +1,7 @@
 /* AVX-512 without VNNI: pairs of byte products, 64 at a time. */
 #include "quant/q8_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <immintrin.h>
 #include <string.h>

@@ -1,7 +1,7 @@
 /* AVX-512 VNNI: all of the product is in quant/q8_gemm.h and quant/q8_gemm_vnni.h. */
 #include "quant/q8_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <immintrin.h>
 #include <string.h>
