@@ -6,7 +6,7 @@
 
 #include "quant/q8_internal.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PS_SANITIZED)
 
 #include <immintrin.h>
 #include <string.h>

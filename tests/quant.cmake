@@ -10,3 +10,6 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
   set_source_files_properties(checkkernel_amx.c PROPERTIES COMPILE_OPTIONS
     "-mavx2;-mfma;-mf16c;-mbmi;-mbmi2;-mavx512f;-mavx512bw;-mavx512cd;-mavx512dq;-mavx512vl;-mavx512vnni")
 endif()
+if(PS_SANITIZE) # as in quant/: minutes to compile, and checked without
+  target_compile_definitions(test_checkkernel PRIVATE PS_SANITIZED)
+endif()
