@@ -15,6 +15,49 @@ const struct ps_arch *const ps_arch_table[] = {
     &ps_arch_olmoe,       &ps_arch_mixtral,    NULL,
 };
 
+/* Behind the prefix for global roles, behind "layers.N." for layer roles. */
+static const char *const hf_role_names[PS_ROLE_COUNT] = {
+    [PS_ROLE_EMBED] = "embed_tokens.weight",
+    [PS_ROLE_OUT_NORM] = "norm.weight",
+    [PS_ROLE_HEAD] = "lm_head.weight",
+    [PS_ROLE_ATTN_NORM] = "input_layernorm.weight",
+    [PS_ROLE_FFN_NORM] = "post_attention_layernorm.weight",
+    [PS_ROLE_ATTN_Q] = "self_attn.q_proj.weight",
+    [PS_ROLE_ATTN_K] = "self_attn.k_proj.weight",
+    [PS_ROLE_ATTN_V] = "self_attn.v_proj.weight",
+    [PS_ROLE_ATTN_OUT] = "self_attn.o_proj.weight",
+    [PS_ROLE_ATTN_Q_NORM] = "self_attn.q_norm.weight",
+    [PS_ROLE_ATTN_K_NORM] = "self_attn.k_norm.weight",
+    [PS_ROLE_DELTA_QKV] = "linear_attn.in_proj_qkv.weight",
+    [PS_ROLE_DELTA_Z] = "linear_attn.in_proj_z.weight",
+    [PS_ROLE_DELTA_BETA] = "linear_attn.in_proj_b.weight",
+    [PS_ROLE_DELTA_ALPHA] = "linear_attn.in_proj_a.weight",
+    [PS_ROLE_DELTA_CONV] = "linear_attn.conv1d.weight",
+    [PS_ROLE_DELTA_A] = "linear_attn.A_log",
+    [PS_ROLE_DELTA_DT] = "linear_attn.dt_bias",
+    [PS_ROLE_DELTA_NORM] = "linear_attn.norm.weight",
+    [PS_ROLE_DELTA_OUT] = "linear_attn.out_proj.weight",
+    [PS_ROLE_ROUTER] = "mlp.gate.weight",
+    [PS_ROLE_SHARED_GATE_INP] = "mlp.shared_expert_gate.weight",
+    [PS_ROLE_SHARED_GATE] = "mlp.shared_expert.gate_proj.weight",
+    [PS_ROLE_SHARED_UP] = "mlp.shared_expert.up_proj.weight",
+    [PS_ROLE_SHARED_DOWN] = "mlp.shared_expert.down_proj.weight",
+    [PS_ROLE_DENSE_GATE] = "mlp.gate_proj.weight",
+    [PS_ROLE_DENSE_UP] = "mlp.up_proj.weight",
+    [PS_ROLE_DENSE_DOWN] = "mlp.down_proj.weight",
+    [PS_ROLE_PREDICT_PROJ] = "mtp.fc.weight",
+    [PS_ROLE_PREDICT_EMBED_NORM] = "mtp.pre_fc_norm_embedding.weight",
+    [PS_ROLE_PREDICT_HIDDEN_NORM] = "mtp.pre_fc_norm_hidden.weight",
+    [PS_ROLE_PREDICT_OUT_NORM] = "mtp.norm.weight",
+};
+
+/* [E, 2I, H] and [E, H, I], behind "layers.N."; or experts one by one. */
+#define HF_MERGED_GATE_UP "mlp.experts.gate_up_proj"
+#define HF_MERGED_DOWN "mlp.experts.down_proj"
+#define HF_EXPERT_PREFIX "mlp.experts."
+static const char *const hf_expert_suffixes[PS_EXPERT_PART_COUNT] = {
+    ".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"};
+
 /* ---- recognising ------------------------------------------------------------ */
 
 static int unknown_arch(const char *what, bool gguf, struct ps_error *err)
@@ -52,8 +95,7 @@ static int find_prefix(struct ps_checkpoint *c, struct ps_error *err)
     char name[NAME_BYTES];
 
     for (size_t i = 0; i < PS_ARRAY_LEN(hf_prefixes); i++) {
-        snprintf(name, sizeof(name), "%s%s", hf_prefixes[i].prefix,
-                 c->arch->hf_roles[PS_ROLE_EMBED].name);
+        snprintf(name, sizeof(name), "%s%s", hf_prefixes[i].prefix, hf_role_names[PS_ROLE_EMBED]);
         if (ps_source_find(c->source, name)) {
             c->prefix = hf_prefixes[i].prefix;
             c->head_prefix = hf_prefixes[i].head_prefix;
@@ -171,21 +213,42 @@ bool ps_checkpoint_has(const struct ps_checkpoint *c, uint32_t layer, const char
 }
 
 static void role_source_name(const struct ps_checkpoint *c, enum ps_role role, uint32_t layer,
-                             char buf[NAME_BYTES], enum ps_transform *transform)
+                             char buf[NAME_BYTES])
 {
     bool gguf = c->source->kind == PS_SOURCE_GGUF;
-    const struct ps_arch_name *n = gguf ? &c->arch->gguf_roles[role] : &c->arch->hf_roles[role];
+    const char *own = gguf ? c->arch->gguf_roles[role] : c->arch->hf_roles[role];
+    const char *name = own ? own : hf_role_names[role];
 
-    *transform = n->transform;
-    if (gguf && !n->name)
+    if (gguf && !own)
         ps_role_name(role, layer, buf, NAME_BYTES);
     else if (role >= PS_ROLE_PREDICT_PROJ) /* of the model, not of the layer */
-        snprintf(buf, NAME_BYTES, "%s", n->name);
+        snprintf(buf, NAME_BYTES, "%s", name);
     else if (role >= PS_ROLE_LAYER_FIRST)
-        layer_name(c, layer, n->name, buf);
+        layer_name(c, layer, name, buf);
     else
-        snprintf(buf, NAME_BYTES, "%s%s", role == PS_ROLE_HEAD ? c->head_prefix : c->prefix,
-                 n->name);
+        snprintf(buf, NAME_BYTES, "%s%s", role == PS_ROLE_HEAD ? c->head_prefix : c->prefix, name);
+}
+
+/* GGUF has the values as they are used. */
+static enum ps_transform role_transform(const struct ps_checkpoint *c, enum ps_role role)
+{
+    if (c->source->kind == PS_SOURCE_GGUF)
+        return PS_TRANSFORM_NONE;
+    switch (role) {
+    case PS_ROLE_DELTA_A:
+        return PS_TRANSFORM_NEG_EXP;
+    case PS_ROLE_OUT_NORM:
+    case PS_ROLE_ATTN_NORM:
+    case PS_ROLE_FFN_NORM:
+    case PS_ROLE_ATTN_Q_NORM:
+    case PS_ROLE_ATTN_K_NORM:
+    case PS_ROLE_PREDICT_EMBED_NORM:
+    case PS_ROLE_PREDICT_HIDDEN_NORM:
+    case PS_ROLE_PREDICT_OUT_NORM:
+        return c->arch->zero_centred_norms ? PS_TRANSFORM_PLUS_ONE : PS_TRANSFORM_NONE;
+    default:
+        return PS_TRANSFORM_NONE;
+    }
 }
 
 /* Equal but for dimensions of 1: [C, 1, 4] is [C, 4], and [1, H] is [H]. */
@@ -253,7 +316,8 @@ int ps_checkpoint_find(const struct ps_checkpoint *c, const struct ps_config *co
         dims[0] = packed.rows;
         found.order = packed.order;
     } else {
-        role_source_name(c, role, layer, name, &found.transform);
+        role_source_name(c, role, layer, name);
+        found.transform = role_transform(c, role);
     }
     if (is_paired(c, role))
         found.order = (struct ps_row_order){
@@ -344,14 +408,15 @@ static int find_expert_hf(const struct ps_checkpoint *c, const struct ps_config 
     const uint64_t dims[] = {ref->rows, ref->cols};
     char name[NAME_BYTES], tail[NAME_BYTES / 2];
 
-    if (a->hf_merged_gate_up && ps_checkpoint_has(c, layer, a->hf_merged_gate_up)) {
+    if (ps_checkpoint_has(c, layer, HF_MERGED_GATE_UP)) {
         if (part == PS_EXPERT_DOWN)
-            return find_stacked(c, config, layer, expert, a->hf_merged_down, ref->rows, 0, ref,
-                                err);
-        return find_stacked(c, config, layer, expert, a->hf_merged_gate_up, 2 * ref->rows,
+            return find_stacked(c, config, layer, expert, HF_MERGED_DOWN, ref->rows, 0, ref, err);
+        return find_stacked(c, config, layer, expert, HF_MERGED_GATE_UP, 2 * ref->rows,
                             part == PS_EXPERT_UP ? ref->rows : 0, ref, err);
     }
-    snprintf(tail, sizeof(tail), "%s%u%s", a->hf_expert_prefix, expert, a->hf_expert_suffix[part]);
+    snprintf(tail, sizeof(tail), "%s%u%s",
+             a->hf_expert_prefix ? a->hf_expert_prefix : HF_EXPERT_PREFIX, expert,
+             a->hf_expert_suffix[part] ? a->hf_expert_suffix[part] : hf_expert_suffixes[part]);
     layer_name(c, layer, tail, name);
     return find_shaped(c, name, dims, 2, &ref->tensor, err);
 }
@@ -396,7 +461,7 @@ int ps_checkpoint_skip_group(const struct ps_checkpoint *c, const char *name, ch
     static const char inv_freq[] = ".rotary_emb.inv_freq"; /* a table that the config implies */
     size_t len = strlen(name);
 
-    for (const char *const *p = c->arch->skip_prefixes; *p; p++)
+    for (const char *const *p = c->arch->skip_prefixes; p && *p; p++)
         if (has_prefix(name, *p) && !(c->prediction_count && has_prefix(name, "mtp."))) {
             snprintf(buf, buf_bytes, "%s*", *p);
             return 0;

@@ -16,11 +16,6 @@ enum ps_transform {
     PS_TRANSFORM_NEG_EXP,  /* A_log becomes -exp(A_log) (spec A.5) */
 };
 
-struct ps_arch_name {
-    const char *name;
-    enum ps_transform transform;
-};
-
 enum ps_expert_part { PS_EXPERT_GATE, PS_EXPERT_UP, PS_EXPERT_DOWN, PS_EXPERT_PART_COUNT };
 
 struct ps_checkpoint;
@@ -64,16 +59,14 @@ struct ps_arch {
                      struct ps_error *err);
     int (*config_gguf)(const struct ps_checkpoint *checkpoint, struct ps_config *config,
                        struct ps_error *err);
-    /* Hugging Face names: behind the prefix for global roles,
-     * behind "layers.N." for layer roles. */
-    struct ps_arch_name hf_roles[PS_ROLE_COUNT];
-    const char *hf_merged_gate_up,
-        *hf_merged_down;          /* [E, 2I, H] and [E, H, I]; behind "layers.N." */
-    const char *hf_expert_prefix; /* "mlp.experts.", then the number, then: */
-    const char *hf_expert_suffix[PS_EXPERT_PART_COUNT];
-    /* GGUF names where they differ from ps_role_name: behind "blk.N." for layer roles. */
-    struct ps_arch_name gguf_roles[PS_ROLE_COUNT];
-    const char *const *skip_prefixes; /* groups of tensors that are left out; NULL at the end */
+    bool zero_centred_norms; /* safetensors: norms multiply by 1 + w, that of the delta rule by w */
+    /* Names where they differ from those that families share (arch.c for safetensors, ps_role_name
+     * for GGUF): behind the prefix for global roles, behind "layers.N." or "blk.N." for others. */
+    const char *hf_roles[PS_ROLE_COUNT], *gguf_roles[PS_ROLE_COUNT];
+    /* Experts one by one, where they are not "mlp.experts.N.gate_proj.weight" and so on. */
+    const char *hf_expert_prefix, *hf_expert_suffix[PS_EXPERT_PART_COUNT];
+    /* Groups of tensors that are left out, NULL at the end; or NULL. */
+    const char *const *skip_prefixes;
     /* NULL, or: fills *packed and returns true for a role that this source packs otherwise than by
      * the names above. */
     bool (*packed_role)(const struct ps_checkpoint *checkpoint, const struct ps_config *config,

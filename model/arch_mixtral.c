@@ -46,7 +46,7 @@ static bool packed_role(const struct ps_checkpoint *c, const struct ps_config *c
                         enum ps_role role, uint32_t layer, struct ps_packed_role *packed)
 {
     if (role != PS_ROLE_ROUTER || c->source->kind == PS_SOURCE_GGUF ||
-        ps_checkpoint_has(c, layer, c->arch->hf_roles[role].name) ||
+        ps_checkpoint_has(c, layer, c->arch->hf_roles[role]) ||
         !ps_checkpoint_has(c, layer, "mlp.gate.weight"))
         return false;
     *packed = (struct ps_packed_role){.name = "mlp.gate.weight", .rows = config->expert_count};
@@ -54,7 +54,6 @@ static bool packed_role(const struct ps_checkpoint *c, const struct ps_config *c
 }
 
 static const char *const hf_names[] = {"MixtralForCausalLM", "mixtral", NULL};
-static const char *const skip_prefixes[] = {NULL};
 
 const struct ps_arch ps_arch_mixtral = {
     .id = "mixtral",
@@ -67,23 +66,8 @@ const struct ps_arch ps_arch_mixtral = {
     .paired_rope = true,
     .config_hf = config_hf,
     .config_gguf = config_gguf,
-    .hf_roles =
-        {
-            [PS_ROLE_EMBED] = {"embed_tokens.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_OUT_NORM] = {"norm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_HEAD] = {"lm_head.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_NORM] = {"input_layernorm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_FFN_NORM] = {"post_attention_layernorm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_Q] = {"self_attn.q_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_K] = {"self_attn.k_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_V] = {"self_attn.v_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_OUT] = {"self_attn.o_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ROUTER] = {"block_sparse_moe.gate.weight", PS_TRANSFORM_NONE},
-        },
-    .hf_merged_gate_up = "mlp.experts.gate_up_proj",
-    .hf_merged_down = "mlp.experts.down_proj",
+    .hf_roles = {[PS_ROLE_ROUTER] = "block_sparse_moe.gate.weight"},
     .hf_expert_prefix = "block_sparse_moe.experts.",
     .hf_expert_suffix = {".w1.weight", ".w3.weight", ".w2.weight"},
-    .skip_prefixes = skip_prefixes,
     .packed_role = packed_role,
 };

@@ -27,7 +27,6 @@ static int config_gguf(const struct ps_checkpoint *c, struct ps_config *config,
 }
 
 static const char *const hf_names[] = {"Qwen3MoeForCausalLM", "qwen3_moe", NULL};
-static const char *const skip_prefixes[] = {NULL};
 
 const struct ps_arch ps_arch_qwen3_moe = {
     .id = "qwen3_moe",
@@ -37,27 +36,4 @@ const struct ps_arch ps_arch_qwen3_moe = {
     .eps_default = 1e-6,
     .config_hf = config_hf,
     .config_gguf = config_gguf,
-    .hf_roles =
-        {
-            [PS_ROLE_EMBED] = {"embed_tokens.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_OUT_NORM] = {"norm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_HEAD] = {"lm_head.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_NORM] = {"input_layernorm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_FFN_NORM] = {"post_attention_layernorm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_Q] = {"self_attn.q_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_K] = {"self_attn.k_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_V] = {"self_attn.v_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_OUT] = {"self_attn.o_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_Q_NORM] = {"self_attn.q_norm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ATTN_K_NORM] = {"self_attn.k_norm.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_ROUTER] = {"mlp.gate.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_DENSE_GATE] = {"mlp.gate_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_DENSE_UP] = {"mlp.up_proj.weight", PS_TRANSFORM_NONE},
-            [PS_ROLE_DENSE_DOWN] = {"mlp.down_proj.weight", PS_TRANSFORM_NONE},
-        },
-    .hf_merged_gate_up = "mlp.experts.gate_up_proj",
-    .hf_merged_down = "mlp.experts.down_proj",
-    .hf_expert_prefix = "mlp.experts.",
-    .hf_expert_suffix = {".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"},
-    .skip_prefixes = skip_prefixes,
 };
