@@ -155,7 +155,7 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     if (rc < 0)
         goto fail;
     engine->thread_count = engine->options.threads;
-    if (strcmp(engine->options.activations, "q8") == 0)
+    if (ps_activations_are_q8(&engine->options))
         engine->q8 = ps_q8_kernels_get(ps_cpu_level());
     struct ps_store_options so = {.engine = engine->options.io,
                                   .cache_bytes = cache_bytes,

@@ -166,6 +166,9 @@ uint64_t ps_resident_bytes(const struct ps_model *model);
 void ps_state_shape(const struct ps_config *config, const struct ps_engine_options *options,
                     struct ps_state_shape *shape);
 
+/* Whether these options (with defaults resolved) ask for activations of 8 bits. */
+bool ps_activations_are_q8(const struct ps_engine_options *options);
+
 /* What the work buffers of these options (with defaults resolved) follow from. */
 void ps_work_size(const struct ps_model *model, const struct ps_engine_options *options,
                   struct ps_work_size *size);
@@ -220,6 +223,16 @@ struct ps_product {
 /* Whether products with weights of this type take 8-bit vectors. */
 bool ps_product_is_q8(const struct ps_engine *engine, uint32_t type);
 void ps_product_run(const struct ps_engine *engine, const struct ps_product *product);
+
+/* Rows of activations, [n, cols], ldx floats from one to the next. */
+struct ps_rows {
+    const float *x;
+    size_t ldx, cols;
+};
+
+/* Rounds n rows to 8-bit vectors at dst, each stride_bytes after the one before. */
+void ps_quantize_rows(struct ps_engine *engine, const struct ps_rows *rows, uint8_t *dst,
+                      size_t stride_bytes, uint32_t n);
 
 /* Rounds `count` neurons (at most PS_UP_ROWS) to the block at `begin` of a fold's vector. */
 void ps_fold_quantize(const struct ps_engine *engine, const float *x, uint32_t begin,

@@ -88,11 +88,12 @@ struct moe_run {
     struct ps_session *session;
     uint32_t layer;
     struct ps_expert_shape shape;
-    uint32_t slice_count; /* of every expert of the layer */
-    bool cut_folds;       /* some slice ends inside a fold */
-    uint32_t job_count;   /* active experts */
-    uint32_t head, tail;  /* jobs [head, tail) hold leases */
-    uint32_t row_tail;    /* where the next job's rows may begin */
+    uint32_t slice_count;        /* of every expert of the layer */
+    bool cut_folds;              /* some slice ends inside a fold */
+    bool takes_floats, takes_q8; /* gate and up: one of them may take each */
+    uint32_t job_count;          /* active experts */
+    uint32_t head, tail;         /* jobs [head, tail) hold leases */
+    uint32_t row_tail;           /* where the next job's rows may begin */
     uint32_t round_count, up_task_count, fold_task_count;
     uint64_t up_task_end[PS_NODE_COUNT_MAX], fold_task_end[PS_NODE_COUNT_MAX]; /* by node */
     bool keeps_folds; /* folds of different nodes are computed apart, then added */
@@ -466,25 +467,17 @@ static int64_t find_rows(const struct ps_engine *engine, struct moe_run *run, ui
     return count < first - run->row_tail ? (int64_t)run->row_tail : -1;
 }
 
-static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+/* Only in the form that the layer's gate and up matrices take. */
+static void gather(struct ps_engine *engine, const struct moe_run *run,
+                   const struct ps_expert_job *job)
 {
     size_t hidden = engine->config->hidden;
 
-    (void)ctx;
-    (void)thread_idx;
-    engine->q8->quantize(engine->work.xn + token * hidden, hidden,
-                         engine->work.token_xq + token * ps_q8_bytes(hidden));
-}
-
-static void gather(struct ps_engine *engine, const struct ps_expert_job *job)
-{
-    size_t hidden = engine->config->hidden;
-
-    for (uint32_t i = 0; i < job->pair_count; i++)
+    for (uint32_t i = 0; run->takes_floats && i < job->pair_count; i++)
         memcpy(engine->work.expert_x + (job->row + i) * hidden,
                engine->work.xn + engine->work.pair_token[job->pair_begin + i] * hidden,
                hidden * sizeof(float));
-    for (uint32_t i = 0; engine->q8 && i < job->pair_count; i++)
+    for (uint32_t i = 0; run->takes_q8 && i < job->pair_count; i++)
         memcpy(engine->work.expert_xq + (job->row + i) * ps_q8_bytes(hidden),
                engine->work.token_xq +
                    engine->work.pair_token[job->pair_begin + i] * ps_q8_bytes(hidden),
@@ -509,7 +502,7 @@ static int fill_window(struct ps_engine *engine, struct moe_run *run, struct ps_
             return rc;
         job->row = (uint32_t)row;
         run->row_tail = job->row + job->pair_count;
-        gather(engine, job);
+        gather(engine, run, job);
         run->tail++;
     }
     return 0;
@@ -589,6 +582,9 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
         .session = session,
         .layer = layer,
         .shape = {c->hidden, c->expert_width, l->gate_type, l->up_type, l->down_type},
+        .takes_floats =
+            !ps_product_is_q8(engine, l->gate_type) || !ps_product_is_q8(engine, l->up_type),
+        .takes_q8 = ps_product_is_q8(engine, l->gate_type) || ps_product_is_q8(engine, l->up_type),
     };
     struct ps_linear in[2] = {
         {ps_layer_weight(engine, layer, PS_ROLE_ROUTER), engine->work.xn, c->hidden,
@@ -598,8 +594,9 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     };
 
     ps_linear_run(engine, in, c->shared_width && c->shared_gate ? 2 : 1, n);
-    if (engine->q8)
-        ps_tasks_run(engine, quantize_task, NULL, n);
+    if (run.takes_q8)
+        ps_quantize_rows(engine, &(struct ps_rows){engine->work.xn, c->hidden, c->hidden},
+                         engine->work.token_xq, ps_q8_bytes(c->hidden), n);
     ps_tasks_run(engine, route_task, NULL, n);
     report_routes(session, layer, position, n);
     load_slices(engine, &run);

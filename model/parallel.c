@@ -151,15 +151,6 @@ static void linear_task(struct ps_engine *engine, void *ctx, int thread_idx, uin
     ps_product_run(engine, &p);
 }
 
-static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
-{
-    const struct ps_linear *item = ctx;
-
-    (void)thread_idx;
-    engine->q8->quantize(item->x + token * item->ldx, item->w->cols,
-                         engine->work.xq + token * engine->work.xq_bytes);
-}
-
 void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int item_count,
                    uint32_t n)
 {
@@ -169,10 +160,9 @@ void ps_linear_run(struct ps_engine *engine, const struct ps_linear *items, int 
 
     for (int i = 0; i < item_count; i++)
         q8 |= ps_product_is_q8(engine, items[i].w->type);
-    if (q8) {
-        struct ps_linear shared = items[0];
-        ps_tasks_run(engine, quantize_task, &shared, n);
-    }
+    if (q8)
+        ps_quantize_rows(engine, &(struct ps_rows){items->x, items->ldx, items->w->cols},
+                         engine->work.xq, engine->work.xq_bytes, n);
     for (int i = 0; i < item_count; i++) {
         uint64_t rows = LINEAR_TASK_BYTES / items[i].w->stride_bytes;
         run.task_rows[i] =

@@ -175,14 +175,9 @@ static void add_line(struct ps_plan *plan, const char *name, uint64_t bytes, uin
     plan->floor_bytes += floor_bytes;
 }
 
-static bool activations_known(const char *name)
+bool ps_activations_are_q8(const struct ps_engine_options *options)
 {
-    return strcmp(name, "f32") == 0 || strcmp(name, "q8") == 0;
-}
-
-static bool activations_are_q8(const char *name)
-{
-    return strcmp(name, "q8") == 0;
+    return strcmp(options->activations, "q8") == 0;
 }
 
 static int resolve_kv(const struct ps_config *c, struct ps_engine_options *out,
@@ -214,7 +209,7 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
         out->io = "uring";
     if (!out->activations)
         out->activations = "f32";
-    if (!activations_known(out->activations))
+    if (!ps_activations_are_q8(out) && strcmp(out->activations, "f32") != 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--activations",
                             "\"%s\" is not a type of activations; there are f32 and q8",
                             out->activations);
@@ -285,7 +280,7 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
                                   .ctx = o->ctx,
                                   .experts_used = o->experts_used,
                                   .threads = o->threads,
-                                  .q8 = activations_are_q8(o->activations),
+                                  .q8 = ps_activations_are_q8(o),
                                   .node_count = node_count()};
     for (uint32_t l = 0; l < model->config.layer_count; l++) {
         struct ps_object_info object;

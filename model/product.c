@@ -48,6 +48,32 @@ void ps_product_run(const struct ps_engine *engine, const struct ps_product *p)
     engine->k->matmul(&m);
 }
 
+/* ---- rounding ----------------------------------------------------------------------------------
+ */
+
+struct quantize_run {
+    const struct ps_rows *rows;
+    uint8_t *dst;
+    size_t stride_bytes;
+};
+
+static void quantize_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t row)
+{
+    const struct quantize_run *run = ctx;
+
+    (void)thread_idx;
+    engine->q8->quantize(run->rows->x + row * run->rows->ldx, run->rows->cols,
+                         run->dst + row * run->stride_bytes);
+}
+
+void ps_quantize_rows(struct ps_engine *engine, const struct ps_rows *rows, uint8_t *dst,
+                      size_t stride_bytes, uint32_t n)
+{
+    struct quantize_run run = {rows, dst, stride_bytes};
+
+    ps_tasks_run(engine, quantize_task, &run, n);
+}
+
 /* ---- vectors that are made in pieces ----------------------------------------------------------
  */
 
