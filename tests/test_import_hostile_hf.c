@@ -178,81 +178,81 @@ static void test_duplicate_shards(void **state)
     hostile_expect(hf_dir(f), -PS_ERR_FORMAT, "twice", "b.safetensors");
 }
 
+/* A part of the good config.json, what it becomes, and what is said of it. */
+static const struct {
+    const char *from, *to;
+    int code;
+    const char *word;
+} config_cases[] = {
+    {"{\"arch", "x{\"arch", -PS_ERR_FORMAT, "JSON"},
+    {"\"Qwen3_5MoeForConditionalGeneration\"],\"model_type\":\"qwen3_5_moe\"",
+     "\"GptOssForCausalLM\"],\"model_type\":\"gpt_oss\"", -PS_ERR_UNSUPPORTED, "gpt_oss"},
+    {"\"hidden_size\":64,", "", -PS_ERR_FORMAT, "hidden_size"},
+    {"\"hidden_size\":64", "\"hidden_size\":\"64\"", -PS_ERR_FORMAT, "hidden_size"},
+    {"\"hidden_size\":64", "\"hidden_size\":128", -PS_ERR_FORMAT, "the shape ["},
+    {"\"num_hidden_layers\":4", "\"num_hidden_layers\":100000", -PS_ERR_FORMAT, "hidden_layers"},
+    {"\"num_hidden_layers\":4", "\"num_hidden_layers\":5", -PS_ERR_FORMAT, "layers.4."},
+    {"\"num_hidden_layers\":4", "\"num_hidden_layers\":3", -PS_ERR_UNSUPPORTED, "layers.3."},
+    {"\"num_experts\":4", "\"num_experts\":5", -PS_ERR_FORMAT, "the shape ["},
+    {"\"num_experts_per_tok\":2", "\"num_experts_per_tok\":9", -PS_ERR_FORMAT, "experts"},
+    {"\"silu\"", "\"gelu\"", -PS_ERR_UNSUPPORTED, "gelu"},
+    {"\"attention_bias\":false", "\"attention_bias\":true", -PS_ERR_UNSUPPORTED, "attention_bias"},
+    {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}",
+     -PS_ERR_UNSUPPORTED, "longrope"},
+    {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}",
+     -PS_ERR_UNSUPPORTED, "dynamic"},
+    {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":-4}",
+     -PS_ERR_FORMAT, "factor"},
+    {"\"rope_theta\":1000000.0",
+     "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":-2}", -PS_ERR_FORMAT,
+     "attention factor"},
+    {"\"rope_theta\":1000000.0",
+     "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":\"fast\"}", -PS_ERR_FORMAT,
+     "beta_fast"},
+    {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}",
+     -PS_ERR_FORMAT, "low_freq_factor"},
+    {"\"rope_theta\":1000000.0",
+     "\"rope_parameters\":{\"rope_type\":\"yarn\",\"original_max_position_embeddings\":0}",
+     -PS_ERR_FORMAT, "original_max"},
+    {"\"rope_theta\":1000000.0", "\"rope_theta\":-1", -PS_ERR_FORMAT, "rope_theta"},
+    {"\"rope_theta\":1000000.0", "\"rope_theta\":\"big\"", -PS_ERR_FORMAT, "rope_theta"},
+    {"\"rope_theta\":1000000.0", "\"rope_scaling\":5", -PS_ERR_FORMAT, "rope_scaling"},
+    {"\"rope_theta\":1000000.0", "\"rope_parameters\":[]", -PS_ERR_FORMAT, "rope_parameters"},
+    {"\"rope_theta\":1000000.0",
+     "\"rope_parameters\":{\"rope_theta\":1e6},\"rope_scaling\":{\"type\":\"linear\"}",
+     -PS_ERR_FORMAT, "factor"},
+    {"\"rope_theta\":1000000.0", "\"full_attention_interval\":0", -PS_ERR_FORMAT, "interval"},
+    {"\"rope_theta\":1000000.0", "\"layer_types\":[\"full_attention\"]", -PS_ERR_FORMAT,
+     "layer_types"},
+    {"\"rope_theta\":1000000.0", "\"layer_types\":[\"a\",\"b\",\"c\",\"d\"]", -PS_ERR_UNSUPPORTED,
+     "\"a\""},
+    {"\"rope_theta\":1000000.0", "\"use_sliding_window\":true", -PS_ERR_UNSUPPORTED,
+     "use_sliding_window"},
+    {"\"rope_theta\":1000000.0", "\"quantization_config\":{\"quant_method\":\"gptq\"}",
+     -PS_ERR_UNSUPPORTED, "gptq"},
+    {"\"rope_theta\":1000000.0", "\"partial_rotary_factor\":7", -PS_ERR_FORMAT, "rotary"},
+    {"\"linear_num_value_heads\":4", "\"linear_num_value_heads\":3", -PS_ERR_FORMAT,
+     "delta_v_heads"},
+};
+
 static void test_config_json(void **state)
 {
-    static const struct {
-        const char *from, *to;
-        int code;
-        const char *word;
-    } cases[] = {
-        {"{\"arch", "x{\"arch", -PS_ERR_FORMAT, "JSON"},
-        {"\"Qwen3_5MoeForConditionalGeneration\"],\"model_type\":\"qwen3_5_moe\"",
-         "\"GptOssForCausalLM\"],\"model_type\":\"gpt_oss\"", -PS_ERR_UNSUPPORTED, "gpt_oss"},
-        {"\"hidden_size\":64,", "", -PS_ERR_FORMAT, "hidden_size"},
-        {"\"hidden_size\":64", "\"hidden_size\":\"64\"", -PS_ERR_FORMAT, "hidden_size"},
-        {"\"hidden_size\":64", "\"hidden_size\":128", -PS_ERR_FORMAT, "the shape ["},
-        {"\"num_hidden_layers\":4", "\"num_hidden_layers\":100000", -PS_ERR_FORMAT,
-         "hidden_layers"},
-        {"\"num_hidden_layers\":4", "\"num_hidden_layers\":5", -PS_ERR_FORMAT, "layers.4."},
-        {"\"num_hidden_layers\":4", "\"num_hidden_layers\":3", -PS_ERR_UNSUPPORTED, "layers.3."},
-        {"\"num_experts\":4", "\"num_experts\":5", -PS_ERR_FORMAT, "the shape ["},
-        {"\"num_experts_per_tok\":2", "\"num_experts_per_tok\":9", -PS_ERR_FORMAT, "experts"},
-        {"\"silu\"", "\"gelu\"", -PS_ERR_UNSUPPORTED, "gelu"},
-        {"\"attention_bias\":false", "\"attention_bias\":true", -PS_ERR_UNSUPPORTED,
-         "attention_bias"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"rope_type\":\"longrope\",\"factor\":4}",
-         -PS_ERR_UNSUPPORTED, "longrope"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":4}",
-         -PS_ERR_UNSUPPORTED, "dynamic"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":-4}",
-         -PS_ERR_FORMAT, "factor"},
-        {"\"rope_theta\":1000000.0",
-         "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":-2}",
-         -PS_ERR_FORMAT, "attention factor"},
-        {"\"rope_theta\":1000000.0",
-         "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":\"fast\"}", -PS_ERR_FORMAT,
-         "beta_fast"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8}",
-         -PS_ERR_FORMAT, "low_freq_factor"},
-        {"\"rope_theta\":1000000.0",
-         "\"rope_parameters\":{\"rope_type\":\"yarn\",\"original_max_position_embeddings\":0}",
-         -PS_ERR_FORMAT, "original_max"},
-        {"\"rope_theta\":1000000.0", "\"rope_theta\":-1", -PS_ERR_FORMAT, "rope_theta"},
-        {"\"rope_theta\":1000000.0", "\"rope_theta\":\"big\"", -PS_ERR_FORMAT, "rope_theta"},
-        {"\"rope_theta\":1000000.0", "\"rope_scaling\":5", -PS_ERR_FORMAT, "rope_scaling"},
-        {"\"rope_theta\":1000000.0", "\"rope_parameters\":[]", -PS_ERR_FORMAT, "rope_parameters"},
-        {"\"rope_theta\":1000000.0",
-         "\"rope_parameters\":{\"rope_theta\":1e6},\"rope_scaling\":{\"type\":\"linear\"}",
-         -PS_ERR_FORMAT, "factor"},
-        {"\"rope_theta\":1000000.0", "\"full_attention_interval\":0", -PS_ERR_FORMAT, "interval"},
-        {"\"rope_theta\":1000000.0", "\"layer_types\":[\"full_attention\"]", -PS_ERR_FORMAT,
-         "layer_types"},
-        {"\"rope_theta\":1000000.0", "\"layer_types\":[\"a\",\"b\",\"c\",\"d\"]",
-         -PS_ERR_UNSUPPORTED, "\"a\""},
-        {"\"rope_theta\":1000000.0", "\"use_sliding_window\":true", -PS_ERR_UNSUPPORTED,
-         "use_sliding_window"},
-        {"\"rope_theta\":1000000.0", "\"quantization_config\":{\"quant_method\":\"gptq\"}",
-         -PS_ERR_UNSUPPORTED, "gptq"},
-        {"\"rope_theta\":1000000.0", "\"partial_rotary_factor\":7", -PS_ERR_FORMAT, "rotary"},
-        {"\"linear_num_value_heads\":4", "\"linear_num_value_heads\":3", -PS_ERR_FORMAT,
-         "delta_v_heads"},
-    };
     struct hostile *f = *state;
     char *good;
 
     tiny_safetensors(&f->m, &f->w);
     write_hf(f);
     good = tiny_config(&f->m);
-    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const char *at = strstr(good, cases[i].from);
+    for (size_t i = 0; i < sizeof(config_cases) / sizeof(config_cases[0]); i++) {
+        const char *at = strstr(good, config_cases[i].from);
         char *bad = NULL;
         int n;
 
         assert_non_null(at);
-        n = asprintf(&bad, "%.*s%s%s", (int)(at - good), good, cases[i].to,
-                     at + strlen(cases[i].from));
+        n = asprintf(&bad, "%.*s%s%s", (int)(at - good), good, config_cases[i].to,
+                     at + strlen(config_cases[i].from));
         hostile_put_file(f, "hf/config.json", bad, (size_t)n);
-        hostile_expect(hf_dir(f), cases[i].code, cases[i].word, NULL);
+        hostile_expect(hf_dir(f), config_cases[i].code, config_cases[i].word, NULL);
         free(bad);
     }
     hostile_put_file(f, "hf/config.json", good, strlen(good));

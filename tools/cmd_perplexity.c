@@ -6,8 +6,6 @@
 #include "core/util.h"
 #include "tools/windows.h"
 
-#define WINDOW_DEFAULT 256u
-
 enum { KEY_FILE = 1, KEY_JSON };
 
 struct perplexity_args {
@@ -41,10 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->file == NULL)
             argp_error(state, "--file is needed");
-        if (args->engine.ctx == 0)
-            args->engine.ctx = WINDOW_DEFAULT;
-        if (args->engine.ctx < 2)
-            argp_error(state, "--ctx: a window of one token has nothing to score");
+        tool_windows_check(state, &args->engine);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

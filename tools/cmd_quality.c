@@ -17,7 +17,6 @@
 #include "core/util.h"
 #include "tools/windows.h"
 
-#define WINDOW_DEFAULT 256u
 #define PIECE_BYTES_MAX 256u /* of one token's text, when vocabularies are compared */
 
 enum { KEY_AGAINST = 1, KEY_FILE, KEY_TOKENS, KEY_JSON };
@@ -75,10 +74,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_END:
         if (args->against.path_count == 0 || args->file == NULL)
             argp_error(state, "--against and --file are needed");
-        if (args->engine.ctx == 0)
-            args->engine.ctx = WINDOW_DEFAULT;
-        if (args->engine.ctx < 2)
-            argp_error(state, "--ctx: a window of one token has nothing to score");
+        tool_windows_check(state, &args->engine);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;

@@ -7,6 +7,16 @@
 #include "core/util.h"
 #include "tools/tool.h"
 
+#define WINDOW_DEFAULT 256u
+
+void tool_windows_check(struct argp_state *state, struct ps_engine_options *options)
+{
+    if (options->ctx == 0)
+        options->ctx = WINDOW_DEFAULT;
+    if (options->ctx < 2)
+        argp_error(state, "--ctx: a window of one token has nothing to score");
+}
+
 int tool_windows_open(struct tool_windows *windows, const struct ps_model *model, const char *file,
                       uint32_t window, uint64_t tokens_max, struct ps_error *err)
 {

@@ -2,6 +2,8 @@
 #ifndef PENSTOCK_TOOLS_WINDOWS_H
 #define PENSTOCK_TOOLS_WINDOWS_H
 
+#include <argp.h>
+
 #include "model/penstock.h"
 
 /* Windows of `window` tokens without overlap; an incomplete last one is left out. */
@@ -12,6 +14,9 @@ struct tool_windows {
     uint64_t window_count;
     uint64_t scored_count; /* tokens that a window predicts: all but its first */
 };
+
+/* Sets the default of --ctx, which is the window, or ends with wrong usage when it is too small. */
+void tool_windows_check(struct argp_state *state, struct ps_engine_options *options);
 
 /*
  * Reads the text file ("-": standard input), of whose tokens at most `tokens_max` are used (0:
