@@ -144,53 +144,30 @@ static uint64_t float_scalar(void)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) static uint64_t float_avx2(void)
-{
-    __m256 c[CHAINS], a = _mm256_set1_ps(0.5f), b = _mm256_set1_ps(1);
-
-    for (int i = 0; i < CHAINS; i++)
-        c[i] = b;
-    for (uint32_t turn = 0; turn < CHAIN_TURNS; turn++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm256_fmadd_ps(c[i], a, b);
-            __asm__ volatile("" : "+x"(c[i]));
-        }
+/* Each chain is a variable of its own: compilers keep an array of them in memory. */
+#define CHAINS_OF(name, isa, type, place, begin, step, per_step)                                   \
+    __attribute__((target(isa))) static uint64_t name(void)                                        \
+    {                                                                                              \
+        type c0 = begin, c1 = c0, c2 = c0, c3 = c0, c4 = c0, c5 = c0, c6 = c0, c7 = c0, c8 = c0,   \
+             c9 = c0, c10 = c0, c11 = c0;                                                          \
+        for (uint32_t turn = 0; turn < CHAIN_TURNS; turn++) {                                      \
+            c0 = step(c0), c1 = step(c1), c2 = step(c2), c3 = step(c3);                            \
+            c4 = step(c4), c5 = step(c5), c6 = step(c6), c7 = step(c7);                            \
+            c8 = step(c8), c9 = step(c9), c10 = step(c10), c11 = step(c11);                        \
+            __asm__ volatile(""                                                                    \
+                             : place(c0), place(c1), place(c2), place(c3), place(c4), place(c5),   \
+                               place(c6), place(c7), place(c8), place(c9), place(c10),             \
+                               place(c11));                                                        \
+        }                                                                                          \
+        return (uint64_t)2 * per_step * CHAINS * CHAIN_TURNS;                                      \
     }
-    return 2 * 8 * CHAINS * CHAIN_TURNS;
-}
 
-__attribute__((target("avx512f"))) static uint64_t float_avx512(void)
-{
-    __m512 c[CHAINS], a = _mm512_set1_ps(0.5f), b = _mm512_set1_ps(1);
-
-    for (int i = 0; i < CHAINS; i++)
-        c[i] = b;
-    for (uint32_t turn = 0; turn < CHAIN_TURNS; turn++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm512_fmadd_ps(c[i], a, b);
-            __asm__ volatile("" : "+v"(c[i]));
-        }
-    }
-    return 2 * 16 * CHAINS * CHAIN_TURNS;
-}
-
-__attribute__((target("avx512f,avx512vnni"))) static uint64_t int8_vnni(void)
-{
-    __m512i c[CHAINS], a = _mm512_set1_epi8(1), b = _mm512_set1_epi8(2);
-
-    for (int i = 0; i < CHAINS; i++)
-        c[i] = b;
-    for (uint32_t turn = 0; turn < CHAIN_TURNS; turn++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm512_dpbusd_epi32(c[i], a, b);
-            __asm__ volatile("" : "+v"(c[i]));
-        }
-    }
-    return 2 * 64 * CHAINS * CHAIN_TURNS;
-}
+#define FMA_AVX2(c) _mm256_fmadd_ps(c, _mm256_set1_ps(0.5f), _mm256_set1_ps(1))
+#define FMA_AVX512(c) _mm512_fmadd_ps(c, _mm512_set1_ps(0.5f), _mm512_set1_ps(1))
+#define DOT_VNNI(c) _mm512_dpbusd_epi32(c, _mm512_set1_epi8(1), _mm512_set1_epi8(2))
+CHAINS_OF(float_avx2, "avx2,fma", __m256, "+x", _mm256_set1_ps(1), FMA_AVX2, 8)
+CHAINS_OF(float_avx512, "avx512f", __m512, "+v", _mm512_set1_ps(1), FMA_AVX512, 16)
+CHAINS_OF(int8_vnni, "avx512f,avx512vnni", __m512i, "+v", _mm512_set1_epi8(2), DOT_VNNI, 64)
 #endif
 
 static uint64_t float_step(void *ctx, int thread, int threads, uint64_t step)
