@@ -66,13 +66,10 @@ static const struct argp_option options[] = {
     {"repeat", KEY_REPEAT, "N", 0, "rounds that are timed, after one that is not (5)", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
-                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
-                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .children = children,
+    .children = tool_run_children,
     .doc = "Evaluates a prompt and then tokens one by one, the same fixed sequence in every round, "
            "and prints the medians of tokens/s of both. Says what was read from the drives "
            "meanwhile: nothing, when --memory has room for all experts."};

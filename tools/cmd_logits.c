@@ -54,13 +54,10 @@ static const struct argp_option options[] = {
     {"out", KEY_OUT, "FILE", 0, "where the logits go", 1},
     {"decode", KEY_DECODE, NULL, 0, "feed the tokens one by one instead of as one prompt", 1},
     {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
-                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
-                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .children = children,
+    .children = tool_run_children,
     .doc = "Writes one row of logits per token to FILE: little-endian float32, [tokens, rows of "
            "the head]. FILE appears when it is whole."};
 

@@ -50,13 +50,10 @@ static const struct argp_option options[] = {
     {"file", KEY_FILE, "TEXT", 0, "the text file; - reads standard input", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
-                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
-                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .children = children,
+    .children = tool_run_children,
     .doc = "Cuts the text's tokens into windows of --ctx N tokens (256 here) without overlap, runs "
            "each from an empty state, and scores every token but the first of its window. An "
            "incomplete last window is dropped."};

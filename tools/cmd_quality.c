@@ -87,13 +87,10 @@ static const struct argp_option options[] = {
     {"tokens", KEY_TOKENS, "N", 0, "use at most the first N tokens of the text", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
-static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
-                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
-                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .children = children,
+    .children = tool_run_children,
     .doc =
         "Compares how a volume predicts a text with how a reference does, the same model in more "
         "bits: perplexity of both, how far the distributions of the next token are apart, and how "

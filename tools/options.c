@@ -172,6 +172,10 @@ static const struct argp_option engine_options[] = {
      "run K experts per token instead of the model's number: faster, and CHANGES THE OUTPUT", 0},
     {0}};
 const struct argp tool_engine_argp = {.options = engine_options, .parser = engine_parse};
+const struct argp_child tool_run_children[] = {
+    {&tool_volume_argp, 0, "Volume:", 7},
+    {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
+    {0}};
 
 int tool_model_open(struct ps_model **model, const struct tool_volume *volume, struct ps_error *err)
 {

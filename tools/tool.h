@@ -182,6 +182,9 @@ extern const struct argp tool_volume_argp;
  */
 extern const struct argp tool_engine_argp;
 
+/* The children of a command that runs a volume: tool_volume_argp, then tool_engine_argp. */
+extern const struct argp_child tool_run_children[];
+
 /* Opens the model and starts the log. */
 int tool_model_open(struct ps_model **model, const struct tool_volume *volume,
                     struct ps_error *err);
