@@ -34,7 +34,8 @@ struct ps_cache_source {
     bool (*object)(const void *ctx, uint32_t object, struct ps_cache_object *out);
     /* The bytes of a slice, and the node (0 .. node_count - 1) it belongs to, or ANY. */
     int (*slice)(const void *ctx, uint32_t object, uint32_t slice, uint32_t *bytes);
-    int node_count; /* >= 1 */
+    int node_count;      /* >= 1 */
+    uint32_t copy_count; /* of every object on the drives */
 };
 
 struct ps_cache_class {
@@ -54,6 +55,7 @@ struct ps_cache_plan {
     uint32_t class_count;
     uint32_t object_count; /* of the source, resident ones included */
     int node_count;
+    uint32_t copy_count;
     uint32_t slot_count, region_count;
     uint64_t region_bytes_max; /* no part of a slot straddles two regions */
     uint64_t slice_count;      /* entries for slices over all slots */
@@ -65,8 +67,9 @@ struct ps_cache_plan {
 };
 
 /*
- * Plans the most slots that fit budget_bytes (regions and tables together): at least
- * min(lease_count, objects) in every class, at most one per object. Sizes within 3 % of each other
+ * Plans the most slots that fit budget_bytes (regions and tables together): in every class at least
+ * min(lease_count, objects) for each copy, as an object whose read hangs keeps its slot while it is
+ * read to another from its second copy; else at most one per object. Sizes within 3 % of each other
  * share a class; where that leaves no room for the leases, classes are joined. region_bytes_max:
  * the length aimed at for regions; larger objects get one each. Returns false when it cannot be
  * done; budget 0 plans the least, and always succeeds.

@@ -202,7 +202,7 @@ static uint64_t size_plan(struct ps_cache_plan *plan, uint32_t lease_count, uint
     plan->waste_bytes = 0;
     for (uint32_t i = 0; i < plan->class_count; i++) {
         struct ps_cache_class *c = &plan->classes[i];
-        uint64_t least = ps_min_u64(lease_count, c->object_count);
+        uint64_t least = ps_min_u64(lease_count, c->object_count) * plan->copy_count;
         c->slot_count = (uint32_t)ps_max_u64(least, c->object_count * share >> 20);
         slot_bytes += c->slot_count * c->slot_bytes;
         plan->waste_bytes +=
@@ -241,6 +241,7 @@ bool ps_cache_plan_make(struct ps_cache_plan *plan, const struct ps_cache_source
     memset(plan, 0, sizeof(*plan));
     plan->object_count = source->object_count;
     plan->node_count = source->node_count;
+    plan->copy_count = source->copy_count;
     plan->region_bytes_max = region_bytes_max;
     for (size_t i = 0; i < PS_ARRAY_LEN(tolerances); i++) {
         if (!find_classes(plan, source, tolerances[i]))

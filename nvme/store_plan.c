@@ -78,6 +78,7 @@ static void find_nodes(struct ps_store_plan *plan, const struct ps_volume *volum
         .object = describe_object,
         .slice = describe_slice,
         .node_count = source->node_count,
+        .copy_count = ps_volume_copy_count(volume),
     };
 }
 

@@ -12,6 +12,7 @@ struct world {
     uint64_t size;         /* of all, without sizes */
     int node_count;        /* 0 = 1 */
     const int *nodes;      /* [SLICES] of each slice; NULL = none belongs to one */
+    uint32_t copy_count;   /* 0 = 1 */
 };
 
 #define SLICES 4u
@@ -38,7 +39,8 @@ static int describe_slice(const void *ctx, uint32_t object, uint32_t slice, uint
 static struct ps_cache_source source_of(const struct world *w)
 {
     return (struct ps_cache_source){w, w->object_count, describe, describe_slice,
-                                    w->node_count > 1 ? w->node_count : 1};
+                                    w->node_count > 1 ? w->node_count : 1,
+                                    w->copy_count > 1 ? w->copy_count : 1};
 }
 
 static uint64_t plan_bytes(const struct ps_cache_plan *plan)
@@ -74,6 +76,13 @@ static void test_plan_one_size(void **state)
     assert_int_equal(plan.slot_count, 1000);
     assert_true(ps_cache_plan_make(&plan, &source, 2000, GIB, 0));
     assert_int_equal(plan.slot_count, 1000);
+
+    /* What hangs is read to another slot from a second copy. */
+    source.copy_count = 2;
+    assert_true(ps_cache_plan_make(&plan, &source, 8, GIB, 0));
+    assert_int_equal(plan.slot_count, 16);
+    assert_true(ps_cache_plan_make(&plan, &source, 2000, GIB, 0));
+    assert_int_equal(plan.slot_count, 2000);
 }
 
 static void test_plan_classes(void **state)

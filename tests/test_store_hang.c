@@ -119,6 +119,38 @@ static void test_all_full(void **state)
     }
 }
 
+/*
+ * With the least memory that a store takes, all of it leased: what one drive hangs with is read to
+ * other memory from the other copies.
+ */
+static void test_least_memory(void **state)
+{
+    struct ps_store_options o = {
+        .lease_count = 3, .timeout_ms = TIMEOUT_MS, .engine = "fault:hang@1+/1:" ENGINE};
+    struct ps_store *store = NULL;
+    struct ps_error err = {0};
+    (void)state;
+
+    o.cache_bytes = ps_store_floor_bytes(twin.volume, &o);
+    assert_int_equal(ps_store_open(&store, twin.volume, &o, &err), 0);
+    alarm(LOST_S);
+    for (uint32_t i = 0; i < STORE_GROUPS * STORE_INDEXES; i += 3) {
+        struct ps_lease leases[3] = {0};
+        for (uint32_t n = 0; n < 3 && i + n < STORE_GROUPS * STORE_INDEXES; n++)
+            assert_int_equal(ps_store_get(store, (i + n) / STORE_INDEXES, (i + n) % STORE_INDEXES,
+                                          &leases[n], &err),
+                             0);
+        for (uint32_t n = 0; n < 3 && leases[n].slices; n++) {
+            if (wait_ready(store, &leases[n], &err) < 0)
+                fail_msg("%s: %s", err.where, err.text);
+            store_check_lease(&twin, &leases[n]);
+        }
+        for (uint32_t n = 0; n < 3; n++)
+            ps_store_put(store, &leases[n]);
+    }
+    ps_store_close(&store);
+}
+
 /* Of all threads. */
 static uint64_t cpu_ns(void)
 {
@@ -148,6 +180,7 @@ int main(void)
         cmocka_unit_test(test_guess),
         cmocka_unit_test(test_all_full),
         cmocka_unit_test(test_full_and_failing),
+        cmocka_unit_test(test_least_memory),
         cmocka_unit_test(test_idle),
         cmocka_unit_test(test_whole),
     };

@@ -166,10 +166,10 @@ drive_rescan()
     wait_for "the node of drive $1" test -b "${drive[$1]}"
 }
 
-# memory_of MEMBER: a ceiling that holds some dozen experts, so that a run goes on reading.
+# memory_of MEMBER [OPTION...]: a ceiling that holds some dozen experts, so that a run goes on reading.
 memory_of()
 {
-    "$penstock" plan "$1" --memory min --json | jq '.floor_bytes + 4194304'
+    "$penstock" plan "$@" --memory min --json | jq '.floor_bytes + 4194304'
 }
 
 # ---- the demo model ------------------------------------------------------------------------------

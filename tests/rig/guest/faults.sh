@@ -117,7 +117,8 @@ goes_on()
         --memory "$memory" --stats stats.json >text 2>err.run </dev/null &
     processes+=($!)
     timeout --signal=KILL 120 "$penstock" logits "${members[@]}" --ids "$(seq -s, 100 123)" --decode \
-        --threads 1 --memory "$memory" --out long.f32 >out.txt 2>err.logits </dev/null &
+        --threads 1 --memory "$(memory_of "${members[0]}" --kv f32 --activations f32)" \
+        --out long.f32 >out.txt 2>err.logits </dev/null &
     processes+=($!)
     wait_for "the first text" test -s text
     "$fault" "$2"
