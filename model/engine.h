@@ -23,6 +23,8 @@
 #define PS_UP_ROWS 64u         /* neurons done as one task */
 #define PS_FOLD_ROWS 256u      /* output rows of one fold done as one task, on several nodes */
 #define PS_FOLD_PAIRS 64u      /* most pairs of a layer for which folds are kept apart */
+#define PS_GUESS_TOKENS 16u    /* tokens guessed for together */
+#define PS_GUESS_DEPTH 3u      /* layers that guesses look ahead */
 #define PS_THREAD_COUNT_MAX 512
 #define PS_SPARE_COUNT_MAX 3 /* places for weights whose reads hung */
 
@@ -113,6 +115,8 @@ struct ps_work {
     struct ps_slice_info *slices;    /* of every expert of the layer in work */
     struct ps_fold_task *fold_tasks; /* of one round; on several nodes only, as the next */
     float *fold_out;                 /* [PS_FOLD_PAIRS, folds, H] */
+    float *guess_x, *guess_xn;       /* [PS_GUESS_TOKENS, H] */
+    float *guess_p;                  /* [PS_GUESS_TOKENS, E] */
     float *logits;                   /* [PS_LOGITS_ROWS, V] */
     float *thread;                   /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
@@ -152,6 +156,10 @@ struct ps_session {
     bool has_logits;
     ps_route_fn *on_route;
     void *on_route_ctx;
+    ps_guess_fn *on_guess;
+    void *on_guess_ctx;
+    ps_router_input_fn *on_router_input;
+    void *on_router_input_ctx;
 };
 
 /* ---- shapes and plan (plan.c) ---- */

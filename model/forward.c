@@ -5,6 +5,7 @@
 
 #include "core/util.h"
 #include "model/engine.h"
+#include "model/predictor.h"
 
 struct norm_run {
     const float *weight;
@@ -65,6 +66,7 @@ static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, str
     struct ps_engine *engine = session->engine;
     const struct ps_config_layer *l = &engine->config->layers[layer];
 
+    ps_guess_same_report(session, layer, session->position, n);
     norm(engine, ps_layer_weight(engine, layer, PS_ROLE_ATTN_NORM), engine->work.x, n);
     if (l->mixer == PS_MIXER_ATTENTION)
         ps_attention_run(engine, layer, session->position, n);

@@ -12,6 +12,7 @@
 
 #include "core/util.h"
 #include "model/engine.h"
+#include "model/predictor.h"
 
 /* ---- router ---------------------------------------------------------------------------------- */
 
@@ -556,6 +557,15 @@ static void report_routes(struct ps_session *session, uint32_t layer, uint32_t p
                           engine->work.route_weight + t * k);
 }
 
+static void report_inputs(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+{
+    const struct ps_engine *engine = session->engine;
+
+    for (uint32_t t = 0; session->on_router_input && t < n; t++)
+        session->on_router_input(session->on_router_input_ctx, layer, position + t,
+                                 engine->work.xn + (size_t)t * engine->config->hidden);
+}
+
 /* y = sigmoid(gate_inp . x) * shared(x), or zero without a shared expert. */
 static void run_shared(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
@@ -593,6 +603,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
          engine->work.shared_scale, 1},
     };
 
+    report_inputs(session, layer, position, n);
     ps_linear_run(engine, in, c->shared_width && c->shared_gate ? 2 : 1, n);
     if (run.takes_q8)
         ps_quantize_rows(engine, &(struct ps_rows){engine->work.xn, c->hidden, c->hidden},
@@ -611,5 +622,6 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     }
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */
     run_shared(engine, layer, n);
+    ps_guesses_report(session, layer, position, n);
     return run_experts(engine, &run, err);
 }

@@ -232,6 +232,21 @@ typedef void ps_route_fn(void *ctx, uint32_t layer, uint32_t position, uint32_t 
                          const uint32_t *experts, const float *weights);
 void ps_session_on_route(struct ps_session *session, ps_route_fn *fn, void *ctx);
 
+/*
+ * Called once per token, MoE layer and depth with what the gate predictor makes of the layer's
+ * router, [E] probabilities, valid during the call: at depths 1 to 3 so many layers before the
+ * layer, after their mixer and shared expert; at depth 0 before the layer's own mixer. Costs time
+ * for as long as fn is not NULL, and changes no bit.
+ */
+typedef void ps_guess_fn(void *ctx, uint32_t layer, uint32_t depth, uint32_t position,
+                         const float *probabilities);
+void ps_session_on_guess(struct ps_session *session, ps_guess_fn *fn, void *ctx);
+
+/* Called once per token and MoE layer with what its router sees, [H] normalised values, valid
+ * during the call. */
+typedef void ps_router_input_fn(void *ctx, uint32_t layer, uint32_t position, const float *x);
+void ps_session_on_router_input(struct ps_session *session, ps_router_input_fn *fn, void *ctx);
+
 /* ---- sampling and generation
  * ---------------------------------------------------------------------- */
 

@@ -157,6 +157,9 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->expert_act = ps_arena_take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
     w->expert_out = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     place_jobs(&a, size, w);
+    w->guess_x = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->hidden, sizeof(float));
+    w->guess_xn = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->hidden, sizeof(float));
+    w->guess_p = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->expert_count, sizeof(float));
     w->logits = ps_arena_take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
     w->thread = ps_arena_take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
     return a.used;

@@ -60,6 +60,18 @@ void ps_session_on_route(struct ps_session *session, ps_route_fn *fn, void *ctx)
     session->on_route_ctx = ctx;
 }
 
+void ps_session_on_guess(struct ps_session *session, ps_guess_fn *fn, void *ctx)
+{
+    session->on_guess = fn;
+    session->on_guess_ctx = ctx;
+}
+
+void ps_session_on_router_input(struct ps_session *session, ps_router_input_fn *fn, void *ctx)
+{
+    session->on_router_input = fn;
+    session->on_router_input_ctx = ctx;
+}
+
 static int check_eval(const struct ps_session *session, const int32_t *ids, size_t id_count,
                       struct ps_error *err)
 {

@@ -1,0 +1,63 @@
+#include "model/predictor.h"
+
+#include <string.h>
+
+#include "core/util.h"
+
+void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, uint32_t n)
+{
+    const struct ps_config *c = engine->config;
+    struct ps_linear router = {ps_layer_weight(engine, layer, PS_ROLE_ROUTER),
+                               engine->work.guess_xn, c->hidden, engine->work.guess_p,
+                               c->expert_count};
+
+    for (uint32_t t = 0; t < n; t++)
+        engine->k->rmsnorm(engine->work.guess_xn + (size_t)t * c->hidden, x + (size_t)t * c->hidden,
+                           ps_weight_f32(ps_layer_weight(engine, layer, PS_ROLE_FFN_NORM)),
+                           c->hidden, c->norm_eps);
+    ps_linear_run(engine, &router, 1, n);
+    for (uint32_t t = 0; t < n; t++)
+        engine->k->softmax(engine->work.guess_p + (size_t)t * c->expert_count, c->expert_count);
+}
+
+/* Tells what the gate of `layer` says of tokens first .. first + n - 1 of the chunk. */
+static void report(struct ps_session *session, uint32_t layer, uint32_t depth, uint32_t position,
+                   uint32_t n, const float *x)
+{
+    struct ps_engine *engine = session->engine;
+    size_t experts = engine->config->expert_count;
+
+    if (layer >= engine->config->layer_count || engine->config->layers[layer].ffn != PS_FFN_MOE)
+        return;
+    ps_predict_gate(engine, layer, x, n);
+    for (uint32_t t = 0; t < n; t++)
+        session->on_guess(session->on_guess_ctx, layer, depth, position + t,
+                          engine->work.guess_p + t * experts);
+}
+
+void ps_guesses_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+{
+    struct ps_engine *engine = session->engine;
+    size_t hidden = engine->config->hidden;
+
+    for (uint32_t first = 0; session->on_guess && first < n; first += PS_GUESS_TOKENS) {
+        uint32_t count = (uint32_t)ps_min_u64(PS_GUESS_TOKENS, n - first);
+        memcpy(engine->work.guess_x, engine->work.x + first * hidden,
+               count * hidden * sizeof(float));
+        for (uint32_t t = 0; t < count; t++)
+            engine->k->add(engine->work.guess_x + t * hidden, engine->work.y + (first + t) * hidden,
+                           hidden);
+        for (uint32_t depth = 1; depth <= PS_GUESS_DEPTH; depth++)
+            report(session, layer + depth, depth, position + first, count, engine->work.guess_x);
+    }
+}
+
+void ps_guess_same_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+{
+    struct ps_engine *engine = session->engine;
+
+    for (uint32_t first = 0; session->on_guess && first < n; first += PS_GUESS_TOKENS)
+        report(session, layer, 0, position + first,
+               (uint32_t)ps_min_u64(PS_GUESS_TOKENS, n - first),
+               engine->work.x + (size_t)first * engine->config->hidden);
+}

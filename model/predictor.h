@@ -1,0 +1,30 @@
+/*
+ * Which experts a later layer will choose, from what is known now: a pure function of a residual
+ * stream and a layer. It does no I/O, and nothing that is computed depends on it.
+ *
+ * The gate predictor is the layer's own norm and router, on a stream that lacks what the layers in
+ * between have yet to add (Eliseev and Mazur, arXiv:2312.17238, section 3.2).
+ */
+#ifndef PENSTOCK_MODEL_PREDICTOR_H
+#define PENSTOCK_MODEL_PREDICTOR_H
+
+#include "model/engine.h"
+
+/*
+ * p[n, E] = softmax of the layer's router over the experts, for n <= PS_GUESS_TOKENS rows of
+ * x[n, H]; p is engine->work.guess_p. All threads. Costs the router's weights and the norm.
+ */
+void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, uint32_t n);
+
+/*
+ * Guesses for the layers 1 to PS_GUESS_DEPTH after `layer`, whose shared expert's output is in
+ * work.y and whose mixer has been added to work.x, and tells the session's listener. For tokens
+ * position .. position + n - 1. Does nothing where nobody listens.
+ */
+void ps_guesses_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n);
+
+/* The same for `layer` itself, before its mixer has run: depth 0. */
+void ps_guess_same_report(struct ps_session *session, uint32_t layer, uint32_t position,
+                          uint32_t n);
+
+#endif
