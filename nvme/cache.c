@@ -279,6 +279,15 @@ void ps_cache_lease(struct ps_cache *cache, uint32_t slot_idx)
     set_staged(cache, slot, false);
 }
 
+void ps_cache_touch(struct ps_cache *cache, uint32_t slot_idx)
+{
+    assert(cache->slots[slot_idx].state == PS_SLOT_READY &&
+           cache->slots[slot_idx].lease_count == 0);
+    list_remove(cache, slot_idx);
+    set_staged(cache, &cache->slots[slot_idx], false);
+    list_append(cache, slot_idx);
+}
+
 /* What is to happen with a slot without leases. */
 static void settle(struct ps_cache *cache, uint32_t slot_idx)
 {

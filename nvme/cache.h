@@ -173,6 +173,10 @@ void ps_cache_unstage(struct ps_cache *cache, uint32_t slot);
 void ps_cache_lease(struct ps_cache *cache, uint32_t slot);
 void ps_cache_release(struct ps_cache *cache, uint32_t slot);
 
+/* What is in memory and nobody leases will be asked for shortly: it is the most recently used one
+ * now, and no guess any more. */
+void ps_cache_touch(struct ps_cache *cache, uint32_t slot);
+
 /*
  * Gives the object of a slot that is being read another one, which takes its leases over, or
  * returns PS_CACHE_NONE. The old slot is LEFT: nobody's until its fetch has ended and every lease

@@ -328,6 +328,26 @@ void ps_store_put(struct ps_store *store, struct ps_lease *lease);
  */
 int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err);
 
+/*
+ * What the drives can do for guesses. idle_ns: how long they are asked for nothing, on average,
+ * between two objects that are demanded (of the last some dozen pauses). rate_bytes_per_s: what all
+ * drives together give. delay_bytes: of guessed reads, what a demanded one waits for at most.
+ */
+struct ps_store_pace {
+    double idle_ns, rate_bytes_per_s, delay_bytes;
+};
+void ps_store_pace(struct ps_store *store, struct ps_store_pace *pace);
+
+/* Tells which of `count` objects of a group are neither in memory nor on their way: is_missing
+ * [count]. Returns how many. Objects that do not exist are not missing. */
+uint32_t ps_store_missing(struct ps_store *store, uint32_t group, const uint32_t *indexes,
+                          uint32_t count, bool *is_missing);
+
+/* Objects of a group that are all to be leased next: none that is in memory goes to make room for
+ * another one of them, unless all else is gone. */
+void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *indexes,
+                    uint32_t count);
+
 /* Takes a guess back: what has not been asked of a drive is not read any more, and its slot is
  * free. Does nothing for an object that was not guessed, or has been asked for since. */
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index);

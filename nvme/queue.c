@@ -58,7 +58,7 @@ void ps_queue_init(struct ps_queue *queue, const char *name, uint32_t member,
     }
 }
 
-static double rate_now(const struct ps_queue *queue)
+double ps_queue_rate(const struct ps_queue *queue)
 {
     double rate = (double)queue->rate_bytes_per_s;
 
@@ -76,7 +76,8 @@ bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes)
     if (queue->in_flight >= queue->depth || ps_queue_is_stuck(queue))
         return false;
     if (queue->has_copies)
-        most = ps_min_u64(most, (uint64_t)(rate_now(queue) * ((double)PS_QUEUE_HOLD_NS / 1e9)));
+        most =
+            ps_min_u64(most, (uint64_t)(ps_queue_rate(queue) * ((double)PS_QUEUE_HOLD_NS / 1e9)));
     return queue->in_flight == 0 || queue->in_flight_bytes + bytes <= most;
 }
 
@@ -91,7 +92,7 @@ uint64_t ps_queue_usual_ns(const struct ps_queue *queue, uint32_t bytes)
 uint64_t ps_queue_eta_ns(const struct ps_queue *queue, uint32_t bytes)
 {
     return queue->latency_ns +
-           (uint64_t)((double)(queue->in_flight_bytes + bytes) * 1e9 / rate_now(queue));
+           (uint64_t)((double)(queue->in_flight_bytes + bytes) * 1e9 / ps_queue_rate(queue));
 }
 
 void ps_queue_begin(struct ps_queue *queue, uint32_t bytes, uint64_t now_ns)

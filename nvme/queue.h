@@ -72,6 +72,9 @@ static inline bool ps_queue_is_stuck(const struct ps_queue *queue)
 /* Whether one more read of so many bytes may be put into the queue. */
 bool ps_queue_has_room(const struct ps_queue *queue, uint32_t bytes);
 
+/* What the drive gives now, in bytes/s; a guess while nothing is known. */
+double ps_queue_rate(const struct ps_queue *queue);
+
 /* How long a read takes that is put into the queue now, if the drive does as usual. 0: not known.
  */
 uint64_t ps_queue_usual_ns(const struct ps_queue *queue, uint32_t bytes);

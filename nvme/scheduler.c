@@ -195,6 +195,39 @@ void ps_fetch_unqueue(struct ps_scheduler *s, struct ps_fetch *fetch)
     *(fetch->prev ? &fetch->prev->next : &s->heads[fetch->class]) = fetch->next;
 }
 
+/* A gap longer than this is no pause between layers but the user's. */
+#define GAP_MAX_NS 1e9
+/* The weight of the newest gap. */
+#define GAP_WEIGHT 0.125
+
+static void demand_begin(struct ps_scheduler *s, const struct ps_fetch *fetch)
+{
+    if (fetch->class != PS_FETCH_DEMAND || !fetch->is_streamed)
+        return;
+    if (s->demand_count++ > 0 || s->demand_end_ns == 0)
+        return;
+    double gap_ns = (double)(ps_now_ns() - s->demand_end_ns);
+    if (gap_ns < GAP_MAX_NS)
+        s->demand_gap_ns += (gap_ns - s->demand_gap_ns) * GAP_WEIGHT;
+}
+
+static void demand_end(struct ps_scheduler *s, const struct ps_fetch *fetch)
+{
+    if (fetch->class == PS_FETCH_DEMAND && fetch->is_streamed && --s->demand_count == 0)
+        s->demand_end_ns = ps_now_ns();
+}
+
+double ps_scheduler_rate(const struct ps_scheduler *s)
+{
+    double rate = 0;
+
+    for (uint32_t q = 0; q < (uint32_t)s->queue_count; q++) {
+        if (!ps_health_is_off(&s->health[s->queues[q].member]))
+            rate += ps_queue_rate(&s->queues[q]);
+    }
+    return rate;
+}
+
 void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetch_class class)
 {
     struct ps_object_info object;
@@ -220,6 +253,7 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
         fetch->parts[fetch->part_count++] = 0;
     }
     fetch->untaken = fetch->part_count;
+    demand_begin(s, fetch);
 }
 
 /* ---- what a drive reads next ----------------------------------------------------------------- */
@@ -384,6 +418,8 @@ void ps_scheduler_promote(struct ps_scheduler *s, struct ps_fetch *fetch)
         return;
     ps_fetch_unqueue(s, fetch);
     fetch->class = PS_FETCH_DEMAND;
+    if (fetch->is_active)
+        demand_begin(s, fetch);
     if (was_queued)
         ps_fetch_queue(s, fetch, false);
     ps_scheduler_kick(s);
@@ -405,6 +441,7 @@ void ps_fetch_end(struct ps_scheduler *s, struct ps_fetch *fetch)
     if (!fetch->is_active || fetch->in_flight > 0 || !(fetch->error || fetch->is_left || is_whole))
         return;
     fetch->is_active = false;
+    demand_end(s, fetch);
     s->done(s->ctx, fetch);
 }
 

@@ -136,6 +136,9 @@ struct ps_scheduler {
     uint32_t free_count;
     uint8_t *test_buf; /* [PS_TEST_READ_BYTES], of all test reads: nobody looks at it */
     uint64_t read_bytes, read_count, streamed_bytes, check_ns;
+    uint32_t demand_count;  /* streamed fetches that are demanded and have not ended */
+    uint64_t demand_end_ns; /* when there was last none; 0: never */
+    double demand_gap_ns;   /* how long there is none, lately */
 };
 
 /* Memory for the tables of a scheduler, which the caller provides, aligned to 4096. depth: 0 = as
@@ -185,6 +188,9 @@ int ps_scheduler_pump(struct ps_scheduler *s);
  * `run` is called by it.
  */
 bool ps_scheduler_help(struct ps_scheduler *s);
+
+/* What all drives together give now, in bytes/s; drives that are off give nothing. Any thread. */
+double ps_scheduler_rate(const struct ps_scheduler *s);
 
 /* True when everything in flight hangs, and nothing else is waiting to be read: waiting on brings
  * nothing, unless a drive comes back. Any thread. */

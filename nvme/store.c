@@ -26,6 +26,7 @@ struct ps_store {
     void *tables;
     uint64_t table_bytes, memory_bytes;
     uint32_t prefetch_count;
+    uint64_t piece_bytes_max; /* what a drive reads of an object at once is not longer */
     uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
 };
 
@@ -161,6 +162,7 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     store->volume = volume;
     store->source = plan.source_ctx;
     store->prefetch_count = plan.options.prefetch_count;
+    store->piece_bytes_max = plan.piece_bytes_max;
     plan.source.ctx = &store->source;
     rc = place_tables(store, &plan, err);
     if (rc == 0)
@@ -480,6 +482,60 @@ int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, st
     int rc = prefetch(store, (uint32_t)object, err);
     unlock(store);
     return rc;
+}
+
+void ps_store_pace(struct ps_store *store, struct ps_store_pace *pace)
+{
+    const struct ps_scheduler *s = &store->scheduler;
+
+    lock(store);
+    *pace = (struct ps_store_pace){
+        .idle_ns = s->demand_gap_ns,
+        .rate_bytes_per_s = ps_scheduler_rate(s),
+        .delay_bytes = (double)PS_PREFETCH_DEPTH * s->queue_count *
+                       (double)ps_min_u64(store->piece_bytes_max, PS_PART_BYTES_MAX),
+    };
+    unlock(store);
+}
+
+uint32_t ps_store_missing(struct ps_store *store, uint32_t group, const uint32_t *indexes,
+                          uint32_t count, bool *is_missing)
+{
+    uint32_t missing = 0;
+
+    lock(store);
+    for (uint32_t i = 0; i < count; i++) {
+        int64_t object = find_object(store, group, indexes[i], NULL);
+        is_missing[i] =
+            object >= 0 && ps_cache_find(&store->cache, (uint32_t)object) == PS_CACHE_NONE;
+        missing += is_missing[i];
+    }
+    unlock(store);
+    return missing;
+}
+
+static void touch(struct ps_store *store, uint32_t object)
+{
+    uint32_t slot_idx = ps_cache_find(&store->cache, object);
+
+    if (slot_idx == PS_CACHE_NONE)
+        return;
+    const struct ps_slot *slot = &store->cache.slots[slot_idx];
+    if (slot->state != PS_SLOT_READY || slot->lease_count > 0)
+        return;
+    store->prefetches_used += slot->is_staged;
+    ps_cache_touch(&store->cache, slot_idx);
+}
+
+void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *indexes, uint32_t count)
+{
+    lock(store);
+    for (uint32_t i = 0; i < count; i++) {
+        int64_t object = find_object(store, group, indexes[i], NULL);
+        if (object >= 0)
+            touch(store, (uint32_t)object);
+    }
+    unlock(store);
 }
 
 static void drop(struct ps_store *store, uint32_t object)

@@ -23,6 +23,7 @@ struct ps_store_plan {
     struct ps_topology topology;
     uint64_t scheduler_bytes;                 /* tables */
     uint32_t slice_count_max, part_count_max; /* of any object, for ps_store_read */
+    uint64_t piece_bytes_max;                 /* of a streamed object's piece on one member */
     uint64_t fixed_bytes;                     /* all but the cache */
 };
 

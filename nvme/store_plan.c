@@ -104,6 +104,21 @@ uint64_t ps_store_plan_total(const struct ps_store_plan *plan)
     return plan->fixed_bytes + plan->cache.mapped_bytes + plan->cache.table_bytes;
 }
 
+/* The longest piece of an object. */
+static uint64_t piece_bytes_max(const struct ps_volume *volume, uint32_t object,
+                                uint32_t slice_count)
+{
+    uint64_t most = 0;
+
+    for (uint32_t s = 0; s < slice_count; s++) {
+        uint32_t count;
+        const struct ps_disk_piece *pieces = ps_volume_slice_pieces(volume, object, s, 0, &count);
+        for (uint32_t i = 0; i < count; i++)
+            most = ps_max_u64(most, pieces[i].bytes);
+    }
+    return most;
+}
+
 static void set_defaults(struct ps_store_options *o)
 {
     o->engine = o->engine ? o->engine : "uring";
@@ -126,7 +141,9 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
     find_nodes(plan, volume);
     for (uint32_t i = 0; i < plan->source.object_count; i++) {
         struct ps_cache_object object;
-        describe_object(&plan->source_ctx, i, &object);
+        if (describe_object(&plan->source_ctx, i, &object))
+            plan->piece_bytes_max =
+                ps_max_u64(plan->piece_bytes_max, piece_bytes_max(volume, i, object.slice_count));
         plan->slice_count_max = (uint32_t)ps_max_u64(plan->slice_count_max, object.slice_count);
         plan->part_count_max =
             (uint32_t)ps_max_u64(plan->part_count_max, ps_object_part_count(volume, i));

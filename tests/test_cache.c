@@ -38,7 +38,10 @@ static int describe_slice(const void *ctx, uint32_t object, uint32_t slice, uint
 
 static struct ps_cache_source source_of(const struct world *w)
 {
-    return (struct ps_cache_source){w, w->object_count, describe, describe_slice,
+    return (struct ps_cache_source){w,
+                                    w->object_count,
+                                    describe,
+                                    describe_slice,
                                     w->node_count > 1 ? w->node_count : 1,
                                     w->copy_count > 1 ? w->copy_count : 1};
 }
@@ -361,6 +364,22 @@ static void test_staged(void **state)
     ps_cache_finish(cache, wrong);
     assert_int_equal(ps_cache_take(cache, 8), wrong);
     assert_int_equal(cache->staged_count, 0);
+
+    /* To be asked for next: a guess is one no more, and what is touched goes last. */
+    slots[wrong].fetch.landed_count = slots[wrong].fetch.slice_count = SLICES;
+    slots[wrong].fetch.is_left = false;
+    ps_cache_finish(cache, wrong);
+    ps_cache_release(cache, wrong);
+    ps_cache_touch(cache, wrong);
+    assert_int_equal(cache->lists[0].lru.newest, wrong);
+    uint32_t right = ps_cache_stage(cache, 9);
+    assert_int_equal(right, wrong);
+    slots[right].fetch.slice_count = slots[right].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, right);
+    ps_cache_touch(cache, right);
+    assert_int_equal(cache->staged_count, 0);
+    assert_int_equal(cache->lists[0].lru.newest, right);
+    assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
     ps_cache_release(cache, other);
     close_cache(cache, table);
 }
