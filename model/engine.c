@@ -7,6 +7,7 @@
 
 #include "core/budget.h"
 #include "core/util.h"
+#include "model/ahead.h"
 #include "model/engine.h"
 
 static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_config_tensor *t)
@@ -157,10 +158,17 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     engine->thread_count = engine->options.threads;
     if (ps_activations_are_q8(&engine->options))
         engine->q8 = ps_q8_kernels_get(ps_cpu_level());
+    engine->ahead.predictor = ps_predictor_from_name(engine->options.predictor);
+    engine->ahead.capacity =
+        engine->ahead.predictor == PS_PREDICTOR_OFF
+            ? 0
+            : ps_ahead_slots(model, &engine->options, engine->plan.expert_slots);
+    ps_prefetch_init(&engine->ahead.prefetch);
     struct ps_store_options so = {.engine = engine->options.io,
                                   .cache_bytes = cache_bytes,
                                   .lease_count = engine->options.experts_used,
                                   .group_count = engine->config->layer_count,
+                                  .prefetch_count = engine->ahead.capacity,
                                   .run = ps_store_tasks_run,
                                   .run_ctx = engine};
     rc = ps_pool_open(&engine->pool, engine->thread_count, err);
@@ -176,6 +184,8 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
         rc = place_buffers(engine, err);
     if (rc < 0)
         goto fail;
+    engine->ahead.capacity =
+        (uint32_t)ps_min_u64(engine->ahead.capacity, engine->work.guess_capacity);
     log_pages(engine);
     model->engine = engine;
     *out = engine;
@@ -216,6 +226,9 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
     stats->member_count = ps_volume_member_count(engine->model->volume);
     for (int i = 0; i < stats->member_count; i++)
         ps_store_member_stats(engine->store, i, &stats->members[i]);
+    stats->guesses_read = engine->ahead.read_count;
+    stats->guesses_right = engine->ahead.right_count;
+    stats->expert_ns = engine->expert_ns;
     stats->prefill_tokens = engine->prefill_tokens;
     stats->prefill_ns = engine->prefill_ns;
     stats->decode_tokens = engine->decode_tokens;

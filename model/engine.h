@@ -7,6 +7,7 @@
 #include "core/topology.h"
 #include "model/expert.h"
 #include "model/model.h"
+#include "model/prefetch.h"
 #include "quant/kernels.h"
 #include "quant/q8.h"
 
@@ -71,6 +72,18 @@ struct ps_fold_task {
     uint32_t job, slice, fold;
 };
 
+/* An expert that a layer may choose. */
+struct ps_guess {
+    uint32_t layer, expert;
+    float chance;
+    bool is_missing, is_wanted; /* not in memory when it was guessed; worth its read */
+};
+
+/* One that is read, or has been, for a layer that has not been routed. */
+struct ps_staged {
+    uint32_t layer, expert;
+};
+
 /* What the sizes of the work buffers follow from. */
 struct ps_work_size {
     const struct ps_config *config;
@@ -117,11 +130,29 @@ struct ps_work {
     float *fold_out;                 /* [PS_FOLD_PAIRS, folds, H] */
     float *guess_x, *guess_xn;       /* [PS_GUESS_TOKENS, H] */
     float *guess_p;                  /* [PS_GUESS_TOKENS, E] */
-    float *logits;                   /* [PS_LOGITS_ROWS, V] */
-    float *thread;                   /* per thread: scores [ctx], temporaries */
+    float *guess_need;               /* [E] */
+    uint32_t *guess_experts;         /* [E] */
+    bool *guess_missing;             /* [E] */
+    bool *guess_chosen;              /* [E] */
+    struct ps_guess *guesses;        /* [guess_capacity] best first */
+    struct ps_staged *staged;        /* [guess_capacity] */
+    uint32_t guess_capacity;
+    float *logits; /* [PS_LOGITS_ROWS, V] */
+    float *thread; /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
     uint64_t xq_bytes; /* of one vector of xq */
+};
+
+/* Reads ahead of the router (ahead.c). */
+struct ps_ahead {
+    int predictor;     /* enum ps_predictor */
+    uint32_t capacity; /* objects that guesses may hold */
+    struct ps_prefetch prefetch;
+    uint32_t guess_count, guess_next; /* in work.guesses; from guess_next on not asked for yet */
+    bool is_ranked;                   /* they stand in the order of the ranks of one token */
+    uint32_t staged_count;            /* in work.staged */
+    uint64_t read_count, right_count; /* guesses that were read, and those that were right */
 };
 
 struct ps_engine {
@@ -145,8 +176,9 @@ struct ps_engine {
     struct ps_work work;
     float *inv_freq; /* [rope_dims / 2], rounded to float as the reference has them */
 
+    struct ps_ahead ahead;
     struct ps_session *session; /* the one open session, or NULL */
-    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns;
+    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns;
 };
 
 struct ps_session {
@@ -158,6 +190,8 @@ struct ps_session {
     void *on_route_ctx;
     ps_guess_fn *on_guess;
     void *on_guess_ctx;
+    ps_oracle_fn *oracle;
+    void *oracle_ctx;
     ps_router_input_fn *on_router_input;
     void *on_router_input_ctx;
 };
@@ -248,6 +282,9 @@ void ps_fold_quantize(const struct ps_engine *engine, const float *x, uint32_t b
 
 /* The vector of neurons [begin, begin + count) of a fold, PS_FOLD_VECTOR_BYTES at part. */
 void ps_fold_part(const uint8_t *fold, uint32_t begin, uint32_t count, uint8_t *part);
+
+/* The k largest of p[count], the lower index first among equals, in idx[k]. Returns how many. */
+uint32_t ps_top_k(const float *p, uint32_t count, uint32_t k, uint32_t *idx);
 
 /* y = W x for n tokens and several matrices with the same x, rows dealt to all threads in one go.
  */

@@ -11,14 +11,14 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/ahead.h"
 #include "model/engine.h"
 #include "model/predictor.h"
 
 /* ---- router ---------------------------------------------------------------------------------- */
 
-/* Top-k of the probabilities, the lower index first among equals, by insertion into a sorted list.
- */
-static uint32_t top_k(const float *p, uint32_t count, uint32_t k, uint32_t *idx)
+/* By insertion into a sorted list. */
+uint32_t ps_top_k(const float *p, uint32_t count, uint32_t k, uint32_t *idx)
 {
     uint32_t n = 0;
 
@@ -49,7 +49,7 @@ static void route_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     (void)ctx;
     (void)thread_idx;
     engine->k->softmax(p, c->expert_count);
-    top_k(p, c->expert_count, k, idx);
+    ps_top_k(p, c->expert_count, k, idx);
     for (uint32_t i = 0; i < k; i++)
         sum += p[idx[i]];
     for (uint32_t i = 0; i < k; i++)
@@ -517,14 +517,18 @@ static int run_experts(struct ps_engine *engine, struct moe_run *run, struct ps_
         rc = fill_window(engine, run, err);
         if (rc < 0)
             break;
+        if (run->tail == run->job_count)
+            ps_ahead_issue(engine);
         plan_round(engine, run);
         if (run->round_count == 0) {
             rc = ps_store_wait(engine->store, engine->work.leases + run->head,
                                run->tail - run->head, err);
             continue;
         }
+        uint64_t begin_ns = ps_now_ns();
         compute_round(engine, run);
         retire(engine, run);
+        engine->expert_ns += ps_now_ns() - begin_ns;
     }
     for (uint32_t j = run->head; j < run->tail; j++)
         ps_store_put(engine->store, &engine->work.leases[j]);
@@ -614,6 +618,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     run.keeps_folds = engine->node_count > 1 && !run.cut_folds &&
                       n * engine->options.experts_used <= PS_FOLD_PAIRS;
     run.job_count = group_pairs(engine, n);
+    ps_ahead_settle(engine, layer, run.job_count);
     int rc = fill_window(engine, &run, err);
     if (rc < 0) {
         for (uint32_t j = 0; j < run.tail; j++)
@@ -622,6 +627,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     }
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */
     run_shared(engine, layer, n);
+    ps_ahead_guess(session, layer, position, n);
     ps_guesses_report(session, layer, position, n);
     return run_experts(engine, &run, err);
 }

@@ -150,6 +150,7 @@ struct ps_engine_options {
     uint32_t ctx;             /* tokens a session can hold; 0 = min(4096, the model's) */
     uint32_t experts_used;    /* 0 = the model's; fewer changes the output */
     const char *activations;  /* "f32" or "q8" (docs/decisions/0008); NULL = "f32" */
+    const char *predictor;    /* "off", "gate", or "oracle" (ps_session_oracle); NULL = "off" */
     const char *kv;           /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
     uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
@@ -189,7 +190,9 @@ struct ps_engine_stats {
     struct ps_store_stats store;
     int member_count;
     struct ps_store_member_stats members[PS_MEMBER_COUNT_MAX];
+    uint64_t guesses_read, guesses_right; /* experts read ahead, and those chosen afterwards */
     uint64_t prefill_tokens, prefill_ns;
+    uint64_t expert_ns;                /* of both: in routed experts' arithmetic */
     uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */
     uint64_t memory_peak_bytes;        /* VmHWM plus the most hugetlb pages held */
     uint64_t hugepage_bytes;           /* hugetlb pages held now */
@@ -241,6 +244,15 @@ void ps_session_on_route(struct ps_session *session, ps_route_fn *fn, void *ctx)
 typedef void ps_guess_fn(void *ctx, uint32_t layer, uint32_t depth, uint32_t position,
                          const float *probabilities);
 void ps_session_on_guess(struct ps_session *session, ps_guess_fn *fn, void *ctx);
+
+/*
+ * With options.predictor "oracle": asked which experts a layer will choose for the token at
+ * `position`, to see what reading ahead could win at most. Writes up to the model's experts_used
+ * into experts, and returns how many; 0: not known. Called before the layer's router has run, for
+ * the layers that follow and those of the tokens that do.
+ */
+typedef uint32_t ps_oracle_fn(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts);
+void ps_session_oracle(struct ps_session *session, ps_oracle_fn *fn, void *ctx);
 
 /* Called once per token and MoE layer with what its router sees, [H] normalised values, valid
  * during the call. */

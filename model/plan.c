@@ -8,6 +8,7 @@
 #include "core/budget.h"
 #include "core/topology.h"
 #include "core/util.h"
+#include "model/ahead.h"
 #include "model/engine.h"
 
 /* Room for what cannot be counted beforehand: thread stacks, the heap of the tool on top, the C
@@ -124,6 +125,23 @@ static void place_q8(struct ps_arena *a, const struct ps_work_size *size, struct
     w->expert_aq = ps_arena_take(a, on * w->pairs * folds, PS_FOLD_VECTOR_BYTES);
 }
 
+/* Guesses are for some layers at once at most, and each for no more than all experts. */
+static void place_guesses(struct ps_arena *a, const struct ps_work_size *size, struct ps_work *w)
+{
+    uint64_t experts = size->config->expert_count, tokens = PS_GUESS_TOKENS;
+
+    w->guess_x = ps_arena_take(a, tokens * size->config->hidden, sizeof(float));
+    w->guess_xn = ps_arena_take(a, tokens * size->config->hidden, sizeof(float));
+    w->guess_p = ps_arena_take(a, tokens * experts, sizeof(float));
+    w->guess_need = ps_arena_take(a, experts, sizeof(float));
+    w->guess_experts = ps_arena_take(a, experts, sizeof(uint32_t));
+    w->guess_missing = ps_arena_take(a, experts, sizeof(bool));
+    w->guess_chosen = ps_arena_take(a, experts, sizeof(bool));
+    w->guess_capacity = (uint32_t)(PS_GUESS_DEPTH * experts);
+    w->guesses = ps_arena_take(a, w->guess_capacity, sizeof(*w->guesses));
+    w->staged = ps_arena_take(a, w->guess_capacity, sizeof(*w->staged));
+}
+
 uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
 {
     const struct ps_config *c = size->config;
@@ -157,9 +175,7 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->expert_act = ps_arena_take(&a, (uint64_t)w->pairs * c->expert_width, sizeof(float));
     w->expert_out = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     place_jobs(&a, size, w);
-    w->guess_x = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->hidden, sizeof(float));
-    w->guess_xn = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->hidden, sizeof(float));
-    w->guess_p = ps_arena_take(&a, (uint64_t)PS_GUESS_TOKENS * c->expert_count, sizeof(float));
+    place_guesses(&a, size, w);
     w->logits = ps_arena_take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
     w->thread = ps_arena_take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
     return a.used;
@@ -240,6 +256,11 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
                             out->experts_used, model->config.experts_used);
     if (out->chunk_tokens > PS_CHUNK_TOKENS_MAX)
         out->chunk_tokens = PS_CHUNK_TOKENS_MAX;
+    if (!out->predictor)
+        out->predictor = "off";
+    if (ps_predictor_from_name(out->predictor) < 0)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--predictor",
+                            "\"%s\" is not a predictor; there are off and gate", out->predictor);
     return resolve_kv(&model->config, out, err);
 }
 

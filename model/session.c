@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/ahead.h"
 #include "model/engine.h"
 
 int ps_session_open(struct ps_session **out, struct ps_engine *engine, struct ps_error *err)
@@ -39,6 +40,7 @@ void ps_session_reset(struct ps_session *session)
 
     memset((uint8_t *)engine->state_region.base + engine->state.kv_bytes, 0,
            engine->state.recurrent_bytes);
+    ps_ahead_reset(engine);
     session->position = 0;
     session->broken = false;
     session->has_logits = false;
@@ -64,6 +66,12 @@ void ps_session_on_guess(struct ps_session *session, ps_guess_fn *fn, void *ctx)
 {
     session->on_guess = fn;
     session->on_guess_ctx = ctx;
+}
+
+void ps_session_oracle(struct ps_session *session, ps_oracle_fn *fn, void *ctx)
+{
+    session->oracle = fn;
+    session->oracle_ctx = ctx;
 }
 
 void ps_session_on_router_input(struct ps_session *session, ps_router_input_fn *fn, void *ctx)

@@ -96,6 +96,7 @@ float *fixture_logits(struct ps_model *model, const struct fixture_run *run, con
     check(ps_engine_open(&engine, model, &run->options, &err), &err);
     check(ps_session_open(&session, engine, &err), &err);
     ps_session_on_route(session, run->on_route, run->on_route_ctx);
+    ps_session_oracle(session, run->oracle, run->oracle_ctx);
     while (done < count) {
         size_t n = run->one_by_one                ? 1
                    : done == 0 && run->first_call ? run->first_call

@@ -18,6 +18,8 @@ struct fixture_run { /* zeroes mean defaults */
     size_t first_call; /* else: tokens in the first eval call (0 = all) */
     ps_route_fn *on_route;
     void *on_route_ctx;
+    ps_oracle_fn *oracle;
+    void *oracle_ctx;
 };
 
 /* Directories made here are removed at exit. Failures print the sentence and fail the cmocka test.

@@ -6,6 +6,7 @@ target_link_libraries(model_fixture PUBLIC penstock_model PkgConfig::JANSSON Pkg
 ps_test(golden "golden" SOURCES test_golden.c LINK model_fixture)
 ps_test(exact "golden;threaded" SOURCES test_exact.c LINK model_fixture)
 ps_test(session "unit;threaded" SOURCES test_session.c LINK model_fixture)
+ps_test(prefetch unit SOURCES test_prefetch.c LINK penstock_model m)
 add_library(oracle STATIC oracle.c source_writer.c tiny_model.c)
 target_link_libraries(oracle PUBLIC model_fixture m)
 ps_test(shapes "golden;threaded" SOURCES test_shapes.c LINK oracle)

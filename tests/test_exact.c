@@ -65,6 +65,40 @@ static void expect(struct ps_model *model, const struct fixture_run *run, const 
     free(got);
 }
 
+/* Guesses that are right now and then, in any order and number. */
+static uint32_t guess_wildly(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts)
+{
+    uint32_t *state = ctx, count;
+
+    *state = *state * 1664525u + 1013904223u + layer + position;
+    count = *state >> 30;
+    for (uint32_t i = 0; i < count; i++)
+        experts[i] = (*state >> (4 * i + 8)) % 4;
+    return count;
+}
+
+static void vary_guesses(struct ps_model *model, const float *want)
+{
+    struct ps_engine_stats stats;
+    uint32_t state = 1;
+    struct ps_plan plan;
+    struct ps_engine_options options = {.memory_bytes = PS_MEMORY_MIN};
+
+    assert_int_equal(ps_model_plan(model, &options, &plan, NULL), 0);
+    for (int i = 0; i < 4; i++) {
+        struct fixture_run run = {
+            .options = {.memory_bytes = plan.floor_bytes + (i < 2 ? 400000u : 0),
+                        .predictor = i % 2 ? "gate" : "oracle"},
+            .one_by_one = i < 3,
+            .oracle = guess_wildly,
+            .oracle_ctx = &state,
+        };
+        expect(model, &run, want, "guesses", &stats);
+        assert_true(stats.guesses_right <= stats.guesses_read);
+        assert_true(i > 0 || stats.guesses_right > 0);
+    }
+}
+
 static void vary_run(struct ps_model *model, const float *want)
 {
     static const char *const engines[] = {"uring", "pread", "pagecache", "mmap"};
@@ -84,6 +118,7 @@ static void vary_run(struct ps_model *model, const float *want)
                NULL);
     expect(model, &(struct fixture_run){.options = {.threads = 2}, .one_by_one = true}, want,
            "one by one", NULL);
+    vary_guesses(model, want);
     struct fixture_run least = {.options = {.memory_bytes = PS_MEMORY_MIN}, .one_by_one = true};
     expect(model, &least, want, "least memory", &stats);
     assert_true(stats.store.evictions > 0);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/budget.h"
 #include "core/util.h"
@@ -14,23 +15,34 @@
 #define ROUNDS_MAX 101
 #define TOKENS_MAX (1u << 20)
 
-enum { KEY_PROMPT = 1, KEY_TOKENS, KEY_REPEAT, KEY_JSON };
+enum { KEY_PROMPT = 1, KEY_TOKENS, KEY_REPEAT, KEY_IDS, KEY_JSON };
 
 struct decode_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
     uint32_t prompt, tokens, rounds;
+    const char *ids; /* NULL: the fixed sequence */
     bool json;
 };
 
+/* Of all rounds that were timed. */
 struct phase {
     uint64_t ns[ROUNDS_MAX];
-    uint64_t streamed_bytes; /* of experts, in all rounds that were timed */
+    uint64_t streamed_bytes; /* of experts */
+    uint64_t total_ns, wait_ns, expert_ns;
+    uint64_t hits, misses, guesses_read, guesses_right;
+};
+
+/* What the layers chose in the first round, for the oracle of the others. */
+struct routes {
+    uint32_t layer_count, experts_used, position_count;
+    uint32_t *experts; /* [position_count, layer_count, experts_used] */
 };
 
 struct measurement {
     struct decode_args args;
     struct phase prefill, decode;
+    struct routes routes;
     struct ps_engine_stats stats; /* of the end */
 };
 
@@ -52,6 +64,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_REPEAT:
         args->rounds = (uint32_t)tool_number(state, "--repeat", arg, 1, ROUNDS_MAX);
         return 0;
+    case KEY_IDS:
+        args->ids = arg;
+        return 0;
     case KEY_JSON:
         args->json = true;
         return 0;
@@ -64,6 +79,8 @@ static const struct argp_option options[] = {
     {"prompt", KEY_PROMPT, "N", 0, "tokens of the prompt (512)", 1},
     {"tokens", KEY_TOKENS, "N", 0, "tokens after it, one by one (64)", 1},
     {"repeat", KEY_REPEAT, "N", 0, "rounds that are timed, after one that is not (5)", 1},
+    {"ids", KEY_IDS, "FILE", 0,
+     "token ids to take instead of the fixed ones, separated by commas or blanks", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
 static const struct argp argp = {
@@ -72,15 +89,76 @@ static const struct argp argp = {
     .children = tool_run_children,
     .doc = "Evaluates a prompt and then tokens one by one, the same fixed sequence in every round, "
            "and prints the medians of tokens/s of both. Says what was read from the drives "
-           "meanwhile: nothing, when --memory has room for all experts."};
+           "meanwhile: nothing, when --memory has room for all experts. With --predictor oracle "
+           "the experts that the first round chose are read ahead in the others: what guesses "
+           "could win at most."};
 
 /* ---- the rounds ------------------------------------------------------------------------------ */
 
-static uint64_t streamed_bytes(const struct ps_engine *engine)
+static uint32_t *route_at(const struct routes *r, uint32_t layer, uint32_t position)
 {
-    struct ps_engine_stats stats;
-    ps_engine_stats(engine, &stats);
-    return stats.store.streamed_bytes;
+    return r->experts + ((size_t)position * r->layer_count + layer) * r->experts_used;
+}
+
+static void route_take(void *ctx, uint32_t layer, uint32_t position, uint32_t count,
+                       const uint32_t *experts, const float *weights)
+{
+    const struct routes *r = ctx;
+
+    (void)weights;
+    memcpy(route_at(r, layer, position), experts, count * sizeof(*experts));
+}
+
+static uint32_t route_tell(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts)
+{
+    const struct routes *r = ctx;
+
+    if (position >= r->position_count)
+        return 0;
+    memcpy(experts, route_at(r, layer, position), r->experts_used * sizeof(*experts));
+    return r->experts_used;
+}
+
+static int routes_begin(struct measurement *m, const struct ps_model_info *info,
+                        struct ps_session *session, struct ps_error *err)
+{
+    struct routes *r = &m->routes;
+
+    if (m->args.engine.predictor == NULL || strcmp(m->args.engine.predictor, "oracle") != 0)
+        return 0;
+    r->layer_count = info->layer_count;
+    r->experts_used =
+        m->args.engine.experts_used > 0 ? m->args.engine.experts_used : info->experts_used;
+    r->position_count = m->args.prompt + m->args.tokens;
+    r->experts =
+        calloc((size_t)r->position_count * r->layer_count, r->experts_used * sizeof(*r->experts));
+    if (r->experts == NULL)
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the routes of %u tokens",
+                            r->position_count);
+    ps_session_on_route(session, route_take, r);
+    return 0;
+}
+
+/* The first round has told all. */
+static void routes_tell(struct measurement *m, struct ps_session *session)
+{
+    if (m->routes.experts == NULL)
+        return;
+    ps_session_on_route(session, NULL, NULL);
+    ps_session_oracle(session, route_tell, &m->routes);
+}
+
+/* Adds what has happened between two looks. */
+static void phase_add(struct phase *phase, const struct ps_engine_stats *before,
+                      const struct ps_engine_stats *after)
+{
+    phase->streamed_bytes += after->store.streamed_bytes - before->store.streamed_bytes;
+    phase->wait_ns += after->store.wait_ns - before->store.wait_ns;
+    phase->expert_ns += after->expert_ns - before->expert_ns;
+    phase->hits += after->store.hits - before->store.hits;
+    phase->misses += after->store.misses - before->store.misses;
+    phase->guesses_read += after->guesses_read - before->guesses_read;
+    phase->guesses_right += after->guesses_right - before->guesses_right;
 }
 
 /* Evaluates `count` tokens in calls of `step` and notes the time and what was read. */
@@ -88,13 +166,17 @@ static int phase_run(struct ps_engine *engine, struct ps_session *session, const
                      uint32_t count, uint32_t step, struct phase *phase, uint32_t round,
                      struct ps_error *err)
 {
-    uint64_t streamed = streamed_bytes(engine), begin_ns = ps_now_ns();
+    struct ps_engine_stats before, after;
     int rc = 0;
 
+    ps_engine_stats(engine, &before);
+    uint64_t begin_ns = ps_now_ns();
     for (uint32_t i = 0; i < count && rc >= 0; i += step)
         rc = ps_session_eval(session, ids + i, step, NULL, NULL, err);
     phase->ns[round] = ps_now_ns() - begin_ns;
-    phase->streamed_bytes += streamed_bytes(engine) - streamed;
+    phase->total_ns += phase->ns[round];
+    ps_engine_stats(engine, &after);
+    phase_add(phase, &before, &after);
     return rc;
 }
 
@@ -108,9 +190,11 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
     for (uint32_t i = 0; i <= args->rounds && rc >= 0; i++) {
         uint32_t round = i > 0 ? i - 1 : 0;
         if (i <= 1) {
-            m->prefill.streamed_bytes = 0;
-            m->decode.streamed_bytes = 0;
+            m->prefill = (struct phase){.ns = {0}};
+            m->decode = (struct phase){.ns = {0}};
         }
+        if (i == 1)
+            routes_tell(m, session);
         ps_session_reset(session);
         rc = phase_run(engine, session, ids, args->prompt, args->prompt, &m->prefill, round, err);
         if (rc >= 0)
@@ -118,6 +202,27 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
                            err);
     }
     ps_engine_stats(engine, &m->stats);
+    return rc;
+}
+
+static int ids_get(const struct decode_args *args, uint32_t vocab_rows, int32_t **ids,
+                   struct ps_error *err)
+{
+    uint32_t count = args->prompt + args->tokens;
+    char *text = NULL;
+    size_t text_bytes, id_count;
+    int rc;
+
+    if (args->ids == NULL)
+        return tool_ids_fixed(count, vocab_rows, ids, err);
+    rc = tool_text_read(args->ids, &text, &text_bytes, err);
+    if (rc == 0)
+        rc = tool_ids_text_parse(text, text_bytes, ids, &id_count, err);
+    free(text);
+    if (rc == 0 && id_count < count)
+        rc =
+            ps_error_set(err, -PS_ERR_ARGUMENT, args->ids,
+                         "holds %zu token ids, and --prompt and --tokens take %u", id_count, count);
     return rc;
 }
 
@@ -137,13 +242,16 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--ctx",
                             "a context of %u does not hold --prompt and --tokens, %u together",
                             args->engine.ctx, args->prompt + args->tokens);
-    rc = tool_ids_fixed(args->prompt + args->tokens, info.vocab_rows, &ids, err);
+    rc = ids_get(args, info.vocab_rows, &ids, err);
     if (rc == 0)
         rc = tool_engine_open(&engine, &session, model, &args->engine, err);
+    if (rc == 0)
+        rc = routes_begin(m, &info, session, err);
     if (rc == 0)
         rc = rounds_run(m, engine, session, ids, err);
     ps_session_close(&session);
     ps_engine_close(&engine);
+    free(m->routes.experts);
     free(ids);
     return rc;
 }
@@ -193,11 +301,15 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
 {
     uint32_t rounds = m->args.rounds;
 
-    return json_pack("{s:I, s:{s:f, s:f, s:f}, s:I}", "tokens",
+    return json_pack("{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
                      (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens),
                      "tokens_per_s", "median", rate_of(m, phase, rounds / 2), "least",
                      rate_of(m, phase, 0), "most", rate_of(m, phase, rounds - 1), "streamed_bytes",
-                     (json_int_t)phase->streamed_bytes);
+                     (json_int_t)phase->streamed_bytes, "total_ns", (json_int_t)phase->total_ns,
+                     "wait_ns", (json_int_t)phase->wait_ns, "expert_ns",
+                     (json_int_t)phase->expert_ns, "hits", (json_int_t)phase->hits, "misses",
+                     (json_int_t)phase->misses, "guesses_read", (json_int_t)phase->guesses_read,
+                     "guesses_right", (json_int_t)phase->guesses_right);
 }
 
 int cmd_bench_decode(int argc, char **argv)

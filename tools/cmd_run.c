@@ -408,6 +408,7 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
 int cmd_run(int argc, char **argv)
 {
     struct run_args args = {.engine.activations = "q8",
+                            .engine.predictor = "gate",
                             .token_count = UINT32_MAX,
                             .temperature = NAN,
                             .top_p = NAN,

@@ -10,7 +10,16 @@
 #include "core/budget.h"
 #include "nvme/penstock_io.h"
 
-enum { KEY_IO = 0x100, KEY_ACTIVATIONS, KEY_KV, KEY_CHUNK, KEY_EXPERTS_USED, KEY_CTX, KEY_MEMORY };
+enum {
+    KEY_IO = 0x100,
+    KEY_ACTIVATIONS,
+    KEY_KV,
+    KEY_CHUNK,
+    KEY_EXPERTS_USED,
+    KEY_CTX,
+    KEY_MEMORY,
+    KEY_PREDICTOR
+};
 
 uint64_t tool_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
                      uint64_t max)
@@ -137,6 +146,9 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
     case KEY_KV:
         options->kv = arg;
         return 0;
+    case KEY_PREDICTOR:
+        options->predictor = arg;
+        return 0;
     case KEY_CHUNK:
         options->chunk_tokens = (uint32_t)tool_number(state, "--chunk", arg, 1, UINT32_MAX);
         return 0;
@@ -166,6 +178,9 @@ static const struct argp_option engine_options[] = {
     {"kv", KEY_KV, "TYPE", 0,
      "how keys and values are kept: f16 (default), f32 (default of logits, perplexity "
      "and quality), or q8_0; CHANGES THE OUTPUT a little",
+     0},
+    {"predictor", KEY_PREDICTOR, "NAME", 0,
+     "what guesses the experts to read ahead: gate (default of run) or off (default of the others)",
      0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
     {"experts-used", KEY_EXPERTS_USED, "K", 0,

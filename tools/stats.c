@@ -71,10 +71,14 @@ json_t *tool_stats_json(const struct ps_engine_stats *stats)
                   "hugepage_bytes", (json_int_t)stats->hugepage_bytes, "transparent_hugepage_bytes",
                   (json_int_t)transparent_bytes(), "budget_bytes", (json_int_t)stats->budget_bytes);
 
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:i, s:s}", "prefill",
+    json_t *guesses = json_pack("{s:I, s:I}", "read", (json_int_t)stats->guesses_read, "right",
+                                (json_int_t)stats->guesses_right);
+
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:s}", "prefill",
                      phase_json(stats->prefill_tokens, stats->prefill_ns), "decode",
                      phase_json(stats->decode_tokens, stats->decode_ns), "io", io, "cache", cache,
-                     "memory", memory, "threads", stats->threads, "cpu", stats->cpu);
+                     "guesses", guesses, "memory", memory, "threads", stats->threads, "cpu",
+                     stats->cpu);
 }
 
 static void phase_print(const char *name, uint64_t tokens, uint64_t ns)
@@ -117,6 +121,10 @@ void tool_stats_print(const struct ps_engine_stats *stats)
             100.0 * hit_rate(store), tool_count_text(store->hits, a),
             tool_count_text(store->misses, b), tool_count_text(store->evictions, c),
             tool_count_text(store->slot_count, d));
+    if (stats->guesses_read > 0)
+        fprintf(stderr, "  %-9s %s experts read ahead, %.0f %% of them chosen afterwards\n",
+                "guessed", tool_count_text(stats->guesses_read, a),
+                100.0 * (double)stats->guesses_right / (double)stats->guesses_read);
     fprintf(stderr, "  %-9s peak %s of %s", "memory",
             ps_size_text_binary(stats->memory_peak_bytes, a, sizeof(a)),
             ps_size_text_binary(stats->budget_bytes, b, sizeof(b)));

@@ -1,0 +1,271 @@
+#include "model/ahead.h"
+
+#include <errno.h>
+#include <math.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "model/predictor.h"
+
+/* Layers for which an oracle is asked: their reads together are even where a layer's are not. */
+#define ORACLE_LAYERS 3u
+
+int ps_predictor_from_name(const char *name)
+{
+    static const char *const names[] = {"off", "gate", "oracle"};
+
+    for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) == 0)
+            return (int)i;
+    }
+    return -1;
+}
+
+uint32_t ps_ahead_slots(const struct ps_model *model, const struct ps_engine_options *options,
+                        uint32_t slot_count)
+{
+    uint32_t leased = options->experts_used * ps_volume_copy_count(model->volume);
+
+    return slot_count > leased ? (slot_count - leased) / 2 : 0;
+}
+
+/* ---- guesses --------------------------------------------------------------------------------- */
+
+static void add_guess(struct ps_engine *engine, uint32_t layer, uint32_t expert, double chance)
+{
+    struct ps_ahead *a = &engine->ahead;
+
+    if (a->guess_count == engine->work.guess_capacity)
+        return;
+    engine->work.guesses[a->guess_count++] =
+        (struct ps_guess){.layer = layer, .expert = expert, .chance = (float)chance};
+}
+
+/* The first MoE layer after `layer`; layer_count: there is none. */
+static uint32_t next_moe(const struct ps_config *c, uint32_t layer)
+{
+    do
+        layer++;
+    while (layer < c->layer_count && c->layers[layer].ffn != PS_FFN_MOE);
+    return layer;
+}
+
+/* Marks which of guesses [first, guess_count), all of one layer, would have to be read. */
+static void find_missing(struct ps_engine *engine, uint32_t first)
+{
+    struct ps_ahead *a = &engine->ahead;
+    struct ps_work *w = &engine->work;
+    uint32_t count = a->guess_count - first;
+
+    if (count == 0)
+        return;
+    for (uint32_t i = 0; i < count; i++)
+        w->guess_experts[i] = w->guesses[first + i].expert;
+    ps_store_missing(engine->store, w->guesses[first].layer, w->guess_experts, count,
+                     w->guess_missing);
+    for (uint32_t i = 0; i < count; i++)
+        w->guesses[first + i].is_missing = w->guess_missing[i];
+}
+
+/* The gate's first ranks for each token, by what they are worth together. */
+static void guess_by_gate(struct ps_session *session, uint32_t layer, uint32_t n)
+{
+    struct ps_engine *engine = session->engine;
+    const struct ps_config *c = engine->config;
+    struct ps_work *w = &engine->work;
+    size_t hidden = c->hidden;
+    uint32_t ranks = (uint32_t)ps_min_u64(2ull * engine->options.experts_used, c->expert_count);
+
+    memcpy(w->guess_x, w->x, n * hidden * sizeof(float));
+    for (uint32_t t = 0; t < n; t++)
+        engine->k->add(w->guess_x + t * hidden, w->y + t * hidden, hidden);
+    ps_predict_gate(engine, layer, w->guess_x, n);
+    memset(w->guess_need, 0, c->expert_count * sizeof(float));
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t found = ps_top_k(w->guess_p + (size_t)t * c->expert_count, c->expert_count, ranks,
+                                  w->guess_experts);
+        for (uint32_t r = 0; r < found; r++) {
+            float *need = &w->guess_need[w->guess_experts[r]];
+            double chance = ps_prefetch_chance(&engine->ahead.prefetch, r);
+            *need = 1 - (1 - *need) * (float)(1 - chance);
+        }
+    }
+    /* Of one token the ranks stay as they are, and can be learned from. */
+    engine->ahead.is_ranked = n == 1;
+    uint32_t count = engine->ahead.is_ranked
+                         ? ranks
+                         : ps_top_k(w->guess_need, c->expert_count,
+                                    (uint32_t)ps_min_u64((uint64_t)ranks * n, c->expert_count),
+                                    w->guess_experts);
+    for (uint32_t i = 0; i < count; i++)
+        add_guess(engine, layer, w->guess_experts[i], (double)w->guess_need[w->guess_experts[i]]);
+}
+
+/* So many tokens choose most experts of a layer between them, in the order of the drives. */
+static void guess_all(struct ps_engine *engine, uint32_t layer, uint32_t n)
+{
+    const struct ps_config *c = engine->config;
+    double each = (double)engine->options.experts_used / c->expert_count;
+    double chance = 1 - pow(1 - each, n);
+
+    for (uint32_t e = 0; e < c->expert_count; e++)
+        add_guess(engine, layer, e, chance);
+}
+
+/* The layers after `layer`, and those of the tokens after these. */
+static void guess_by_oracle(struct ps_session *session, uint32_t layer, uint32_t position,
+                            uint32_t n)
+{
+    struct ps_engine *engine = session->engine;
+    const struct ps_config *c = engine->config;
+    uint32_t k = engine->options.experts_used;
+
+    for (uint32_t l = 0; l < ORACLE_LAYERS; l++) {
+        uint32_t first = engine->ahead.guess_count;
+        layer = next_moe(c, layer);
+        if (layer == c->layer_count) {
+            layer = c->layers[0].ffn == PS_FFN_MOE ? 0 : next_moe(c, 0);
+            position += n;
+        }
+        for (uint32_t t = 0; t < n; t++) {
+            uint32_t count = session->oracle(session->oracle_ctx, layer, position + t,
+                                             engine->work.guess_experts);
+            for (uint32_t i = 0; i < ps_min_u64(count, k); i++)
+                add_guess(engine, layer, engine->work.guess_experts[i], 1);
+        }
+        find_missing(engine, first);
+    }
+}
+
+static double object_bytes(const struct ps_engine *engine, uint32_t layer)
+{
+    struct ps_object_info info;
+
+    ps_volume_object(engine->model->volume,
+                     (uint32_t)ps_volume_find_streamed(engine->model->volume, layer, 0), &info);
+    return (double)info.bytes;
+}
+
+/* Marks the guesses that are to be read. Returns what they win on average, in ns. */
+static double choose(struct ps_engine *engine)
+{
+    struct ps_ahead *a = &engine->ahead;
+    struct ps_store_pace pace;
+    double gain_ns = 0, ahead_bytes = 0;
+
+    ps_store_pace(engine->store, &pace);
+    double least = ps_prefetch_least_chance(&pace);
+    for (uint32_t i = 0; i < a->guess_count; i++) {
+        struct ps_guess *g = &engine->work.guesses[i];
+        g->is_wanted = g->is_missing && (double)g->chance >= least;
+        if (!g->is_wanted)
+            continue;
+        double bytes = object_bytes(engine, g->layer);
+        gain_ns += ps_prefetch_gain_ns(&pace, (double)g->chance, ahead_bytes, bytes);
+        ahead_bytes += bytes;
+    }
+    return gain_ns;
+}
+
+void ps_ahead_guess(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+{
+    struct ps_engine *engine = session->engine;
+    struct ps_ahead *a = &engine->ahead;
+    uint32_t next = next_moe(engine->config, layer);
+    uint64_t begin_ns = ps_now_ns();
+
+    a->guess_count = a->guess_next = 0;
+    a->is_ranked = false;
+    if (a->predictor == PS_PREDICTOR_OFF || a->capacity == 0)
+        return;
+    if (a->predictor == PS_PREDICTOR_ORACLE && session->oracle) {
+        guess_by_oracle(session, layer, position, n);
+        choose(engine);
+        return;
+    }
+    if (next == engine->config->layer_count)
+        return;
+    if (n > PS_GUESS_TOKENS) {
+        guess_all(engine, next, n);
+        find_missing(engine, 0);
+        choose(engine);
+        return;
+    }
+    if (!ps_prefetch_wants(&a->prefetch))
+        return;
+    guess_by_gate(session, next, n);
+    find_missing(engine, 0);
+    double gain_ns = choose(engine);
+    ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));
+}
+
+/* ---- reads ----------------------------------------------------------------------------------- */
+
+void ps_ahead_issue(struct ps_engine *engine)
+{
+    struct ps_ahead *a = &engine->ahead;
+
+    for (; a->guess_next < a->guess_count; a->guess_next++) {
+        const struct ps_guess *g = &engine->work.guesses[a->guess_next];
+        if (!g->is_wanted)
+            continue;
+        if (a->staged_count == a->capacity)
+            return;
+        int rc = ps_store_prefetch(engine->store, g->layer, g->expert, NULL);
+        if (rc < 0)
+            return;
+        if (rc == 0)
+            engine->work.staged[a->staged_count++] = (struct ps_staged){g->layer, g->expert};
+    }
+}
+
+/* Drops what is staged for the layer and not chosen; all that is: it is not staged any more. */
+static void settle_staged(struct ps_engine *engine, uint32_t layer)
+{
+    struct ps_ahead *a = &engine->ahead;
+    uint32_t left = 0;
+
+    for (uint32_t i = 0; i < a->staged_count; i++) {
+        const struct ps_staged s = engine->work.staged[i];
+        if (s.layer != layer) {
+            engine->work.staged[left++] = s;
+            continue;
+        }
+        if (engine->work.guess_chosen[s.expert])
+            a->right_count++;
+        else
+            ps_store_drop(engine->store, s.layer, s.expert);
+        a->read_count++;
+    }
+    a->staged_count = left;
+}
+
+void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count)
+{
+    struct ps_ahead *a = &engine->ahead;
+    struct ps_work *w = &engine->work;
+
+    if (a->predictor != PS_PREDICTOR_OFF) {
+        memset(w->guess_chosen, 0, engine->config->expert_count * sizeof(*w->guess_chosen));
+        for (uint32_t j = 0; j < job_count; j++)
+            w->guess_chosen[w->jobs[j].expert] = true;
+        for (uint32_t i = 0; a->is_ranked && i < a->guess_count; i++) {
+            if (w->guesses[i].layer == layer && w->guesses[i].is_missing)
+                ps_prefetch_learn(&a->prefetch, i, w->guess_chosen[w->guesses[i].expert]);
+        }
+        settle_staged(engine, layer);
+        a->guess_count = a->guess_next = 0;
+    }
+    for (uint32_t j = 0; j < job_count; j++)
+        w->guess_experts[j] = w->jobs[j].expert;
+    ps_store_touch(engine->store, layer, w->guess_experts, job_count);
+}
+
+void ps_ahead_reset(struct ps_engine *engine)
+{
+    struct ps_ahead *a = &engine->ahead;
+
+    for (uint32_t i = 0; i < a->staged_count; i++)
+        ps_store_drop(engine->store, engine->work.staged[i].layer, engine->work.staged[i].expert);
+    a->staged_count = a->guess_count = a->guess_next = 0;
+}

@@ -1,0 +1,90 @@
+#include "model/prefetch.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/util.h"
+
+/* So many guesses at a rank are remembered: a topic lasts for some hundred tokens, and a layer asks
+ * for one expert at a rank. */
+#define MEMORY_GUESSES 1024.0f
+/* Layers without guesses, while they do not pay, after which they are tried. */
+#define TRY_LAYERS 61u
+#define NOTE_WEIGHT 0.05
+
+void ps_prefetch_init(struct ps_prefetch *p)
+{
+    memset(p, 0, sizeof(*p));
+    /* Try at once. */
+    p->passed = TRY_LAYERS;
+    for (uint32_t i = 0; i < PS_PREFETCH_RANKS; i++) {
+        p->right[i] = 1;
+        p->made[i] = 2;
+    }
+}
+
+static uint32_t rank_of(uint32_t rank)
+{
+    return rank < PS_PREFETCH_RANKS ? rank : PS_PREFETCH_RANKS - 1;
+}
+
+double ps_prefetch_chance(const struct ps_prefetch *p, uint32_t rank)
+{
+    rank = rank_of(rank);
+    return (double)p->right[rank] / (double)p->made[rank];
+}
+
+void ps_prefetch_learn(struct ps_prefetch *p, uint32_t rank, bool was_chosen)
+{
+    rank = rank_of(rank);
+    if (p->made[rank] >= MEMORY_GUESSES) {
+        p->made[rank] /= 2;
+        p->right[rank] /= 2;
+    }
+    p->made[rank] += 1;
+    p->right[rank] += was_chosen ? 1.0f : 0.0f;
+}
+
+static double time_ns(const struct ps_store_pace *pace, double bytes)
+{
+    return bytes * 1e9 / pace->rate_bytes_per_s;
+}
+
+double ps_prefetch_least_chance(const struct ps_store_pace *pace)
+{
+    if (pace->idle_ns <= 0 || pace->rate_bytes_per_s <= 0)
+        return 2;
+    double delay_ns = time_ns(pace, pace->delay_bytes);
+    return delay_ns / (delay_ns + pace->idle_ns);
+}
+
+double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, double ahead_bytes,
+                           double bytes)
+{
+    if (pace->idle_ns <= 0 || pace->rate_bytes_per_s <= 0)
+        return 0;
+    double ahead = time_ns(pace, ahead_bytes) / pace->idle_ns;
+    double end = time_ns(pace, ahead_bytes + bytes) / pace->idle_ns;
+    double ends_within = exp(-ahead) - exp(-end); /* the chance that the pause ends meanwhile */
+
+    return ends_within * (chance * pace->idle_ns - (1 - chance) * time_ns(pace, pace->delay_bytes));
+}
+
+bool ps_prefetch_wants(struct ps_prefetch *p)
+{
+    if (p->gain_ns <= p->cost_ns && p->passed < TRY_LAYERS) {
+        p->passed++;
+        return false;
+    }
+    p->passed = 0;
+    return true;
+}
+
+void ps_prefetch_note(struct ps_prefetch *p, double gain_ns, double cost_ns)
+{
+    /* The first ones tell more than nothing. */
+    double weight = p->cost_ns == 0 ? 1 : NOTE_WEIGHT;
+
+    p->gain_ns += (gain_ns - p->gain_ns) * weight;
+    p->cost_ns += (cost_ns - p->cost_ns) * weight;
+}

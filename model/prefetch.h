@@ -1,0 +1,55 @@
+/*
+ * Which guesses become reads: plain arithmetic on what has been observed, used by the engine and by
+ * replays of traces alike. A guess is worth its read when what it wins on average, time in which
+ * the drives would have had nothing to do, is more than what it costs on average, time for which a
+ * demanded read waits behind it. How often the guess at a rank is right is learned from the guesses
+ * for objects that were not in memory, read or not: they are harder than the others.
+ */
+#ifndef PENSTOCK_MODEL_PREFETCH_H
+#define PENSTOCK_MODEL_PREFETCH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "nvme/penstock_io.h"
+
+#define PS_PREFETCH_RANKS 64u /* ranks that are told apart; the last one stands for all others */
+
+struct ps_prefetch {
+    float right[PS_PREFETCH_RANKS]; /* of the guesses at a rank that were wrong or right, */
+    float made[PS_PREFETCH_RANKS];  /* and of all of them; older ones count less */
+    double gain_ns, cost_ns; /* of guessing for a layer, lately; cost: of making the guesses */
+    uint32_t passed;         /* layers since guesses were made */
+};
+
+void ps_prefetch_init(struct ps_prefetch *p);
+
+/* How likely the expert at a rank (0 = first) is chosen if it is not in memory. */
+double ps_prefetch_chance(const struct ps_prefetch *p, uint32_t rank);
+
+/* What was not in memory when it was guessed at this rank was chosen, or was not. */
+void ps_prefetch_learn(struct ps_prefetch *p, uint32_t rank, bool was_chosen);
+
+/*
+ * The least chance at which a read is worth it. With pauses of random length (exponential, of the
+ * mean that was measured), a guess that begins in a pause and is wrong delays a demanded read only
+ * if the pause ends meanwhile, and one that is right wins what is read until then; the ratio of the
+ * two does not depend on what was read before. More than 1: none is.
+ */
+double ps_prefetch_least_chance(const struct ps_store_pace *pace);
+
+/* What one more guessed read of `bytes` wins on average, in ns, when ahead_bytes are guessed before
+ * it; less what it costs. */
+double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, double ahead_bytes,
+                           double bytes);
+
+/*
+ * Whether guesses should be made for the next layer: while they win more than they cost, and now
+ * and then to see whether they would. To be called once for each layer.
+ */
+bool ps_prefetch_wants(struct ps_prefetch *p);
+
+/* Guesses for a layer have been made: what they win by the above, and the time it took. */
+void ps_prefetch_note(struct ps_prefetch *p, double gain_ns, double cost_ns);
+
+#endif
