@@ -11,7 +11,8 @@
 #include "quant/kernels.h"
 #include "quant/q8.h"
 
-#define PS_CHUNK_TOKENS_MAX 512u
+#define PS_CHUNK_TOKENS_MAX 4096u
+#define PS_CHUNK_TOKENS_DEFAULT 512u /* most where the prompt is not known */
 #define PS_CHUNK_TOKENS_MIN 8u
 #define PS_CTX_DEFAULT 4096u
 #define PS_LOGITS_ROWS 4u      /* rows of the head's output computed together */

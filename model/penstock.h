@@ -153,6 +153,7 @@ struct ps_engine_options {
     const char *predictor;    /* "off", "gate", or "oracle" (ps_session_oracle); NULL = "off" */
     const char *kv;           /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
     uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
+    uint32_t prompt_tokens;   /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
 };
 

@@ -337,15 +337,19 @@ static uint64_t work_bytes(const struct ps_work_size *size, uint32_t chunk)
 /* The longest chunk whose buffers take no more than a quarter of what is free beyond the floor:
  * longer chunks read each expert more rarely in a prompt, a larger cache more rarely in what
  * follows. */
-static uint32_t choose_chunk(const struct ps_work_size *size, uint64_t spare_bytes)
+static uint32_t choose_chunk(const struct ps_work_size *size, uint32_t prompt_tokens,
+                             uint64_t spare_bytes)
 {
     uint32_t smallest = (uint32_t)ps_min_u64(PS_CHUNK_TOKENS_MIN, size->ctx);
     uint64_t smallest_bytes = work_bytes(size, smallest);
 
     if (size->chunk)
         return (uint32_t)ps_min_u64(size->chunk, size->ctx);
-    for (uint32_t chunk = PS_CHUNK_TOKENS_MAX; chunk > smallest; chunk /= 2)
-        if (chunk <= size->ctx && work_bytes(size, chunk) - smallest_bytes <= spare_bytes / 4)
+    uint32_t most = prompt_tokens ? prompt_tokens : PS_CHUNK_TOKENS_DEFAULT;
+    most = (uint32_t)ps_min_u64(ps_min_u64(most, PS_CHUNK_TOKENS_MAX), size->ctx);
+    for (uint32_t parts = 1, chunk = most; chunk > smallest;
+         parts *= 2, chunk = (uint32_t)ps_div_up(most, parts))
+        if (work_bytes(size, chunk) - smallest_bytes <= spare_bytes / 4)
             return chunk;
     return smallest;
 }
@@ -415,7 +419,7 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     }
     uint64_t spare = plan->budget_bytes > floor_total ? plan->budget_bytes - floor_total : 0;
     plan->ctx = o.ctx;
-    plan->chunk_tokens = choose_chunk(&size, spare);
+    plan->chunk_tokens = choose_chunk(&size, o.prompt_tokens, spare);
     uint64_t work = work_bytes(&size, plan->chunk_tokens);
     spare -= ps_min_u64(spare, work - floor_work);
     so.cache_bytes = floor_cache + (uses_page_cache(o.io) ? 0 : spare);

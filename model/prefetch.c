@@ -72,7 +72,8 @@ double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, doub
 
 bool ps_prefetch_wants(struct ps_prefetch *p)
 {
-    if (p->gain_ns <= p->cost_ns && p->passed < TRY_LAYERS) {
+    p->is_try = p->gain_ns <= p->cost_ns;
+    if (p->is_try && p->passed < TRY_LAYERS) {
         p->passed++;
         return false;
     }
@@ -82,8 +83,8 @@ bool ps_prefetch_wants(struct ps_prefetch *p)
 
 void ps_prefetch_note(struct ps_prefetch *p, double gain_ns, double cost_ns)
 {
-    /* The first ones tell more than nothing. */
-    double weight = p->cost_ns == 0 ? 1 : NOTE_WEIGHT;
+    /* Off for long, nothing that was known still holds. */
+    double weight = p->is_try ? 1 : NOTE_WEIGHT;
 
     p->gain_ns += (gain_ns - p->gain_ns) * weight;
     p->cost_ns += (cost_ns - p->cost_ns) * weight;

@@ -20,6 +20,7 @@ struct ps_prefetch {
     float made[PS_PREFETCH_RANKS];  /* and of all of them; older ones count less */
     double gain_ns, cost_ns; /* of guessing for a layer, lately; cost: of making the guesses */
     uint32_t passed;         /* layers since guesses were made */
+    bool is_try;             /* they were made, or not, in spite of winning nothing */
 };
 
 void ps_prefetch_init(struct ps_prefetch *p);

@@ -242,6 +242,7 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--ctx",
                             "a context of %u does not hold --prompt and --tokens, %u together",
                             args->engine.ctx, args->prompt + args->tokens);
+    args->engine.prompt_tokens = args->prompt;
     rc = ids_get(args, info.vocab_rows, &ids, err);
     if (rc == 0)
         rc = tool_engine_open(&engine, &session, model, &args->engine, err);

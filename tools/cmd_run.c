@@ -428,6 +428,7 @@ int cmd_run(int argc, char **argv)
         status = tool_fail(&err);
     } else {
         args.engine.stop = tool_stop_flag();
+        args.engine.prompt_tokens = (uint32_t)id_count;
         status = generate(&args, model, ids, id_count);
     }
     free(ids);
