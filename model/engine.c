@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/budget.h"
+#include "core/timeline.h"
 #include "core/util.h"
 #include "model/ahead.h"
 #include "model/engine.h"
@@ -173,6 +174,9 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
                                   .run_ctx = engine};
     rc = ps_pool_open(&engine->pool, engine->thread_count, err);
     if (rc >= 0)
+        rc = ps_usage_open(engine, err);
+    so.timeline = engine->timeline;
+    if (rc >= 0)
         rc = ps_store_open(&engine->store, model->volume, &so, err);
     if (rc >= 0)
         rc = number_layers(engine, err);
@@ -186,6 +190,9 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
         goto fail;
     engine->ahead.capacity =
         (uint32_t)ps_min_u64(engine->ahead.capacity, engine->work.guess_capacity);
+    /* What the weights were read for is known. */
+    if (engine->timeline)
+        ps_timeline_reset(engine->timeline);
     log_pages(engine);
     model->engine = engine;
     *out = engine;
@@ -209,6 +216,7 @@ void ps_engine_close(struct ps_engine **engine)
             ps_region_unmap(&e->spare_regions[i]);
     }
     ps_pool_close(&e->pool);
+    ps_usage_close(e);
     ps_region_unmap(&e->state_region);
     ps_region_unmap(&e->work_region);
     free(e->inv_freq);
@@ -233,6 +241,9 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
     stats->prefill_ns = engine->prefill_ns;
     stats->decode_tokens = engine->decode_tokens;
     stats->decode_ns = engine->decode_ns;
+    stats->prefill_usage = engine->prefill_usage;
+    stats->decode_usage = engine->decode_usage;
+    stats->sample_ns = engine->sample_ns;
     stats->memory_peak_bytes = ps_rss_peak_bytes() + ps_mem_hugetlb_peak_bytes();
     stats->hugepage_bytes = ps_mem_hugetlb_bytes();
     stats->budget_bytes = engine->plan.budget_bytes;

@@ -5,6 +5,7 @@
 #include "core/mem.h"
 #include "core/pool.h"
 #include "core/topology.h"
+#include "core/util.h"
 #include "model/expert.h"
 #include "model/model.h"
 #include "model/prefetch.h"
@@ -179,7 +180,19 @@ struct ps_engine {
 
     struct ps_ahead ahead;
     struct ps_session *session; /* the one open session, or NULL */
-    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns;
+    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns, sample_ns;
+
+    /* Set between runs of the threads: what they compute, for a timeline. */
+    uint32_t layer, stage;
+    struct ps_timeline *timeline; /* NULL: nothing is recorded */
+    struct ps_region timeline_region;
+    struct ps_thread_time *thread_times; /* [thread_count] */
+    struct ps_usage prefill_usage, decode_usage;
+};
+
+/* Each thread writes to a cache line of its own. */
+struct ps_thread_time {
+    _Alignas(64) uint64_t busy_ns;
 };
 
 struct ps_session {
@@ -196,6 +209,31 @@ struct ps_session {
     ps_router_input_fn *on_router_input;
     void *on_router_input_ctx;
 };
+
+/* ---- what is busy (usage.c) ---- */
+
+/* Before anything runs. Errors: -ENOMEM. */
+int ps_usage_open(struct ps_engine *engine, struct ps_error *err);
+void ps_usage_close(struct ps_engine *engine);
+
+/* A thread has done tasks from begin_ns until now. Called by that thread. */
+void ps_usage_thread(struct ps_engine *engine, int thread_idx, uint64_t begin_ns,
+                     uint64_t task_count);
+
+/* Records an event from begin_ns until now, if there is a timeline. */
+void ps_usage_record(const struct ps_engine *engine, enum ps_engine_event kind, uint64_t begin_ns,
+                     uint32_t a, uint32_t b);
+
+/* Now, where the time is of use to a timeline alone. */
+static inline uint64_t ps_usage_begin(const struct ps_engine *engine)
+{
+    return engine->timeline ? ps_now_ns() : 0;
+}
+
+/* The sums so far; then, later, what came to them since is added to *sum. */
+void ps_usage_take(const struct ps_engine *engine, struct ps_usage *usage);
+void ps_usage_add(const struct ps_engine *engine, const struct ps_usage *before,
+                  struct ps_usage *sum);
 
 /* ---- shapes and plan (plan.c) ---- */
 

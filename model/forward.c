@@ -65,7 +65,10 @@ static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, str
 {
     struct ps_engine *engine = session->engine;
     const struct ps_config_layer *l = &engine->config->layers[layer];
+    uint64_t begin_ns = ps_usage_begin(engine);
 
+    engine->layer = layer;
+    engine->stage = PS_STAGE_MIXER;
     ps_guess_same_report(session, layer, session->position, n);
     norm(engine, ps_layer_weight(engine, layer, PS_ROLE_ATTN_NORM), engine->work.x, n);
     if (l->mixer == PS_MIXER_ATTENTION)
@@ -73,6 +76,7 @@ static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, str
     else
         ps_delta_run(engine, layer, n);
     ps_tasks_run(engine, residual_task, NULL, n);
+    engine->stage = l->ffn == PS_FFN_MOE ? PS_STAGE_ROUTER : PS_STAGE_DENSE;
     norm(engine, ps_layer_weight(engine, layer, PS_ROLE_FFN_NORM), engine->work.x, n);
     if (l->ffn == PS_FFN_MOE) {
         int rc = ps_moe_run(session, layer, session->position, n, err);
@@ -82,6 +86,7 @@ static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, str
         ps_dense_run(engine, layer, n);
     }
     ps_tasks_run(engine, residual_task, NULL, n);
+    ps_usage_record(engine, PS_EVENT_LAYER, begin_ns, layer, n);
     return 0;
 }
 
@@ -89,6 +94,7 @@ int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
                      struct ps_error *err)
 {
     struct ps_engine *engine = session->engine;
+    uint64_t begin_ns = ps_usage_begin(engine);
 
     embed(engine, ids, n);
     make_rope(engine, session->position, n);
@@ -99,6 +105,7 @@ int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
         if (rc < 0)
             return rc;
     }
+    ps_usage_record(engine, PS_EVENT_EVAL, begin_ns, n, session->position);
     return 0;
 }
 
@@ -107,7 +114,11 @@ void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n)
     const float *x = engine->work.x + (uint64_t)first * engine->config->hidden;
     struct ps_linear head = {&engine->head, engine->work.xn, engine->config->hidden,
                              engine->work.logits, engine->config->vocab_rows};
+    uint64_t begin_ns = ps_usage_begin(engine);
 
+    engine->layer = engine->config->layer_count;
+    engine->stage = PS_STAGE_HEAD;
     norm(engine, &engine->out_norm, x, n);
     ps_linear_run(engine, &head, 1, n);
+    ps_usage_record(engine, PS_EVENT_LOGITS, begin_ns, n, 0);
 }

@@ -7,6 +7,17 @@
 
 #define TOKEN_TEXT_BYTES_MAX 4096
 
+/* Chooses the next token. */
+static int32_t choose(struct ps_session *session, struct ps_sampler *sampler)
+{
+    uint64_t begin_ns = ps_now_ns();
+    int32_t id = ps_sampler_next(sampler, ps_session_logits(session));
+
+    session->engine->sample_ns += ps_now_ns() - begin_ns;
+    ps_usage_record(session->engine, PS_EVENT_SAMPLE, begin_ns, (uint32_t)id, 0);
+    return id;
+}
+
 /* Hands a token and the characters that it completed to the caller; 1 if that wants no more. */
 static int give_token(const struct ps_model *model, struct ps_utf8_joiner *joiner, int32_t id,
                       ps_token_fn *on_token, void *ctx, struct ps_error *err)
@@ -41,13 +52,15 @@ int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_
     if (rc < 0)
         return rc;
     for (uint32_t i = 0; i < max_tokens; i++) {
-        int32_t id = ps_sampler_next(sampler, ps_session_logits(session));
+        int32_t id = choose(session, sampler);
         if (ps_model_is_end(model, id)) {
             reason = PS_STOP_END;
             break;
         }
         ps_sampler_accept(sampler, id);
+        uint64_t begin_ns = ps_usage_begin(session->engine);
         rc = give_token(model, &joiner, id, on_token, ctx, err);
+        ps_usage_record(session->engine, PS_EVENT_TEXT, begin_ns, (uint32_t)id, 0);
         if (rc < 0)
             return rc;
         if (rc > 0) {

@@ -426,7 +426,9 @@ static void compute_down(struct ps_engine *engine, struct moe_run *run)
 
 static void compute_round(struct ps_engine *engine, struct moe_run *run)
 {
+    engine->stage = PS_STAGE_UP;
     ps_tasks_run_near(engine, up_task, run, run->up_task_end);
+    engine->stage = PS_STAGE_DOWN;
     compute_down(engine, run);
     for (uint32_t i = 0; i < run->round_count; i++) {
         struct ps_expert_job *job = &engine->work.jobs[engine->work.round_jobs[i]];
@@ -625,6 +627,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
             ps_store_put(engine->store, &engine->work.leases[j]);
         return rc;
     }
+    engine->stage = PS_STAGE_SHARED;
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */
     run_shared(engine, layer, n);
     ps_ahead_guess(session, layer, position, n);

@@ -17,14 +17,17 @@ struct tasks {
 static void tasks_thread(void *ctx, int thread_idx, int thread_count)
 {
     struct tasks *t = ctx;
+    uint64_t begin_ns = ps_now_ns(), done = 0;
 
     (void)thread_count;
-    for (;;) {
+    for (;; done++) {
         uint64_t i = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
         if (i >= t->count)
-            return;
+            break;
         t->fn(t->engine, t->ctx, thread_idx, i);
     }
+    if (done > 0)
+        ps_usage_thread(t->engine, thread_idx, begin_ns, done);
 }
 
 /* Tasks write to places of their own, and none depends on another, so which thread does which
@@ -34,8 +37,10 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
     struct tasks t = {.engine = engine, .fn = fn, .ctx = ctx, .count = task_count};
 
     if (task_count <= 1 || engine->thread_count == 1) {
+        uint64_t begin_ns = ps_now_ns();
         for (uint64_t i = 0; i < task_count; i++)
             fn(engine, ctx, 0, i);
+        ps_usage_thread(engine, 0, begin_ns, task_count);
         return;
     }
     atomic_init(&t.next, 0);
@@ -60,8 +65,12 @@ void ps_store_tasks_run(void *ctx, void (*task)(void *task_ctx, uint32_t i), voi
                         uint32_t count)
 {
     struct store_tasks tasks = {task, task_ctx};
+    struct ps_engine *engine = ctx;
+    uint32_t stage = engine->stage;
 
-    ps_tasks_run(ctx, store_task, &tasks, count);
+    engine->stage = PS_STAGE_CHECK;
+    ps_tasks_run(engine, store_task, &tasks, count);
+    engine->stage = stage;
 }
 
 struct near_tasks {
@@ -76,17 +85,20 @@ static void near_thread(void *ctx, int thread_idx, int thread_count)
 {
     struct near_tasks *t = ctx;
     int own = ps_pool_thread_node(t->engine->pool, thread_idx);
+    uint64_t begin_ns = ps_now_ns(), done = 0;
 
     (void)thread_count;
     for (int k = 0; k < t->engine->node_count; k++) {
         int node = (own + k) % t->engine->node_count;
-        for (;;) {
+        for (;; done++) {
             uint64_t i = atomic_fetch_add_explicit(&t->next[node], 1, memory_order_relaxed);
             if (i >= t->end[node])
                 break;
             t->fn(t->engine, t->ctx, thread_idx, i);
         }
     }
+    if (done > 0)
+        ps_usage_thread(t->engine, thread_idx, begin_ns, done);
 }
 
 void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,

@@ -155,6 +155,7 @@ struct ps_engine_options {
     uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
     uint32_t prompt_tokens;   /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
+    uint32_t timeline_events; /* room for so many events of ps_engine_timeline; 0 = no timeline */
 };
 
 #define PS_PLAN_LINE_COUNT_MAX 16
@@ -187,6 +188,45 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
                    const struct ps_engine_options *options, struct ps_error *err);
 void ps_engine_close(struct ps_engine **engine);
 
+struct ps_timeline;
+
+/* The engine's record of what drives and threads did since it was opened (core/timeline.h), or
+ * NULL. Holds enum ps_store_event and enum ps_engine_event; read while nothing is evaluated. */
+struct ps_timeline *ps_engine_timeline(struct ps_engine *engine);
+
+/* What an engine records beside its store, with the lane and the values of each. */
+enum ps_engine_event {
+    PS_EVENT_EVAL = PS_EVENT_STORE_END, /* tokens in one pass: how many, position of the first */
+    PS_EVENT_LAYER,                     /* of a pass: its number */
+    PS_EVENT_LOGITS,                    /* of how many tokens */
+    PS_EVENT_SAMPLE,                    /* a token was chosen: which */
+    PS_EVENT_TEXT,                      /* its text was made and handed over: which token */
+    /* Lane: thread. What one thread did of what all were given: layer, enum ps_stage, tasks. */
+    PS_EVENT_TASKS,
+    PS_EVENT_ENGINE_END
+};
+
+/* What threads compute. Norms and sums belong to what they come before. */
+enum ps_stage {
+    PS_STAGE_MIXER,
+    PS_STAGE_ROUTER,
+    PS_STAGE_SHARED,
+    PS_STAGE_UP,    /* gate and up matrices of experts */
+    PS_STAGE_DOWN,  /* down matrices of experts */
+    PS_STAGE_DENSE, /* feed-forward blocks without experts */
+    PS_STAGE_HEAD,
+    PS_STAGE_CHECK, /* checksums */
+    PS_STAGE_COUNT
+};
+
+/* What was busy in the time of the eval calls of one phase. */
+struct ps_usage {
+    uint64_t compute_ns;                         /* in tasks, all threads together */
+    uint64_t wait_ns;                            /* the caller waited for the store */
+    uint64_t wait_cause_ns[PS_WAIT_CAUSE_COUNT]; /* of it */
+    uint64_t drive_ns[PS_MEMBER_COUNT_MAX];      /* by member, as ps_store_member_stats.busy_ns */
+};
+
 struct ps_engine_stats {
     struct ps_store_stats store;
     int member_count;
@@ -195,8 +235,10 @@ struct ps_engine_stats {
     uint64_t prefill_tokens, prefill_ns;
     uint64_t expert_ns;                /* of both: in routed experts' arithmetic */
     uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */
-    uint64_t memory_peak_bytes;        /* VmHWM plus the most hugetlb pages held */
-    uint64_t hugepage_bytes;           /* hugetlb pages held now */
+    struct ps_usage prefill_usage, decode_usage;
+    uint64_t sample_ns;         /* choosing tokens, in ps_session_generate */
+    uint64_t memory_peak_bytes; /* VmHWM plus the most hugetlb pages held */
+    uint64_t hugepage_bytes;    /* hugetlb pages held now */
     uint64_t budget_bytes;
     int threads;
     const char *cpu; /* "avx512" */

@@ -6,6 +6,7 @@
 
 #include "core/arena.h"
 #include "core/budget.h"
+#include "core/timeline.h"
 #include "core/topology.h"
 #include "core/util.h"
 #include "model/ahead.h"
@@ -404,11 +405,14 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     uint64_t floor_cache = ps_store_floor_bytes(model->volume, &so);
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
-                    (uint64_t)o.threads * THREAD_BYTES + table_bytes(&model->config);
+                    (uint64_t)o.threads * (THREAD_BYTES + sizeof(struct ps_thread_time)) +
+                    table_bytes(&model->config);
     uint64_t state_bytes = ps_region_bytes(state.kv_bytes + state.recurrent_bytes);
     uint32_t smallest = o.chunk_tokens ? o.chunk_tokens : PS_CHUNK_TOKENS_MIN;
     uint64_t floor_work = work_bytes(&size, (uint32_t)ps_min_u64(smallest, o.ctx));
-    uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache;
+    uint64_t timeline =
+        o.timeline_events ? ps_region_bytes(ps_timeline_bytes(o.timeline_events)) : 0;
+    uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache + timeline;
 
     plan->budget_bytes = o.memory_bytes == PS_MEMORY_DEFAULT ? ps_budget_default_bytes()
                          : o.memory_bytes == PS_MEMORY_MIN   ? floor_total
@@ -432,6 +436,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     add_line(plan, "KV cache and recurrent state", state_bytes, state_bytes);
     add_line(plan, "work buffers", work, floor_work);
     add_line(plan, "expert cache", cache, floor_cache);
+    if (timeline > 0)
+        add_line(plan, "timeline", timeline, timeline);
     o.memory_bytes = plan->budget_bytes;
     o.chunk_tokens = plan->chunk_tokens;
     if (resolved)

@@ -126,12 +126,14 @@ int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_co
     struct ps_engine *engine = session->engine;
     bool decode = id_count == 1 && session->position > 0;
     uint64_t start = ps_now_ns();
+    struct ps_usage before;
     size_t done = 0;
 
     int rc = check_eval(session, ids, id_count, err);
     if (rc < 0)
         return rc;
     session->has_logits = false;
+    ps_usage_take(engine, &before);
     while (done < id_count) {
         uint32_t n = (uint32_t)ps_min_u64(id_count - done, engine->work.chunk);
         rc = ps_forward_chunk(session, ids + done, n, err);
@@ -147,6 +149,7 @@ int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_co
         session->position += n;
     }
     session->has_logits = true;
+    ps_usage_add(engine, &before, decode ? &engine->decode_usage : &engine->prefill_usage);
     if (decode) {
         engine->decode_tokens++;
         engine->decode_ns += ps_now_ns() - start;

@@ -200,6 +200,8 @@ struct ps_store;
 typedef void ps_run_fn(void *run_ctx, void (*task)(void *ctx, uint32_t i), void *ctx,
                        uint32_t count);
 
+struct ps_timeline;
+
 struct ps_store_options {
     const char *engine;      /* a name that ps_store_engine_known() knows; NULL: "uring" */
     uint64_t cache_bytes;    /* all that the store may take; at least ps_store_floor_bytes() */
@@ -213,6 +215,40 @@ struct ps_store_options {
      * the thread that is inside ps_store_get, _wait or _read. NULL: that thread helps alone. */
     ps_run_fn *run;
     void *run_ctx;
+    struct ps_timeline *timeline; /* records enum ps_store_event (core/timeline.h); NULL: nothing.
+                                     Outlives the store */
+};
+
+/*
+ * What a store records, with the lane and the values of each. Moments have no length. GROUP is that
+ * of the object, or UINT32_MAX for a resident one, whose number among those is INDEX then.
+ */
+enum ps_store_event {
+    /* Lane: member. From when a drive is given a read to when its end is seen. Values: GROUP,
+     * INDEX, slice, bytes, enum ps_read_flag. */
+    PS_EVENT_READ = 1,
+    /* A checksum. Lane 0: the thread that reads; 1: the one that waits. GROUP, INDEX, slice,
+     * bytes. */
+    PS_EVENT_CHECK,
+    /* Lane 0. Reads are handed to the kernel: how many. */
+    PS_EVENT_SUBMIT,
+    /* In ps_store_wait: GROUP of the first lease, slices landed, the enum ps_wait_cause of most of
+     * the time. */
+    PS_EVENT_WAIT,
+    PS_EVENT_WAIT_SLOT, /* in ps_store_get: GROUP, INDEX */
+    /* Moments of ps_store_get: GROUP, INDEX. */
+    PS_EVENT_HIT,
+    PS_EVENT_MISS,
+    PS_EVENT_HIT_STAGED,  /* read on a guess, and there */
+    PS_EVENT_MISS_STAGED, /* read on a guess, and on its way */
+    PS_EVENT_STORE_END    /* the first kind that is the caller's */
+};
+
+enum ps_read_flag {
+    PS_READ_GUESSED = 1, /* when it was given to the drive */
+    PS_READ_LATE = 2,    /* had come back before somebody looked */
+    PS_READ_FAILED = 4,
+    PS_READ_TEST = 8, /* of no object: asks whether a drive has come back */
 };
 
 /*
@@ -352,6 +388,16 @@ void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *inde
  * free. Does nothing for an object that was not guessed, or has been asked for since. */
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index);
 
+/* Why the caller waits, by what the drives do meanwhile. */
+enum ps_wait_cause {
+    PS_WAIT_READS,   /* every drive reads */
+    PS_WAIT_SLOWEST, /* some drives have nothing left to read, and wait for the others */
+    PS_WAIT_CHECK,   /* no drive reads: what came back is checked */
+    PS_WAIT_ISSUE,   /* no drive reads: reads are about to be given to them */
+    PS_WAIT_SLOT,    /* for memory, in ps_store_get */
+    PS_WAIT_CAUSE_COUNT
+};
+
 struct ps_store_stats {
     const char *engine; /* what is in use, after fallbacks */
     bool direct;        /* O_DIRECT on every member */
@@ -361,22 +407,24 @@ struct ps_store_stats {
     uint64_t streamed_bytes; /* of read_bytes, for streamed objects */
     uint64_t hits, misses;   /* ps_store_get calls; one that joins reads in flight is a miss too */
     uint64_t evictions;
-    uint64_t prefetches, prefetches_used; /* guesses read, and those asked for afterwards */
-    uint64_t retries, errors;             /* reads tried again, and those that failed */
-    uint64_t wait_ns;                     /* time spent inside ps_store_wait */
-    uint64_t check_ns;                    /* time spent on checksums, mostly while others land */
-    uint64_t slot_count;                  /* over all size classes */
-    uint64_t cache_bytes;                 /* mapped for slots */
-    uint64_t cache_waste_bytes;           /* of them, never usable: rounding of slots and pages */
-    uint64_t memory_bytes;                /* everything the store allocated */
+    uint64_t prefetches, prefetches_used;        /* guesses read, and those asked for afterwards */
+    uint64_t retries, errors;                    /* reads tried again, and those that failed */
+    uint64_t wait_ns;                            /* time spent inside ps_store_wait */
+    uint64_t wait_cause_ns[PS_WAIT_CAUSE_COUNT]; /* the same, and waits for slots */
+    uint64_t check_ns;          /* time spent on checksums, mostly while others land */
+    uint64_t slot_count;        /* over all size classes */
+    uint64_t cache_bytes;       /* mapped for slots */
+    uint64_t cache_waste_bytes; /* of them, never usable: rounding of slots and pages */
+    uint64_t memory_bytes;      /* everything the store allocated */
 };
 void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats);
 
 struct ps_store_member_stats {
     uint64_t read_bytes, read_count;
     uint64_t retries, errors;
-    bool is_slow; /* takes more than three times as long as usual */
-    bool is_off;  /* fails or hangs, and is not asked where there is a copy */
+    uint64_t busy_ns; /* with at least one read in flight; members on one drive share the figure */
+    bool is_slow;     /* takes more than three times as long as usual */
+    bool is_off;      /* fails or hangs, and is not asked where there is a copy */
 };
 void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_member_stats *stats);
 

@@ -7,6 +7,7 @@
 
 #include "core/arena.h"
 #include "core/cond.h"
+#include "core/timeline.h"
 #include "core/util.h"
 #include "nvme/scheduler_internal.h"
 #include "nvme/volume_internal.h"
@@ -327,6 +328,7 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
     uint64_t now_ns = ps_now_ns();
 
     assert(s->free_count > 0);
+    ps_load_step(s, now_ns);
     uint32_t tag = s->free_reads[--s->free_count];
     s->reads[tag] = (struct ps_read){
         .fetch = fetch,
@@ -338,6 +340,7 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
         .usual_ns = ps_queue_usual_ns(queue, w->bytes),
         .ahead_bytes = queue->in_flight_bytes + w->bytes,
         .is_busy = true,
+        .is_guess = fetch->class == PS_FETCH_PREFETCH,
     };
     *request = (struct ps_io_request){
         .tag = tag,
@@ -388,9 +391,15 @@ static void issue(struct ps_scheduler *s)
     } while (count > before);
     if (count == 0)
         return;
+    uint64_t begin_ns = s->timeline ? ps_now_ns() : 0;
     uint32_t taken = s->io->ops->submit(s->io, s->batch, count);
     /* The engine's tables are as large as the scheduler's. */
     assert(taken == count);
+    if (s->timeline)
+        ps_timeline_add(s->timeline, &(struct ps_timeline_event){.kind = PS_EVENT_SUBMIT,
+                                                                 .begin_ns = begin_ns,
+                                                                 .end_ns = ps_now_ns(),
+                                                                 .values = {taken}});
     s->in_flight += taken;
     s->read_count += taken;
 }
@@ -457,6 +466,32 @@ void ps_fetch_fail(struct ps_scheduler *s, struct ps_fetch *fetch, uint32_t slic
     pthread_cond_broadcast(&s->news);
 }
 
+void ps_object_values(const struct ps_volume *volume, uint32_t object, uint32_t *values)
+{
+    struct ps_object_info info;
+
+    ps_volume_object(volume, object, &info);
+    values[0] = info.kind == PS_OBJECT_STREAMED ? info.group : UINT32_MAX;
+    values[1] = info.index;
+}
+
+static void record_read(struct ps_scheduler *s, const struct ps_read *read, int32_t result,
+                        bool is_prompt, uint64_t now_ns)
+{
+    struct ps_timeline_event event = {.kind = PS_EVENT_READ,
+                                      .lane = (uint16_t)read->member,
+                                      .begin_ns = read->begin_ns,
+                                      .end_ns = now_ns,
+                                      .values = {0, 0, read->slice, read->bytes}};
+
+    if (read->fetch)
+        ps_object_values(s->volume, read->fetch->object, event.values);
+    event.values[4] = (read->is_guess ? PS_READ_GUESSED : 0u) | (is_prompt ? 0u : PS_READ_LATE) |
+                      (result == (int32_t)read->bytes ? 0u : PS_READ_FAILED) |
+                      (read->fetch ? 0u : PS_READ_TEST);
+    ps_timeline_add(s->timeline, &event);
+}
+
 /* Only what came back while somebody waited for it was seen at the moment it ended. */
 static void note_answer(struct ps_scheduler *s, const struct ps_read *read, int32_t result,
                         bool is_prompt, uint64_t now_ns)
@@ -492,6 +527,9 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
 
     s->in_flight--;
     read->is_busy = false;
+    ps_load_step(s, now_ns);
+    if (s->timeline)
+        record_read(s, read, completion->result, is_prompt, now_ns);
     note_answer(s, read, completion->result, is_prompt, now_ns);
     if (!fetch) {
         s->health[read->member].is_tested = false;

@@ -18,6 +18,7 @@
 
 #include "core/error.h"
 #include "nvme/io.h"
+#include "nvme/load.h"
 #include "nvme/penstock_io.h"
 #include "nvme/queue.h"
 
@@ -77,6 +78,7 @@ struct ps_read {
     uint64_t usual_ns;    /* how long it takes if the drive does as usual; 0: not known */
     uint64_t ahead_bytes; /* in the drive's queue when it began, its own included */
     bool is_busy, is_stuck, is_moving;
+    bool is_guess;   /* of a guessed fetch, when it began */
     bool ends_slice; /* came back as the last of its slice */
 };
 
@@ -139,6 +141,8 @@ struct ps_scheduler {
     uint32_t demand_count;  /* streamed fetches that are demanded and have not ended */
     uint64_t demand_end_ns; /* when there was last none; 0: never */
     double demand_gap_ns;   /* how long there is none, lately */
+    struct ps_load load;
+    struct ps_timeline *timeline; /* set by the caller after init; NULL: nothing is recorded */
 };
 
 /* Memory for the tables of a scheduler, which the caller provides, aligned to 4096. depth: 0 = as

@@ -2,6 +2,7 @@
  * Checksums of slices whose bytes are all there. They take longer than all else that the pump does,
  * so threads that wait for the slices help, and nobody holds the lock over it.
  */
+#include "core/timeline.h"
 #include "core/util.h"
 #include "nvme/checksum.h"
 #include "nvme/scheduler_internal.h"
@@ -31,9 +32,25 @@ static void land(struct ps_scheduler *s, const struct ps_check *check)
     fetch->landed_count++;
 }
 
-/* Makes the next `count` checks; run: NULL, or with it. The fetches stay: their reads are looked at
- * until the pump has seen the end of every check. */
-static void make_checks(struct ps_scheduler *s, uint32_t count, ps_run_fn *run)
+/* One check, on the timeline if there is one. */
+static void make_check(const struct ps_scheduler *s, struct ps_check *check, uint16_t lane)
+{
+    struct ps_timeline_event event = {.kind = PS_EVENT_CHECK,
+                                      .lane = lane,
+                                      .begin_ns = s->timeline ? ps_now_ns() : 0,
+                                      .values = {0, 0, check->slice, check->bytes}};
+
+    check_task(check, 0);
+    if (!s->timeline)
+        return;
+    event.end_ns = ps_now_ns();
+    ps_object_values(s->volume, check->fetch->object, event.values);
+    ps_timeline_add(s->timeline, &event);
+}
+
+/* Makes the next `count` checks; run: NULL, or with it. lane: of PS_EVENT_CHECK. The fetches stay:
+ * their reads are looked at until the pump has seen the end of every check. */
+static void make_checks(struct ps_scheduler *s, uint32_t count, ps_run_fn *run, uint16_t lane)
 {
     struct ps_check *checks = &s->checks[s->checks_begun];
 
@@ -42,7 +59,7 @@ static void make_checks(struct ps_scheduler *s, uint32_t count, ps_run_fn *run)
     if (run && count > 1)
         run(s->run_ctx, check_task, checks, count);
     for (uint32_t i = 0; i < count && !(run && count > 1); i++)
-        check_task(checks, i);
+        make_check(s, &checks[i], lane);
     pthread_mutex_lock(&s->lock);
     for (uint32_t i = 0; i < count; i++)
         land(s, &checks[i]);
@@ -60,9 +77,9 @@ bool ps_scheduler_help(struct ps_scheduler *s)
     for (uint32_t i = s->checks_begun; i < s->check_count; i++)
         bytes += s->checks[i].bytes;
     if (s->run && bytes >= RUN_BYTES_MIN)
-        make_checks(s, count, s->run);
+        make_checks(s, count, s->run, 1);
     else
-        make_checks(s, 1, NULL);
+        make_checks(s, 1, NULL, 1);
     return true;
 }
 
@@ -88,11 +105,15 @@ void ps_slices_check(struct ps_scheduler *s, int count)
     list_checks(s, count);
     if (s->check_count == 0)
         return;
+    ps_load_step(s, begin_ns);
     if (s->check_count > 1)
         pthread_cond_broadcast(&s->news);
     while (s->checks_begun < s->check_count)
-        make_checks(s, 1, NULL);
+        make_checks(s, 1, NULL, 0);
     while (s->checks_made < s->check_count)
         pthread_cond_wait(&s->news, &s->lock);
-    s->check_ns += ps_now_ns() - begin_ns;
+    uint64_t end_ns = ps_now_ns();
+    ps_load_step(s, end_ns);
+    s->check_count = s->checks_begun = s->checks_made = 0;
+    s->check_ns += end_ns - begin_ns;
 }

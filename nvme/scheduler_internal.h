@@ -37,6 +37,9 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
 void ps_fetch_queue(struct ps_scheduler *s, struct ps_fetch *fetch, bool in_front);
 void ps_fetch_unqueue(struct ps_scheduler *s, struct ps_fetch *fetch);
 
+/* The GROUP and INDEX of enum ps_store_event, to values[0] and [1]. */
+void ps_object_values(const struct ps_volume *volume, uint32_t object, uint32_t *values);
+
 /* Calls done() if the fetch has nothing more to wait for. */
 void ps_fetch_end(struct ps_scheduler *s, struct ps_fetch *fetch);
 

@@ -176,6 +176,7 @@ static void hang(struct ps_scheduler *s, uint32_t queue_idx, uint64_t now_ns)
 {
     uint64_t silent_ns = now_ns - s->queues[queue_idx].progress_ns;
 
+    ps_load_step(s, now_ns);
     ps_queue_hang(&s->queues[queue_idx], now_ns);
     for (uint32_t i = 0; i < 2 * s->capacity; i++) {
         struct ps_read *read = &s->reads[i];
@@ -343,6 +344,7 @@ bool ps_test_read_make(struct ps_scheduler *s, uint64_t now_ns, struct ps_io_req
             .member = m,
         };
         queue->test_ns = s->health[m].test_ns = now_ns;
+        ps_load_step(s, now_ns);
         ps_queue_begin(queue, bytes, now_ns);
         return s->health[m].is_tested = true;
     }

@@ -4,11 +4,12 @@
 #include <string.h>
 
 #include "core/cond.h"
+#include "core/timeline.h"
 #include "core/util.h"
 #include "nvme/cache.h"
 #include "nvme/io.h"
 #include "nvme/issuer.h"
-#include "nvme/scheduler.h"
+#include "nvme/scheduler_internal.h"
 #include "nvme/store_internal.h"
 #include "nvme/volume_internal.h"
 
@@ -125,6 +126,7 @@ static void init_scheduler(struct ps_store *store, const struct ps_store_options
     s->run = options->run;
     s->run_ctx = options->run_ctx;
     s->timeout_ns = options->timeout_ms * UINT64_C(1000000);
+    s->timeline = options->timeline;
 }
 
 /* Scheduler's tables first, then the cache's, then those of ps_store_read. */
@@ -315,24 +317,54 @@ static const struct ps_slot *look(const struct ps_store *store, struct ps_lease 
     return slot;
 }
 
+/* Records something about an object that lasts since begin_ns, or with 0 a moment. */
+static void record(const struct ps_store *store, enum ps_store_event kind, uint32_t object,
+                   uint64_t begin_ns)
+{
+    uint64_t now_ns = ps_now_ns();
+    struct ps_timeline_event event = {
+        .kind = (uint16_t)kind, .begin_ns = begin_ns ? begin_ns : now_ns, .end_ns = now_ns};
+
+    ps_object_values(store->volume, object, event.values);
+    ps_timeline_add(store->scheduler.timeline, &event);
+}
+
 /*
- * A slot for an object that is not in memory. When all slots are taken, some by reads that nobody
- * waits for any more, those are waited for: the kernel cannot be made to give their memory back.
+ * When all slots are taken, some by reads that nobody waits for any more, those are waited for: the
+ * kernel cannot be made to give their memory back.
  */
+static int wait_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx,
+                     struct ps_error *err)
+{
+    uint64_t begin_ns = ps_load_wait_begin(&store->scheduler, true);
+    uint64_t end_ns = begin_ns + patience_ns(store);
+    int rc = 0;
+
+    while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object) &&
+           !ps_scheduler_is_stalled(&store->scheduler) && wait_news(store, end_ns)) {
+        if (store->scheduler.error) {
+            rc = engine_error(store, err);
+            break;
+        }
+        *slot_idx = ps_cache_take(&store->cache, object);
+    }
+    ps_load_wait_end(&store->scheduler, true);
+    if (store->scheduler.timeline)
+        record(store, PS_EVENT_WAIT_SLOT, object, begin_ns);
+    return rc;
+}
+
+/* A slot for an object that is not in memory. */
 static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx,
                      struct ps_error *err)
 {
-    uint64_t end_ns = ps_deadline_ns(patience_ns(store));
-
     *slot_idx = ps_cache_take(&store->cache, object);
-    while (*slot_idx == PS_CACHE_NONE && ps_cache_has_orphans(&store->cache, object) &&
-           !ps_scheduler_is_stalled(&store->scheduler) && wait_news(store, end_ns)) {
-        if (store->scheduler.error)
-            return engine_error(store, err);
-        *slot_idx = ps_cache_take(&store->cache, object);
-    }
     if (*slot_idx != PS_CACHE_NONE)
         return 0;
+    int rc =
+        ps_cache_has_orphans(&store->cache, object) ? wait_slot(store, object, slot_idx, err) : 0;
+    if (rc < 0 || *slot_idx != PS_CACHE_NONE)
+        return rc;
     if (ps_cache_has_orphans(&store->cache, object))
         return ps_error_set(err, -ETIMEDOUT, NULL,
                             "the cache's memory waits for reads that a drive has not answered; "
@@ -356,11 +388,14 @@ static int64_t find_object(const struct ps_store *store, uint32_t group, uint32_
 static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
                struct ps_error *err)
 {
+    bool was_staged = false;
+
     if (store->scheduler.error)
         return engine_error(store, err);
     uint32_t slot_idx = ps_cache_find(&store->cache, object);
     if (slot_idx != PS_CACHE_NONE) {
-        store->prefetches_used += store->cache.slots[slot_idx].is_staged;
+        was_staged = store->cache.slots[slot_idx].is_staged;
+        store->prefetches_used += was_staged;
         if (store->cache.slots[slot_idx].lease_count == 0)
             ps_scheduler_renew(&store->cache.slots[slot_idx].fetch);
         ps_cache_lease(&store->cache, slot_idx);
@@ -376,6 +411,11 @@ static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
     lease->was_hit = lease->state == PS_LEASE_READY;
     store->hits += lease->was_hit;
     store->misses += !lease->was_hit;
+    if (store->scheduler.timeline)
+        record(store,
+               lease->was_hit ? (was_staged ? PS_EVENT_HIT_STAGED : PS_EVENT_HIT)
+                              : (was_staged ? PS_EVENT_MISS_STAGED : PS_EVENT_MISS),
+               object, 0);
     return lease->was_hit;
 }
 
@@ -433,14 +473,38 @@ static int wait_leases(struct ps_store *store, struct ps_lease *leases, size_t l
     }
 }
 
+/* Records a wait for an object that returned `news`. before_ns: the causes' sums when it began. */
+static void record_wait(const struct ps_store *store, uint32_t object, uint64_t begin_ns,
+                        const uint64_t *before_ns, int news)
+{
+    struct ps_timeline_event event = {
+        .kind = PS_EVENT_WAIT, .begin_ns = begin_ns, .end_ns = store->scheduler.load.at_ns};
+    uint64_t most_ns = 0;
+
+    ps_object_values(store->volume, object, event.values);
+    event.values[1] = news > 0 ? (uint32_t)news : 0;
+    for (uint32_t c = 0; c < PS_WAIT_CAUSE_COUNT; c++) {
+        uint64_t ns = store->scheduler.load.wait_ns[c] - before_ns[c];
+        if (ns <= most_ns)
+            continue;
+        most_ns = ns;
+        event.values[2] = c;
+    }
+    ps_timeline_add(store->scheduler.timeline, &event);
+}
+
 int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_count,
                   struct ps_error *err)
 {
-    uint64_t begin_ns = ps_now_ns();
+    uint64_t before_ns[PS_WAIT_CAUSE_COUNT];
 
     lock(store);
+    uint64_t begin_ns = ps_load_wait_begin(&store->scheduler, false);
+    memcpy(before_ns, store->scheduler.load.wait_ns, sizeof(before_ns));
     int rc = wait_leases(store, leases, lease_count, err);
-    store->wait_ns += ps_now_ns() - begin_ns;
+    store->wait_ns += ps_load_wait_end(&store->scheduler, false) - begin_ns;
+    if (store->scheduler.timeline && lease_count > 0)
+        record_wait(store, leases->object, begin_ns, before_ns, rc);
     unlock(store);
     return rc;
 }
@@ -572,6 +636,7 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
     const struct ps_io *io = store->scheduler.io;
 
     lock(store);
+    ps_load_step(&store->scheduler, ps_now_ns());
     *stats = (struct ps_store_stats){
         .engine = io->ops->id,
         .direct = io->direct,
@@ -591,6 +656,7 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
         .cache_waste_bytes = plan->waste_bytes,
         .memory_bytes = store->memory_bytes,
     };
+    memcpy(stats->wait_cause_ns, store->scheduler.load.wait_ns, sizeof(stats->wait_cause_ns));
     for (int m = 0; m < store->scheduler.member_count; m++) {
         stats->retries += store->scheduler.tallies[m].retries;
         stats->errors += store->scheduler.tallies[m].errors;
@@ -600,15 +666,17 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
 
 void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_member_stats *stats)
 {
-    const struct ps_scheduler *s = &store->scheduler;
+    struct ps_scheduler *s = &store->scheduler;
     const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
     lock(store);
+    ps_load_step(s, ps_now_ns());
     *stats = (struct ps_store_member_stats){
         .read_bytes = s->tallies[member].bytes,
         .read_count = s->tallies[member].reads,
         .retries = s->tallies[member].retries,
         .errors = s->tallies[member].errors,
+        .busy_ns = s->load.busy_ns[s->queue_of[member]],
         .is_slow = queue->is_slow,
         .is_off = ps_health_is_off(&s->health[member]),
     };

@@ -3,6 +3,7 @@
  * every time. With room for all experts the rounds that are timed read nothing, so what is measured
  * is arithmetic and memory.
  */
+#include "tools/timeline.h"
 #include "tools/tool.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 
 #include "core/budget.h"
+#include "core/timeline.h"
 #include "core/util.h"
 
 #define ROUNDS_MAX 101
@@ -20,6 +22,7 @@ enum { KEY_PROMPT = 1, KEY_TOKENS, KEY_REPEAT, KEY_IDS, KEY_JSON };
 struct decode_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
+    struct tool_timeline timeline;
     uint32_t prompt, tokens, rounds;
     const char *ids; /* NULL: the fixed sequence */
     bool json;
@@ -54,6 +57,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &args->volume;
         state->child_inputs[1] = &args->engine;
+        state->child_inputs[2] = &args->timeline;
         return 0;
     case KEY_PROMPT:
         args->prompt = (uint32_t)tool_number(state, "--prompt", arg, 1, TOKENS_MAX);
@@ -83,10 +87,14 @@ static const struct argp_option options[] = {
      "token ids to take instead of the fixed ones, separated by commas or blanks", 1},
     {"json", KEY_JSON, NULL, 0, "print the result as JSON", 1},
     {0}};
+static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 7},
+                                             {&tool_engine_argp, 0, "Memory, disk, processor:", 6},
+                                             {&tool_timeline_argp, 0, "Timeline:", 5},
+                                             {0}};
 static const struct argp argp = {
     .options = options,
     .parser = parse,
-    .children = tool_run_children,
+    .children = children,
     .doc = "Evaluates a prompt and then tokens one by one, the same fixed sequence in every round, "
            "and prints the medians of tokens/s of both. Says what was read from the drives "
            "meanwhile: nothing, when --memory has room for all experts. With --predictor oracle "
@@ -196,6 +204,8 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
         if (i == 1)
             routes_tell(m, session);
         ps_session_reset(session);
+        if (ps_engine_timeline(engine) != NULL)
+            ps_timeline_reset(ps_engine_timeline(engine));
         rc = phase_run(engine, session, ids, args->prompt, args->prompt, &m->prefill, round, err);
         if (rc >= 0)
             rc = phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round,
@@ -245,11 +255,16 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
     args->engine.prompt_tokens = args->prompt;
     rc = ids_get(args, info.vocab_rows, &ids, err);
     if (rc == 0)
+        rc = tool_timeline_open(&args->timeline, &args->engine, err);
+    if (rc == 0)
         rc = tool_engine_open(&engine, &session, model, &args->engine, err);
     if (rc == 0)
         rc = routes_begin(m, &info, session, err);
     if (rc == 0)
         rc = rounds_run(m, engine, session, ids, err);
+    if (rc >= 0)
+        rc = tool_timeline_write(&args->timeline, engine, model, err);
+    tool_timeline_abandon(&args->timeline);
     ps_session_close(&session);
     ps_engine_close(&engine);
     free(m->routes.experts);

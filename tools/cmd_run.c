@@ -1,4 +1,5 @@
 /* penstock run VOLUME... -p TEXT: generates text. */
+#include "tools/timeline.h"
 #include "tools/tool.h"
 
 #include <errno.h>
@@ -30,6 +31,7 @@ enum {
 struct run_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
+    struct tool_timeline timeline;
     const char *prompt, *system, *ids, *stats;
     uint32_t token_count;
     double temperature, top_p, min_p, repeat_penalty; /* NaN: the model's own */
@@ -96,6 +98,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &args->volume;
         state->child_inputs[1] = &args->engine;
+        state->child_inputs[2] = &args->timeline;
         return 0;
     case 'p':
         args->prompt = arg;
@@ -152,6 +155,7 @@ static const struct argp_option options[] = {
     {0}};
 static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 9},
                                              {&tool_engine_argp, 0, "Memory, disk, processor:", 8},
+                                             {&tool_timeline_argp, 0, "Timeline:", 7},
                                              {0}};
 static const struct argp argp = {
     .options = options,
@@ -369,7 +373,9 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     struct ps_error err = {0};
     int status = 1, rc;
 
-    rc = tool_engine_open(&engine, &session, model, &args->engine, &err);
+    rc = tool_timeline_open(&args->timeline, &args->engine, &err);
+    if (rc == 0)
+        rc = tool_engine_open(&engine, &session, model, &args->engine, &err);
     /* Now, so that a bad name is not found only after an hour of text. */
     if (rc == 0 && args->stats != NULL)
         rc = tool_output_open(&gen.stats, args->stats, &err);
@@ -395,11 +401,14 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
         status = tool_fail(&err);
     } else {
         status = run_report(args, engine, &sampling, &gen, rc);
+        if (tool_timeline_write(&args->timeline, engine, model, &err) < 0)
+            status = tool_fail(&err);
     }
     ps_sampler_close(&sampler);
     ps_session_close(&session);
     ps_engine_close(&engine);
     tool_output_abandon(&gen.stats);
+    tool_timeline_abandon(&args->timeline);
     json_decref(gen.ids);
     free(gen.text);
     return status;

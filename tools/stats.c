@@ -22,10 +22,69 @@ static uint64_t transparent_bytes(void)
     return kib * 1024;
 }
 
-static json_t *phase_json(uint64_t tokens, uint64_t ns)
+/* What a phase took, and what was busy meanwhile. */
+struct phase {
+    const char *name;
+    uint64_t tokens, ns;
+    const struct ps_usage *usage;
+    int thread_count, member_count;
+};
+
+static struct phase prefill_of(const struct ps_engine_stats *s)
 {
-    return json_pack("{s:I, s:f, s:f}", "tokens", (json_int_t)tokens, "seconds", (double)ns / 1e9,
-                     "tokens_per_s", tool_rate(tokens, ns));
+    return (struct phase){"prefill",         s->prefill_tokens, s->prefill_ns,
+                          &s->prefill_usage, s->threads,        s->member_count};
+}
+
+static struct phase decode_of(const struct ps_engine_stats *s)
+{
+    return (struct phase){"decode",         s->decode_tokens, s->decode_ns,
+                          &s->decode_usage, s->threads,       s->member_count};
+}
+
+static double share(uint64_t part_ns, uint64_t ns)
+{
+    return ns == 0 ? 0 : (double)part_ns / (double)ns;
+}
+
+/* Of the time of all threads. */
+static double compute_share(const struct phase *p)
+{
+    return share(p->usage->compute_ns, p->ns * (uint64_t)p->thread_count);
+}
+
+/* Of the busiest drive. */
+static double drive_share(const struct phase *p)
+{
+    uint64_t most_ns = 0;
+
+    for (int m = 0; m < p->member_count; m++)
+        most_ns = most_ns < p->usage->drive_ns[m] ? p->usage->drive_ns[m] : most_ns;
+    return share(most_ns, p->ns);
+}
+
+/* What would have to be faster first: whatever has less idle time. */
+static bool drives_limit(const struct phase *p)
+{
+    return drive_share(p) > compute_share(p);
+}
+
+static json_t *phase_json(const struct phase *p)
+{
+    const uint64_t *wait_ns = p->usage->wait_cause_ns;
+    json_t *drives = json_array();
+
+    for (int m = 0; m < p->member_count; m++)
+        json_array_append_new(drives, json_real(share(p->usage->drive_ns[m], p->ns)));
+    return json_pack(
+        "{s:I, s:f, s:f, s:o, s:f, s:s, s:f, s:{s:f, s:f, s:f, s:f, s:f}}", "tokens",
+        (json_int_t)p->tokens, "seconds", (double)p->ns / 1e9, "tokens_per_s",
+        tool_rate(p->tokens, p->ns), "drive_shares", drives, "compute_share", compute_share(p),
+        "limit", drives_limit(p) ? "drives" : "compute", "wait_seconds",
+        (double)p->usage->wait_ns / 1e9, "waits", "reads", (double)wait_ns[PS_WAIT_READS] / 1e9,
+        "slowest_drive", (double)wait_ns[PS_WAIT_SLOWEST] / 1e9, "checks",
+        (double)wait_ns[PS_WAIT_CHECK] / 1e9, "issue", (double)wait_ns[PS_WAIT_ISSUE] / 1e9,
+        "slots", (double)wait_ns[PS_WAIT_SLOT] / 1e9);
 }
 
 static double hit_rate(const struct ps_store_stats *store)
@@ -52,6 +111,7 @@ static json_t *members_json(const struct ps_engine_stats *stats)
 json_t *tool_stats_json(const struct ps_engine_stats *stats)
 {
     const struct ps_store_stats *store = &stats->store;
+    struct phase prefill = prefill_of(stats), decode = decode_of(stats);
     uint64_t run_ns = stats->prefill_ns + stats->decode_ns;
     json_t *io = json_pack(
         "{s:s, s:b, s:b, s:I, s:I, s:I, s:f, s:f, s:f, s:I, s:I, s:o}", "engine", store->engine,
@@ -74,18 +134,43 @@ json_t *tool_stats_json(const struct ps_engine_stats *stats)
     json_t *guesses = json_pack("{s:I, s:I}", "read", (json_int_t)stats->guesses_read, "right",
                                 (json_int_t)stats->guesses_right);
 
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:i, s:s}", "prefill",
-                     phase_json(stats->prefill_tokens, stats->prefill_ns), "decode",
-                     phase_json(stats->decode_tokens, stats->decode_ns), "io", io, "cache", cache,
-                     "guesses", guesses, "memory", memory, "threads", stats->threads, "cpu",
-                     stats->cpu);
+    return json_pack("{s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:i, s:s}", "prefill",
+                     phase_json(&prefill), "decode", phase_json(&decode), "sample_seconds",
+                     (double)stats->sample_ns / 1e9, "io", io, "cache", cache, "guesses", guesses,
+                     "memory", memory, "threads", stats->threads, "cpu", stats->cpu);
 }
 
-static void phase_print(const char *name, uint64_t tokens, uint64_t ns)
+/* "; waited 84 % of the time (81 % for reads, 3 % for checksums)" */
+static void waits_print(const struct phase *p)
+{
+    static const char *const names[PS_WAIT_CAUSE_COUNT] = {
+        "reads", "the slowest drive", "checksums", "reads to begin", "memory to read to"};
+    const char *before = " (";
+
+    fprintf(stderr, "; waited %.0f %% of the time", 100 * share(p->usage->wait_ns, p->ns));
+    for (int c = 0; c < PS_WAIT_CAUSE_COUNT; c++) {
+        double percent = 100 * share(p->usage->wait_cause_ns[c], p->ns);
+        if (percent < 0.5)
+            continue;
+        fprintf(stderr, "%s%.0f %% for %s", before, percent, names[c]);
+        before = ", ";
+    }
+    fputs(before[0] == ',' ? ")" : "", stderr);
+}
+
+static void phase_print(const struct phase *p)
 {
     char count[32], time[32];
-    fprintf(stderr, "  %-9s %s tokens in %s: %.2f tokens/s\n", name, tool_count_text(tokens, count),
-            tool_time_text(ns, time), tool_rate(tokens, ns));
+
+    fprintf(stderr, "  %-9s %s tokens in %s: %.2f tokens/s\n", p->name,
+            tool_count_text(p->tokens, count), tool_time_text(p->ns, time),
+            tool_rate(p->tokens, p->ns));
+    if (p->ns == 0)
+        return;
+    fprintf(stderr, "  %-9s drives %.0f %%, cores %.0f %%", "busy", 100 * drive_share(p),
+            100 * compute_share(p));
+    waits_print(p);
+    fprintf(stderr, "; %s\n", drives_limit(p) ? "the drives limit" : "the cores limit");
 }
 
 static void io_print(const struct ps_engine_stats *stats)
@@ -99,10 +184,6 @@ static void io_print(const struct ps_engine_stats *stats)
             tool_rate(store->streamed_bytes, run_ns) / 1e9,
             ps_size_text(store->read_bytes - store->streamed_bytes, resident, sizeof(resident)),
             store->engine, store->direct ? "O_DIRECT" : "through the page cache");
-    if (run_ns > 0) {
-        fprintf(stderr, "  %-9s %.0f %% of the time for reads\n", "waited",
-                100.0 * (double)store->wait_ns / (double)run_ns);
-    }
     if (store->errors > 0)
         fprintf(stderr, "  %-9s %llu reads failed, %llu were tried again\n", "faults",
                 (unsigned long long)store->errors, (unsigned long long)store->retries);
@@ -111,11 +192,12 @@ static void io_print(const struct ps_engine_stats *stats)
 void tool_stats_print(const struct ps_engine_stats *stats)
 {
     const struct ps_store_stats *store = &stats->store;
+    struct phase prefill = prefill_of(stats), decode = decode_of(stats);
     uint64_t transparent = transparent_bytes();
     char a[32], b[32], c[32], d[32];
 
-    phase_print("prefill", stats->prefill_tokens, stats->prefill_ns);
-    phase_print("decode", stats->decode_tokens, stats->decode_ns);
+    phase_print(&prefill);
+    phase_print(&decode);
     io_print(stats);
     fprintf(stderr, "  %-9s %.1f %% hits (%s hits, %s misses, %s evictions, %s slots)\n", "cache",
             100.0 * hit_rate(store), tool_count_text(store->hits, a),
