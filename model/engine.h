@@ -187,12 +187,13 @@ struct ps_engine {
     struct ps_timeline *timeline; /* NULL: nothing is recorded */
     struct ps_region timeline_region;
     struct ps_thread_time *thread_times; /* [thread_count] */
+    uint64_t open_ns, open_ticks;        /* when these were made, by both clocks */
     struct ps_usage prefill_usage, decode_usage;
 };
 
 /* Each thread writes to a cache line of its own. */
 struct ps_thread_time {
-    _Alignas(64) uint64_t busy_ns;
+    _Alignas(64) uint64_t busy; /* in units of ps_usage_clock */
 };
 
 struct ps_session {
@@ -216,9 +217,14 @@ struct ps_session {
 int ps_usage_open(struct ps_engine *engine, struct ps_error *err);
 void ps_usage_close(struct ps_engine *engine);
 
-/* A thread has done tasks from begin_ns until now. Called by that thread. */
-void ps_usage_thread(struct ps_engine *engine, int thread_idx, uint64_t begin_ns,
-                     uint64_t task_count);
+/* Now: for a timeline in nanoseconds, without one in ps_ticks. */
+static inline uint64_t ps_usage_clock(const struct ps_engine *engine)
+{
+    return engine->timeline ? ps_now_ns() : ps_ticks();
+}
+
+/* A thread has done tasks from `begin` by ps_usage_clock until now. Called by that thread. */
+void ps_usage_thread(struct ps_engine *engine, int thread_idx, uint64_t begin, uint64_t task_count);
 
 /* Records an event from begin_ns until now, if there is a timeline. */
 void ps_usage_record(const struct ps_engine *engine, enum ps_engine_event kind, uint64_t begin_ns,

@@ -17,7 +17,7 @@ struct tasks {
 static void tasks_thread(void *ctx, int thread_idx, int thread_count)
 {
     struct tasks *t = ctx;
-    uint64_t begin_ns = ps_now_ns(), done = 0;
+    uint64_t begin = ps_usage_clock(t->engine), done = 0;
 
     (void)thread_count;
     for (;; done++) {
@@ -27,7 +27,7 @@ static void tasks_thread(void *ctx, int thread_idx, int thread_count)
         t->fn(t->engine, t->ctx, thread_idx, i);
     }
     if (done > 0)
-        ps_usage_thread(t->engine, thread_idx, begin_ns, done);
+        ps_usage_thread(t->engine, thread_idx, begin, done);
 }
 
 /* Tasks write to places of their own, and none depends on another, so which thread does which
@@ -37,10 +37,13 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
     struct tasks t = {.engine = engine, .fn = fn, .ctx = ctx, .count = task_count};
 
     if (task_count <= 1 || engine->thread_count == 1) {
-        uint64_t begin_ns = ps_now_ns();
+        /* One task alone is a norm or the like, not worth its own measurement. */
+        bool is_timed = task_count > 1 || engine->timeline;
+        uint64_t begin = is_timed ? ps_usage_clock(engine) : 0;
         for (uint64_t i = 0; i < task_count; i++)
             fn(engine, ctx, 0, i);
-        ps_usage_thread(engine, 0, begin_ns, task_count);
+        if (is_timed)
+            ps_usage_thread(engine, 0, begin, task_count);
         return;
     }
     atomic_init(&t.next, 0);
@@ -85,7 +88,7 @@ static void near_thread(void *ctx, int thread_idx, int thread_count)
 {
     struct near_tasks *t = ctx;
     int own = ps_pool_thread_node(t->engine->pool, thread_idx);
-    uint64_t begin_ns = ps_now_ns(), done = 0;
+    uint64_t begin = ps_usage_clock(t->engine), done = 0;
 
     (void)thread_count;
     for (int k = 0; k < t->engine->node_count; k++) {
@@ -98,7 +101,7 @@ static void near_thread(void *ctx, int thread_idx, int thread_count)
         }
     }
     if (done > 0)
-        ps_usage_thread(t->engine, thread_idx, begin_ns, done);
+        ps_usage_thread(t->engine, thread_idx, begin, done);
 }
 
 void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,

@@ -221,8 +221,8 @@ enum ps_stage {
 
 /* What was busy in the time of the eval calls of one phase. */
 struct ps_usage {
-    uint64_t compute_ns;                         /* in tasks, all threads together */
-    uint64_t wait_ns;                            /* the caller waited for the store */
+    uint64_t compute_ns; /* in work dealt to threads, all of them together */
+    uint64_t wait_ns;    /* the caller waited for the store */
     uint64_t wait_cause_ns[PS_WAIT_CAUSE_COUNT]; /* of it */
     uint64_t drive_ns[PS_MEMBER_COUNT_MAX];      /* by member, as ps_store_member_stats.busy_ns */
 };
