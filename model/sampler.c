@@ -13,6 +13,8 @@
 
 #define REPEAT_LAST_N_DEFAULT 64
 #define REPEAT_LAST_N_MAX (1 << 22)
+#define BLOCK 64u /* logits that are looked at together */
+#define LANES 16u /* of them at once: independent, so that compilers use vectors */
 
 struct candidate {
     float logit;
@@ -204,13 +206,41 @@ static bool before(struct candidate a, struct candidate b)
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
 
+/*
+ * Most logits are far below those that count. The first block of ids, from `id` on, in which one is
+ * larger than `least`: its first id in *id, its end as the result. What is left at the end of the
+ * vocabulary, less than a block, counts as one. NaN is larger than nothing. A
+ * penalty under 1 makes logits larger, so nothing can be left out then.
+ */
+static uint32_t next_block(const struct ps_sampler *s, const float *logits, uint32_t *id,
+                           float least)
+{
+    bool skips = !s->seen || s->options.repeat_penalty >= 1;
+
+    for (; s->vocab - *id >= BLOCK; *id += BLOCK) {
+        float max[LANES];
+        for (uint32_t l = 0; l < LANES; l++)
+            max[l] = least;
+        for (uint32_t i = 0; skips && i < BLOCK; i += LANES)
+            for (uint32_t l = 0; l < LANES; l++)
+                max[l] = logits[*id + i + l] > max[l] ? logits[*id + i + l] : max[l];
+        for (uint32_t l = 0; l < LANES; l++)
+            if (!skips || max[l] > least)
+                return *id + BLOCK;
+    }
+    return s->vocab;
+}
+
 static int32_t greedy(const struct ps_sampler *s, const float *logits)
 {
     struct candidate best = {logit_of(s, logits, 0), 0};
-    for (uint32_t id = 1; id < s->vocab; id++) {
-        struct candidate c = {logit_of(s, logits, id), (int32_t)id};
-        if (before(c, best))
-            best = c;
+    for (uint32_t id = 1, end; id < s->vocab; id = end) {
+        end = next_block(s, logits, &id, best.logit);
+        for (; id < end; id++) {
+            struct candidate c = {logit_of(s, logits, id), (int32_t)id};
+            if (before(c, best))
+                best = c;
+        }
     }
     return best.id;
 }
@@ -243,11 +273,14 @@ static uint32_t select_top_k(struct ps_sampler *s, const float *logits, uint32_t
     for (uint32_t id = 0; id < k; id++)
         heap[id] = (struct candidate){logit_of(s, logits, id), (int32_t)id};
     make_heap(heap, k, true);
-    for (uint32_t id = k; id < s->vocab; id++) {
-        struct candidate c = {logit_of(s, logits, id), (int32_t)id};
-        if (before(c, heap[0])) {
-            heap[0] = c;
-            sift_down(heap, k, 0, true);
+    for (uint32_t id = k, end; id < s->vocab; id = end) {
+        end = next_block(s, logits, &id, heap[0].logit);
+        for (; id < end; id++) {
+            struct candidate c = {logit_of(s, logits, id), (int32_t)id};
+            if (before(c, heap[0])) {
+                heap[0] = c;
+                sift_down(heap, k, 0, true);
+            }
         }
     }
     for (uint32_t left = k; left > 1; left--) {
