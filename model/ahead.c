@@ -68,9 +68,8 @@ static void find_missing(struct ps_engine *engine, uint32_t first)
 }
 
 /* The gate's first ranks for each token, by what they are worth together. */
-static void guess_by_gate(struct ps_session *session, uint32_t layer, uint32_t n)
+static void guess_by_gate(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
     const struct ps_config *c = engine->config;
     struct ps_work *w = &engine->work;
     size_t hidden = c->hidden;
@@ -112,29 +111,54 @@ static void guess_all(struct ps_engine *engine, uint32_t layer, uint32_t n)
         add_guess(engine, layer, e, chance);
 }
 
-/* The layers after `layer`, and those of the tokens after these. */
-static void guess_by_oracle(struct ps_session *session, uint32_t layer, uint32_t position,
-                            uint32_t n)
+/* Marks in guess_need what the oracle says of a layer for the tokens of the chunk, or, `next`, for
+ * as many that come after them. */
+static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
+    struct ps_work *w = &engine->work;
+
+    memset(w->guess_need, 0, engine->config->expert_count * sizeof(float));
+    for (uint32_t t = 0, run = 0; t < n; t += run) {
+        const struct ps_session *session = w->tokens[t].session;
+        for (run = 1; t + run < n && w->tokens[t + run].session == session; run++)
+            ;
+        for (uint32_t i = t; session->oracle && i < t + run; i++) {
+            uint32_t position = w->tokens[i].position + (next ? run : 0);
+            uint32_t count =
+                session->oracle(session->oracle_ctx, layer, position, w->guess_experts);
+            for (uint32_t j = 0; j < ps_min_u64(count, engine->options.experts_used); j++)
+                w->guess_need[w->guess_experts[j]] = 1;
+        }
+    }
+}
+
+/* The layers after `layer`, and those of the tokens after these. */
+static void guess_by_oracle(struct ps_engine *engine, uint32_t layer, uint32_t n)
+{
     const struct ps_config *c = engine->config;
-    uint32_t k = engine->options.experts_used;
+    bool next = false;
 
     for (uint32_t l = 0; l < ORACLE_LAYERS; l++) {
         uint32_t first = engine->ahead.guess_count;
         layer = next_moe(c, layer);
         if (layer == c->layer_count) {
             layer = c->layers[0].ffn == PS_FFN_MOE ? 0 : next_moe(c, 0);
-            position += n;
+            next = true;
         }
-        for (uint32_t t = 0; t < n; t++) {
-            uint32_t count = session->oracle(session->oracle_ctx, layer, position + t,
-                                             engine->work.guess_experts);
-            for (uint32_t i = 0; i < ps_min_u64(count, k); i++)
-                add_guess(engine, layer, engine->work.guess_experts[i], 1);
-        }
+        ask_oracle(engine, layer, next, n);
+        for (uint32_t e = 0; e < c->expert_count; e++)
+            if (engine->work.guess_need[e] > 0)
+                add_guess(engine, layer, e, 1);
         find_missing(engine, first);
     }
+}
+
+static bool has_oracle(const struct ps_engine *engine, uint32_t n)
+{
+    for (uint32_t t = 0; t < n; t++)
+        if (engine->work.tokens[t].session->oracle)
+            return true;
+    return false;
 }
 
 static double object_bytes(const struct ps_engine *engine, uint32_t layer)
@@ -167,9 +191,8 @@ static double choose(struct ps_engine *engine)
     return gain_ns;
 }
 
-void ps_ahead_guess(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
     struct ps_ahead *a = &engine->ahead;
     uint32_t next = next_moe(engine->config, layer);
     uint64_t begin_ns = ps_now_ns();
@@ -178,8 +201,8 @@ void ps_ahead_guess(struct ps_session *session, uint32_t layer, uint32_t positio
     a->is_ranked = false;
     if (a->predictor == PS_PREDICTOR_OFF || a->capacity == 0)
         return;
-    if (a->predictor == PS_PREDICTOR_ORACLE && session->oracle) {
-        guess_by_oracle(session, layer, position, n);
+    if (a->predictor == PS_PREDICTOR_ORACLE && has_oracle(engine, n)) {
+        guess_by_oracle(engine, layer, n);
         choose(engine);
         return;
     }
@@ -193,7 +216,7 @@ void ps_ahead_guess(struct ps_session *session, uint32_t layer, uint32_t positio
     }
     if (!ps_prefetch_wants(&a->prefetch))
         return;
-    guess_by_gate(session, next, n);
+    guess_by_gate(engine, next, n);
     find_missing(engine, 0);
     double gain_ns = choose(engine);
     ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));

@@ -13,25 +13,28 @@
 #include "model/engine.h"
 #include "quant/type.h"
 
-static uint8_t *state_k(struct ps_engine *engine, uint32_t attention_idx)
-{
-    uint8_t *base = engine->state_region.base;
-
-    return base + attention_idx * engine->state.kv_layer_bytes;
-}
-
-static uint8_t *state_v(struct ps_engine *engine, uint32_t attention_idx)
-{
-    return state_k(engine, attention_idx) + engine->state.kv_layer_bytes / 2;
-}
-
 struct attention_run {
-    uint32_t layer, position, n;
+    uint32_t layer, n;
+    uint32_t attention_idx;
     uint32_t q_stride;    /* floats between the queries of two heads in work.wide */
-    uint8_t *k, *v;       /* [ctx] rows of state.kv_row_bytes */
     uint32_t heads_each;  /* heads of one task: they share a KV head */
     uint32_t group_tasks; /* tasks of one KV head */
 };
+
+/* The keys of a token's sequence, [ctx] rows of state.kv_row_bytes. */
+static uint8_t *state_k(const struct ps_engine *engine, const struct attention_run *run,
+                        uint64_t token)
+{
+    uint8_t *base = engine->work.tokens[token].session->state;
+
+    return base + run->attention_idx * engine->state.kv_layer_bytes;
+}
+
+static uint8_t *state_v(const struct ps_engine *engine, const struct attention_run *run,
+                        uint64_t token)
+{
+    return state_k(engine, run, token) + engine->state.kv_layer_bytes / 2;
+}
 
 /* The new keys and values of a token, [kv_row] each, before they are stored. */
 static float *new_k(const struct ps_engine *engine, uint64_t token)
@@ -93,11 +96,11 @@ static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
 {
     const struct attention_run *run = ctx;
     const struct ps_state_shape *s = &engine->state;
-    uint64_t at = (run->position + token) * s->kv_row_bytes;
+    uint64_t at = engine->work.tokens[token].position * s->kv_row_bytes;
 
     (void)thread_idx;
-    ps_row_encode(s->kv_type, new_k(engine, token), run->k + at, s->kv_row);
-    ps_row_encode(s->kv_type, new_v(engine, token), run->v + at, s->kv_row);
+    ps_row_encode(s->kv_type, new_k(engine, token), state_k(engine, run, token) + at, s->kv_row);
+    ps_row_encode(s->kv_type, new_v(engine, token), state_v(engine, run, token) + at, s->kv_row);
 }
 
 /* Heads of one token that share a KV head. */
@@ -162,13 +165,13 @@ static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     uint64_t kv = task / run->group_tasks % c->kv_head_count;
     uint64_t token = task / run->group_tasks / c->kv_head_count;
     uint64_t head = kv * group + part, kv_offset = ps_row_bytes(engine->state.kv_type, kv * dim);
-    uint32_t positions = run->position + (uint32_t)token + 1;
+    uint32_t positions = engine->work.tokens[token].position + 1;
     struct attention_heads h = {
         .count = (uint32_t)ps_min_u64(run->heads_each, group - part),
         .q = engine->work.wide + token * engine->work.wide_cols + head * run->q_stride,
         .q_stride = run->q_stride,
-        .k = run->k + kv_offset,
-        .v = run->v + kv_offset,
+        .k = state_k(engine, run, token) + kv_offset,
+        .v = state_v(engine, run, token) + kv_offset,
         .out = engine->work.mix + token * engine->work.mix_cols + head * dim,
         .score = ps_thread_scratch(engine, thread_idx),
     };
@@ -199,18 +202,15 @@ static void deal_heads(const struct ps_engine *engine, struct attention_run *run
     run->group_tasks = (uint32_t)ps_div_up(group, run->heads_each);
 }
 
-void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t position, uint32_t n)
+void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     const struct ps_config *c = engine->config;
     struct ps_work *w = &engine->work;
-    uint32_t idx = engine->layers[layer].mixer_idx;
     struct attention_run run = {
         .layer = layer,
-        .position = position,
         .n = n,
+        .attention_idx = engine->layers[layer].mixer_idx,
         .q_stride = c->attn_gate ? 2 * c->head_dim : c->head_dim,
-        .k = state_k(engine, idx),
-        .v = state_v(engine, idx),
     };
     size_t h = c->hidden;
     struct ps_linear in[3] = {

@@ -11,16 +11,18 @@
 
 #define L2_EPS 1e-6f /* the reference's constant, not the model's eps (spec A.3) */
 
-static float *state_delta(struct ps_engine *engine, uint32_t delta_idx)
+/* Of the sequence that a token belongs to: [v_heads, dk, dv]. */
+static float *state_delta(struct ps_engine *engine, uint32_t delta_idx, uint32_t token)
 {
-    uint8_t *base = (uint8_t *)engine->state_region.base + engine->state.kv_bytes;
+    uint8_t *base = engine->work.tokens[token].session->state + engine->state.kv_bytes;
 
     return (float *)(void *)(base + delta_idx * engine->state.delta_layer_bytes);
 }
 
-static float *state_conv(struct ps_engine *engine, uint32_t delta_idx)
+/* Blocks of [taps - 1, PS_CONV_BLOCK] channels, the last one narrower. */
+static float *state_conv(struct ps_engine *engine, uint32_t delta_idx, uint32_t token)
 {
-    uint8_t *base = (uint8_t *)engine->state_region.base + engine->state.kv_bytes +
+    uint8_t *base = engine->work.tokens[token].session->state + engine->state.kv_bytes +
                     engine->state.delta_count * engine->state.delta_layer_bytes;
 
     return (float *)(void *)(base + delta_idx * engine->state.conv_layer_bytes);
@@ -28,8 +30,7 @@ static float *state_conv(struct ps_engine *engine, uint32_t delta_idx)
 
 struct delta_run {
     uint32_t layer, n;
-    float *state;   /* [v_heads, dk, dv] */
-    float *history; /* blocks of [taps - 1, PS_CONV_BLOCK] channels, the last one narrower */
+    uint32_t delta_idx;
     uint32_t channels;
     uint32_t k_offset, v_offset; /* of the k and v parts in a row of work.wide */
 };
@@ -43,11 +44,11 @@ static void conv_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
     uint32_t count = run->channels - first < PS_CONV_BLOCK ? run->channels - first : PS_CONV_BLOCK;
     const float *w =
         ps_weight_f32(ps_layer_weight(engine, run->layer, PS_ROLE_DELTA_CONV)) + first * taps;
-    float *history = run->history + (size_t)first * (taps - 1);
     float *tmp = ps_thread_scratch(engine, thread_idx);
 
     for (uint32_t t = 0; t < run->n; t++) {
         float *u = engine->work.wide + t * engine->work.wide_cols + first;
+        float *history = state_conv(engine, run->delta_idx, t) + (size_t)first * (taps - 1);
         engine->k->conv_step(tmp, history, u, w, count, taps);
         memcpy(u, tmp, count * sizeof(float));
     }
@@ -64,10 +65,10 @@ static void head_task(struct ps_engine *engine, void *ctx, int thread_idx, uint6
     float a = ps_weight_f32(ps_layer_weight(engine, run->layer, PS_ROLE_DELTA_A))[head];
     float dt = ps_weight_f32(ps_layer_weight(engine, run->layer, PS_ROLE_DELTA_DT))[head];
     const float *norm = ps_weight_f32(ps_layer_weight(engine, run->layer, PS_ROLE_DELTA_NORM));
-    float *state = run->state + head * dk * dv;
     float *q = ps_thread_scratch(engine, thread_idx), *key = q + dk, *o = key + dk, *tmp = o + dv;
 
     for (uint32_t t = 0; t < run->n; t++) {
+        float *state = state_delta(engine, run->delta_idx, t) + head * dk * dv;
         const float *u = engine->work.wide + t * engine->work.wide_cols;
         const float *z = engine->work.z + t * engine->work.z_cols + head * dv;
         float *out = engine->work.mix + t * engine->work.mix_cols + head * dv;
@@ -87,12 +88,11 @@ void ps_delta_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     const struct ps_config *c = engine->config;
     struct ps_work *w = &engine->work;
-    uint32_t idx = engine->layers[layer].mixer_idx, kd = c->delta_k_heads * c->delta_k_dim;
+    uint32_t kd = c->delta_k_heads * c->delta_k_dim;
     struct delta_run run = {
         .layer = layer,
         .n = n,
-        .state = state_delta(engine, idx),
-        .history = state_conv(engine, idx),
+        .delta_idx = engine->layers[layer].mixer_idx,
         .channels = 2 * kd + c->delta_v_heads * c->delta_v_dim,
         .k_offset = kd,
         .v_offset = 2 * kd,

@@ -83,9 +83,8 @@ static int place_buffers(struct ps_engine *engine, struct ps_error *err)
     struct ps_work_size size;
 
     ps_state_shape(engine->config, &engine->options, &engine->state);
-    int rc =
-        ps_region_map(&engine->state_region, engine->state.kv_bytes + engine->state.recurrent_bytes,
-                      PS_NODE_INTERLEAVE, err);
+    int rc = ps_region_map(&engine->state_region, engine->options.sessions * engine->state.bytes,
+                           PS_NODE_INTERLEAVE, err);
     if (rc < 0)
         return rc;
     ps_work_size(engine->model, &engine->options, &size);

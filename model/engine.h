@@ -29,7 +29,8 @@
 #define PS_GUESS_TOKENS 16u    /* tokens guessed for together */
 #define PS_GUESS_DEPTH 3u      /* layers that guesses look ahead */
 #define PS_THREAD_COUNT_MAX 512
-#define PS_SPARE_COUNT_MAX 3 /* places for weights whose reads hung */
+#define PS_SESSION_COUNT_MAX 256 /* sessions of one engine */
+#define PS_SPARE_COUNT_MAX 3     /* places for weights whose reads hung */
 
 /* A resident matrix [rows, cols], or a vector [1, cols]. data points into the resident region. */
 struct ps_weight {
@@ -43,7 +44,7 @@ struct ps_layer {
     uint32_t mixer_idx;                      /* number among the layers with the same mixer */
 };
 
-/* Byte sizes and offsets of the one sequence's state. F32 but for keys and values. */
+/* Byte sizes and offsets of one sequence's state. F32 but for keys and values. */
 struct ps_state_shape {
     uint32_t kv_type;        /* enum ps_type of K and V */
     uint64_t kv_row;         /* values of K (or V) per token and attention layer */
@@ -53,6 +54,7 @@ struct ps_state_shape {
     uint64_t conv_layer_bytes;
     uint32_t attention_count, delta_count;
     uint64_t kv_bytes, recurrent_bytes; /* totals */
+    uint64_t bytes;                     /* of one sequence, keys and values first */
 };
 
 /* One active expert of a layer: the tokens that chose it, and how far it is computed. */
@@ -90,6 +92,7 @@ struct ps_staged {
 struct ps_work_size {
     const struct ps_config *config;
     uint32_t chunk, ctx, experts_used;
+    uint32_t sessions;
     int threads;
     uint32_t slice_count;   /* most slices of an expert */
     uint32_t up_task_count; /* most up tasks of an expert */
@@ -97,13 +100,21 @@ struct ps_work_size {
     bool q8;                /* activations of 8 bits */
 };
 
+/* One token in work. Those of one session follow each other in the order of their positions. */
+struct ps_sequence_token {
+    struct ps_session *session;
+    uint32_t position;
+};
+
 /* Buffers of the forward pass for `chunk` tokens; floats unless said otherwise. */
 struct ps_work {
-    uint32_t chunk;      /* tokens */
-    uint32_t pairs;      /* (token, expert) pairs in work at once */
-    float *x;            /* [chunk, H] residual stream */
-    float *xn;           /* [chunk, H] normalised input of a block */
-    float *y;            /* [chunk, H] output of a block */
+    uint32_t chunk; /* tokens */
+    uint32_t pairs; /* (token, expert) pairs in work at once */
+    uint32_t logits_rows;
+    struct ps_sequence_token *tokens; /* [chunk] whose they are, and where */
+    float *x;                         /* [chunk, H] residual stream */
+    float *xn;                        /* [chunk, H] normalised input of a block */
+    float *y;                         /* [chunk, H] output of a block */
     float *wide;         /* [chunk, wide_cols] q|gate, or q|k|v of a delta layer, or dense gate */
     float *z;            /* [chunk, z_cols] gate of a delta layer, or up of a dense/shared FFN */
     float *mix;          /* [chunk, mix_cols] output of the heads */
@@ -139,7 +150,7 @@ struct ps_work {
     struct ps_guess *guesses;        /* [guess_capacity] best first */
     struct ps_staged *staged;        /* [guess_capacity] */
     uint32_t guess_capacity;
-    float *logits; /* [PS_LOGITS_ROWS, V] */
+    float *logits; /* [logits_rows, V] */
     float *thread; /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
@@ -179,7 +190,8 @@ struct ps_engine {
     float *inv_freq; /* [rope_dims / 2], rounded to float as the reference has them */
 
     struct ps_ahead ahead;
-    struct ps_session *session; /* the one open session, or NULL */
+    struct ps_session *sessions[PS_SESSION_COUNT_MAX]; /* by state, or NULL */
+    uint64_t eval_count; /* an eval invalidates the logits of those before it */
     uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns, sample_ns;
 
     /* Set between runs of the threads: what they compute, for a timeline. */
@@ -198,9 +210,12 @@ struct ps_thread_time {
 
 struct ps_session {
     struct ps_engine *engine;
-    uint32_t position; /* tokens evaluated */
-    bool broken;       /* an eval failed half way */
-    bool has_logits;
+    uint32_t idx;        /* of its state, and into engine.sessions */
+    uint8_t *state;      /* [state.bytes] in the engine's state region */
+    uint32_t position;   /* tokens evaluated */
+    bool broken;         /* an eval failed half way */
+    const float *logits; /* [V] of its last token, while logits_eval is the engine's eval_count */
+    uint64_t logits_eval;
     ps_route_fn *on_route;
     void *on_route_ctx;
     ps_guess_fn *on_guess;
@@ -354,26 +369,26 @@ void ps_store_tasks_run(void *ctx, void (*task)(void *task_ctx, uint32_t i), voi
 /* Scratch of a thread, [work.thread_floats]. */
 float *ps_thread_scratch(struct ps_engine *engine, int thread_idx);
 
-/* work.y = Mixer(work.xn) for n tokens from `position` on; updates the layer's state. */
-void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t position, uint32_t n);
+/* work.y = Mixer(work.xn) for the n tokens of work.tokens; updates their sessions' states. */
+void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
 void ps_delta_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
 
 /* work.y = FFN(work.xn). */
-int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n,
-               struct ps_error *err);
+int ps_moe_run(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_error *err);
 void ps_dense_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
 /* The same for the shared expert of a MoE layer, not yet scaled. */
 void ps_shared_run(struct ps_engine *engine, uint32_t layer, uint32_t n);
 
 /*
- * Runs n <= chunk tokens through all layers; work.x then holds the last layer's output. Does not
- * move the session's position.
+ * Runs n <= chunk tokens through all layers, for the sessions and at the positions that work.tokens
+ * says; work.x then holds the last layer's output. A token's values do not depend on which others
+ * are in the chunk. Does not move the sessions' positions.
  */
-int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
+int ps_forward_chunk(struct ps_engine *engine, const int32_t *ids, uint32_t n,
                      struct ps_error *err);
 
-/* work.logits rows [0, n) = head of the tokens first .. first + n - 1 of the last chunk. */
-void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n);
+/* work.logits rows [row, row + n) = head of the tokens first .. first + n - 1 of the last chunk. */
+void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n, uint32_t row);
 
 static inline const struct ps_weight *ps_layer_weight(const struct ps_engine *engine,
                                                       uint32_t layer, enum ps_role role)

@@ -48,38 +48,37 @@ static void embed(struct ps_engine *engine, const int32_t *ids, uint32_t n)
                       engine->work.x + (uint64_t)i * w->cols, w->cols);
 }
 
-static void make_rope(struct ps_engine *engine, uint32_t position, uint32_t n)
+static void make_rope(struct ps_engine *engine, uint32_t n)
 {
     uint32_t half = engine->config->rope_dims / 2;
 
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < half; j++) {
-            double angle = (double)engine->inv_freq[j] * (position + i);
+            double angle = (double)engine->inv_freq[j] * engine->work.tokens[i].position;
             double scale = (double)engine->config->rope_scale;
             engine->work.rope_cos[i * half + j] = (float)(scale * cos(angle));
             engine->work.rope_sin[i * half + j] = (float)(scale * sin(angle));
         }
 }
 
-static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, struct ps_error *err)
+static int run_layer(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_error *err)
 {
-    struct ps_engine *engine = session->engine;
     const struct ps_config_layer *l = &engine->config->layers[layer];
     uint64_t begin_ns = ps_usage_begin(engine);
 
     engine->layer = layer;
     engine->stage = PS_STAGE_MIXER;
-    ps_guess_same_report(session, layer, session->position, n);
+    ps_guess_same_report(engine, layer, n);
     norm(engine, ps_layer_weight(engine, layer, PS_ROLE_ATTN_NORM), engine->work.x, n);
     if (l->mixer == PS_MIXER_ATTENTION)
-        ps_attention_run(engine, layer, session->position, n);
+        ps_attention_run(engine, layer, n);
     else
         ps_delta_run(engine, layer, n);
     ps_tasks_run(engine, residual_task, NULL, n);
     engine->stage = l->ffn == PS_FFN_MOE ? PS_STAGE_ROUTER : PS_STAGE_DENSE;
     norm(engine, ps_layer_weight(engine, layer, PS_ROLE_FFN_NORM), engine->work.x, n);
     if (l->ffn == PS_FFN_MOE) {
-        int rc = ps_moe_run(session, layer, session->position, n, err);
+        int rc = ps_moe_run(engine, layer, n, err);
         if (rc < 0)
             return rc;
     } else {
@@ -90,30 +89,29 @@ static int run_layer(struct ps_session *session, uint32_t layer, uint32_t n, str
     return 0;
 }
 
-int ps_forward_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
-                     struct ps_error *err)
+int ps_forward_chunk(struct ps_engine *engine, const int32_t *ids, uint32_t n, struct ps_error *err)
 {
-    struct ps_engine *engine = session->engine;
     uint64_t begin_ns = ps_usage_begin(engine);
 
     embed(engine, ids, n);
-    make_rope(engine, session->position, n);
+    make_rope(engine, n);
     for (uint32_t layer = 0; layer < engine->config->layer_count; layer++) {
         if (engine->options.stop && *engine->options.stop)
             return ps_error_set(err, -EINTR, NULL, "stopped");
-        int rc = run_layer(session, layer, n, err);
+        int rc = run_layer(engine, layer, n, err);
         if (rc < 0)
             return rc;
     }
-    ps_usage_record(engine, PS_EVENT_EVAL, begin_ns, n, session->position);
+    ps_usage_record(engine, PS_EVENT_EVAL, begin_ns, n, engine->work.tokens[0].position);
     return 0;
 }
 
-void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n)
+void ps_forward_logits(struct ps_engine *engine, uint32_t first, uint32_t n, uint32_t row)
 {
     const float *x = engine->work.x + (uint64_t)first * engine->config->hidden;
     struct ps_linear head = {&engine->head, engine->work.xn, engine->config->hidden,
-                             engine->work.logits, engine->config->vocab_rows};
+                             engine->work.logits + (uint64_t)row * engine->config->vocab_rows,
+                             engine->config->vocab_rows};
     uint64_t begin_ns = ps_usage_begin(engine);
 
     engine->layer = engine->config->layer_count;

@@ -86,7 +86,6 @@ static uint32_t group_pairs(struct ps_engine *engine, uint32_t n)
 /* ---- the arithmetic of one round ------------------------------------------------------------- */
 
 struct moe_run {
-    struct ps_session *session;
     uint32_t layer;
     struct ps_expert_shape shape;
     uint32_t slice_count;        /* of every expert of the layer */
@@ -553,23 +552,28 @@ static void load_slices(struct ps_engine *engine, struct moe_run *run)
     }
 }
 
-static void report_routes(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+static void report_routes(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
     uint32_t k = engine->options.experts_used;
 
-    for (uint32_t t = 0; session->on_route && t < n; t++)
-        session->on_route(session->on_route_ctx, layer, position + t, k, engine->work.route + t * k,
-                          engine->work.route_weight + t * k);
+    for (uint32_t t = 0; t < n; t++) {
+        const struct ps_sequence_token *token = &engine->work.tokens[t];
+        const struct ps_session *session = token->session;
+        if (session->on_route)
+            session->on_route(session->on_route_ctx, layer, token->position, k,
+                              engine->work.route + t * k, engine->work.route_weight + t * k);
+    }
 }
 
-static void report_inputs(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+static void report_inputs(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    const struct ps_engine *engine = session->engine;
-
-    for (uint32_t t = 0; session->on_router_input && t < n; t++)
-        session->on_router_input(session->on_router_input_ctx, layer, position + t,
-                                 engine->work.xn + (size_t)t * engine->config->hidden);
+    for (uint32_t t = 0; t < n; t++) {
+        const struct ps_sequence_token *token = &engine->work.tokens[t];
+        const struct ps_session *session = token->session;
+        if (session->on_router_input)
+            session->on_router_input(session->on_router_input_ctx, layer, token->position,
+                                     engine->work.xn + (size_t)t * engine->config->hidden);
+    }
 }
 
 /* y = sigmoid(gate_inp . x) * shared(x), or zero without a shared expert. */
@@ -588,14 +592,11 @@ static void run_shared(struct ps_engine *engine, uint32_t layer, uint32_t n)
                          engine->work.y + t * hidden, hidden);
 }
 
-int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n,
-               struct ps_error *err)
+int ps_moe_run(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_error *err)
 {
-    struct ps_engine *engine = session->engine;
     const struct ps_config *c = engine->config;
     const struct ps_config_layer *l = &c->layers[layer];
     struct moe_run run = {
-        .session = session,
         .layer = layer,
         .shape = {c->hidden, c->expert_width, l->gate_type, l->up_type, l->down_type},
         .takes_floats =
@@ -609,13 +610,13 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
          engine->work.shared_scale, 1},
     };
 
-    report_inputs(session, layer, position, n);
+    report_inputs(engine, layer, n);
     ps_linear_run(engine, in, c->shared_width && c->shared_gate ? 2 : 1, n);
     if (run.takes_q8)
         ps_quantize_rows(engine, &(struct ps_rows){engine->work.xn, c->hidden, c->hidden},
                          engine->work.token_xq, ps_q8_bytes(c->hidden), n);
     ps_tasks_run(engine, route_task, NULL, n);
-    report_routes(session, layer, position, n);
+    report_routes(engine, layer, n);
     load_slices(engine, &run);
     run.keeps_folds = engine->node_count > 1 && !run.cut_folds &&
                       n * engine->options.experts_used <= PS_FOLD_PAIRS;
@@ -630,7 +631,7 @@ int ps_moe_run(struct ps_session *session, uint32_t layer, uint32_t position, ui
     engine->stage = PS_STAGE_SHARED;
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */
     run_shared(engine, layer, n);
-    ps_ahead_guess(session, layer, position, n);
-    ps_guesses_report(session, layer, position, n);
+    ps_ahead_guess(engine, layer, n);
+    ps_guesses_report(engine, layer, n);
     return run_experts(engine, &run, err);
 }

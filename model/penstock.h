@@ -4,8 +4,10 @@
  *
  * A *model* is an open volume with its configuration and tokenizer: cheap, no weights in memory. An
  * *engine* holds the resident weights, the expert cache and the threads, under one memory ceiling.
- * A *session* is one sequence of tokens with its state. Results do not depend on the ceiling, the
- * I/O engine, the thread count, the members, the slice size, or how a prompt is cut into calls.
+ * A *session* is one sequence of tokens with its state; an engine holds as many as it was opened
+ * for, and evaluates them one by one or together. Results do not depend on the ceiling, the
+ * I/O engine, the thread count, the members, the slice size, how a prompt is cut into calls,
+ * or which sessions are evaluated together.
  *
  * Thread rule: one thread at a time per model, its engine and its sessions. Functions return >= 0,
  * or -errno / -PS_ERR_* with *err filled. Close in reverse order; close functions take NULL.
@@ -154,6 +156,7 @@ struct ps_engine_options {
     const char *kv;           /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
     uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
     uint32_t prompt_tokens;   /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
+    uint32_t sessions;        /* open at a time, each with its own state; 0 = 1; at most 256 */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
     uint32_t timeline_events; /* room for so many events of ps_engine_timeline; 0 = no timeline */
 };
@@ -250,7 +253,7 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
 
 struct ps_session;
 
-/* Takes the engine's one sequence state, emptied. -EBUSY while another session holds it. */
+/* Takes one of the engine's sequence states, emptied. -EBUSY while other sessions hold them all. */
 int ps_session_open(struct ps_session **out, struct ps_engine *engine, struct ps_error *err);
 void ps_session_close(struct ps_session **session);
 void ps_session_reset(struct ps_session *session); /* back to no tokens */
@@ -269,8 +272,27 @@ typedef void ps_logits_fn(void *ctx, uint32_t position, const float *logits);
 int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_count,
                     ps_logits_fn *on_logits, void *ctx, struct ps_error *err);
 
-/* [V] floats of the last token evaluated, owned by the session, valid until the next eval; or NULL.
+/* What one session is to evaluate in a batch. */
+struct ps_session_input {
+    struct ps_session *session;
+    const int32_t *ids; /* [id_count] */
+    size_t id_count;
+};
+
+/*
+ * Appends tokens to several sessions of one engine: one token each to decode them together, or
+ * whole prompts, or some of both. Every expert that their next tokens ask for is read once for all
+ * of them. A session's logits (of its last token; ps_session_logits) are, to the bit, those that it
+ * would have alone. Sessions later in the list come later in the passes that tokens are cut into,
+ * so short inputs should stand first. Errors: those of ps_session_eval, -PS_ERR_ARGUMENT also for a
+ * session that stands twice. When arguments are refused no session has changed; after other errors
+ * all of them want a reset.
  */
+int ps_session_eval_batch(const struct ps_session_input *inputs, size_t count,
+                          struct ps_error *err);
+
+/* [V] floats of the last token evaluated, owned by the session, valid until the next eval of any
+ * session of the engine; NULL before the first and after that. */
 const float *ps_session_logits(const struct ps_session *session);
 
 /* Called once per token and MoE layer with the experts chosen, best first, and their weights. */

@@ -21,11 +21,12 @@
 #define JITTER_BYTES (1u << 20)
 #define THREAD_BYTES (64u << 10)
 
-/* What the engine keeps outside of its regions, and a sampler beside it. */
-static uint64_t table_bytes(const struct ps_config *c)
+/* What the engine keeps outside of its regions, and a sampler for each session beside it. */
+static uint64_t table_bytes(const struct ps_config *c, uint32_t sessions)
 {
     return sizeof(struct ps_engine) + c->layer_count * sizeof(struct ps_layer) +
-           c->rope_dims / 2 * sizeof(float) + ps_sampler_bytes(c->vocab_rows);
+           c->rope_dims / 2 * sizeof(float) +
+           sessions * (sizeof(struct ps_session) + ps_sampler_bytes(c->vocab_rows));
 }
 
 /* The type of a name that options.kv may have, or -1. */
@@ -63,6 +64,7 @@ void ps_state_shape(const struct ps_config *c, const struct ps_engine_options *o
         c->conv_taps ? ps_align_up(channels * (c->conv_taps - 1) * sizeof(float), 64) : 0;
     s->kv_bytes = s->attention_count * s->kv_layer_bytes;
     s->recurrent_bytes = s->delta_count * (s->delta_layer_bytes + s->conv_layer_bytes);
+    s->bytes = s->kv_bytes + s->recurrent_bytes;
 }
 
 /* ---- work buffers --------------------------------------------------------------------------- */
@@ -154,6 +156,8 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->chunk = size->chunk;
     w->pairs = (uint32_t)max3(chunk, size->experts_used, ps_min_u64(all_pairs, PS_EXPERT_PAIRS));
     w->thread_floats = thread_floats(c, w->pairs);
+    w->logits_rows = (uint32_t)ps_max_u64(PS_LOGITS_ROWS, size->sessions);
+    w->tokens = ps_arena_take(&a, chunk, sizeof(*w->tokens));
     w->x = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
     w->xn = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
     w->y = ps_arena_take(&a, chunk * c->hidden, sizeof(float));
@@ -177,7 +181,7 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->expert_out = ps_arena_take(&a, (uint64_t)w->pairs * c->hidden, sizeof(float));
     place_jobs(&a, size, w);
     place_guesses(&a, size, w);
-    w->logits = ps_arena_take(&a, (uint64_t)PS_LOGITS_ROWS * c->vocab_rows, sizeof(float));
+    w->logits = ps_arena_take(&a, (uint64_t)w->logits_rows * c->vocab_rows, sizeof(float));
     w->thread = ps_arena_take(&a, w->thread_floats * (uint64_t)size->threads, sizeof(float));
     return a.used;
 }
@@ -255,6 +259,12 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
                             "%" PRIu32 " is more than the %" PRIu32
                             " experts per token that this model was made for",
                             out->experts_used, model->config.experts_used);
+    if (out->sessions == 0)
+        out->sessions = 1;
+    if (out->sessions > PS_SESSION_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--parallel",
+                            "%" PRIu32 " sequences are more than the %d that run together",
+                            out->sessions, PS_SESSION_COUNT_MAX);
     if (out->chunk_tokens > PS_CHUNK_TOKENS_MAX)
         out->chunk_tokens = PS_CHUNK_TOKENS_MAX;
     if (!out->predictor)
@@ -304,6 +314,7 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
                                   .chunk = o->chunk_tokens,
                                   .ctx = o->ctx,
                                   .experts_used = o->experts_used,
+                                  .sessions = o->sessions,
                                   .threads = o->threads,
                                   .q8 = ps_activations_are_q8(o),
                                   .node_count = node_count()};
@@ -335,19 +346,29 @@ static uint64_t work_bytes(const struct ps_work_size *size, uint32_t chunk)
     return ps_region_bytes(ps_work_place(&s, NULL, &work));
 }
 
+/* With several sessions, a token of each of them, so that they read their experts together. */
+static uint32_t smallest_chunk(const struct ps_work_size *size)
+{
+    uint64_t tokens = ps_max_u64(ps_min_u64(PS_CHUNK_TOKENS_MIN, size->ctx), size->sessions);
+
+    return (uint32_t)(size->chunk ? ps_min_u64(size->chunk, ps_max_u64(size->ctx, size->sessions))
+                                  : tokens);
+}
+
 /* The longest chunk whose buffers take no more than a quarter of what is free beyond the floor:
  * longer chunks read each expert more rarely in a prompt, a larger cache more rarely in what
  * follows. */
 static uint32_t choose_chunk(const struct ps_work_size *size, uint32_t prompt_tokens,
                              uint64_t spare_bytes)
 {
-    uint32_t smallest = (uint32_t)ps_min_u64(PS_CHUNK_TOKENS_MIN, size->ctx);
+    uint32_t smallest = smallest_chunk(size);
     uint64_t smallest_bytes = work_bytes(size, smallest);
+    uint64_t tokens_max = (uint64_t)size->ctx * size->sessions;
 
     if (size->chunk)
-        return (uint32_t)ps_min_u64(size->chunk, size->ctx);
+        return smallest;
     uint32_t most = prompt_tokens ? prompt_tokens : PS_CHUNK_TOKENS_DEFAULT;
-    most = (uint32_t)ps_min_u64(ps_min_u64(most, PS_CHUNK_TOKENS_MAX), size->ctx);
+    most = (uint32_t)ps_min_u64(ps_min_u64(most, PS_CHUNK_TOKENS_MAX), tokens_max);
     for (uint32_t parts = 1, chunk = most; chunk > smallest;
          parts *= 2, chunk = (uint32_t)ps_div_up(most, parts))
         if (work_bytes(size, chunk) - smallest_bytes <= spare_bytes / 4)
@@ -406,10 +427,9 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
                     (uint64_t)o.threads * (THREAD_BYTES + sizeof(struct ps_thread_time)) +
-                    table_bytes(&model->config);
-    uint64_t state_bytes = ps_region_bytes(state.kv_bytes + state.recurrent_bytes);
-    uint32_t smallest = o.chunk_tokens ? o.chunk_tokens : PS_CHUNK_TOKENS_MIN;
-    uint64_t floor_work = work_bytes(&size, (uint32_t)ps_min_u64(smallest, o.ctx));
+                    table_bytes(&model->config, o.sessions);
+    uint64_t state_bytes = ps_region_bytes(o.sessions * state.bytes);
+    uint64_t floor_work = work_bytes(&size, smallest_chunk(&size));
     uint64_t timeline =
         o.timeline_events ? ps_region_bytes(ps_timeline_bytes(o.timeline_events)) : 0;
     uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache + timeline;

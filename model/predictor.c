@@ -20,44 +20,56 @@ void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, u
         engine->k->softmax(engine->work.guess_p + (size_t)t * c->expert_count, c->expert_count);
 }
 
+static bool any_listens(const struct ps_engine *engine, uint32_t first, uint32_t n)
+{
+    for (uint32_t t = first; t < first + n; t++)
+        if (engine->work.tokens[t].session->on_guess)
+            return true;
+    return false;
+}
+
 /* Tells what the gate of `layer` says of tokens first .. first + n - 1 of the chunk. */
-static void report(struct ps_session *session, uint32_t layer, uint32_t depth, uint32_t position,
+static void report(struct ps_engine *engine, uint32_t layer, uint32_t depth, uint32_t first,
                    uint32_t n, const float *x)
 {
-    struct ps_engine *engine = session->engine;
     size_t experts = engine->config->expert_count;
 
     if (layer >= engine->config->layer_count || engine->config->layers[layer].ffn != PS_FFN_MOE)
         return;
     ps_predict_gate(engine, layer, x, n);
-    for (uint32_t t = 0; t < n; t++)
-        session->on_guess(session->on_guess_ctx, layer, depth, position + t,
-                          engine->work.guess_p + t * experts);
+    for (uint32_t t = 0; t < n; t++) {
+        const struct ps_sequence_token *token = &engine->work.tokens[first + t];
+        const struct ps_session *session = token->session;
+        if (session->on_guess)
+            session->on_guess(session->on_guess_ctx, layer, depth, token->position,
+                              engine->work.guess_p + t * experts);
+    }
 }
 
-void ps_guesses_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+void ps_guesses_report(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
     size_t hidden = engine->config->hidden;
 
-    for (uint32_t first = 0; session->on_guess && first < n; first += PS_GUESS_TOKENS) {
+    for (uint32_t first = 0; first < n; first += PS_GUESS_TOKENS) {
         uint32_t count = (uint32_t)ps_min_u64(PS_GUESS_TOKENS, n - first);
+        if (!any_listens(engine, first, count))
+            continue;
         memcpy(engine->work.guess_x, engine->work.x + first * hidden,
                count * hidden * sizeof(float));
         for (uint32_t t = 0; t < count; t++)
             engine->k->add(engine->work.guess_x + t * hidden, engine->work.y + (first + t) * hidden,
                            hidden);
         for (uint32_t depth = 1; depth <= PS_GUESS_DEPTH; depth++)
-            report(session, layer + depth, depth, position + first, count, engine->work.guess_x);
+            report(engine, layer + depth, depth, first, count, engine->work.guess_x);
     }
 }
 
-void ps_guess_same_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n)
+void ps_guess_same_report(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
-    struct ps_engine *engine = session->engine;
-
-    for (uint32_t first = 0; session->on_guess && first < n; first += PS_GUESS_TOKENS)
-        report(session, layer, 0, position + first,
-               (uint32_t)ps_min_u64(PS_GUESS_TOKENS, n - first),
-               engine->work.x + (size_t)first * engine->config->hidden);
+    for (uint32_t first = 0; first < n; first += PS_GUESS_TOKENS) {
+        uint32_t count = (uint32_t)ps_min_u64(PS_GUESS_TOKENS, n - first);
+        if (any_listens(engine, first, count))
+            report(engine, layer, 0, first, count,
+                   engine->work.x + (size_t)first * engine->config->hidden);
+    }
 }

@@ -18,13 +18,12 @@ void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, u
 
 /*
  * Guesses for the layers 1 to PS_GUESS_DEPTH after `layer`, whose shared expert's output is in
- * work.y and whose mixer has been added to work.x, and tells the session's listener. For tokens
- * position .. position + n - 1. Does nothing where nobody listens.
+ * work.y and whose mixer has been added to work.x, and tells the listeners of the sessions of the
+ * chunk's n tokens. Does nothing where nobody listens.
  */
-void ps_guesses_report(struct ps_session *session, uint32_t layer, uint32_t position, uint32_t n);
+void ps_guesses_report(struct ps_engine *engine, uint32_t layer, uint32_t n);
 
 /* The same for `layer` itself, before its mixer has run: depth 0. */
-void ps_guess_same_report(struct ps_session *session, uint32_t layer, uint32_t position,
-                          uint32_t n);
+void ps_guess_same_report(struct ps_engine *engine, uint32_t layer, uint32_t n);
 
 #endif
