@@ -5,6 +5,10 @@
  * position alone, and its heads not on each other, so neither the cut of a prompt nor the number of
  * threads can change its value. K and V are stored as options.kv says (docs/decisions/0010) and
  * read as they are stored.
+ *
+ * With a window (docs/decisions/0011) a token sees the first PS_KV_SINKS positions, as a part of
+ * their own, and the last kv_window, whose first part begins where the window does: again a matter
+ * of its position alone. Rows are then kept in a ring of whole parts, so that none wraps round.
  */
 #include <math.h>
 #include <string.h>
@@ -14,14 +18,15 @@
 #include "quant/type.h"
 
 struct attention_run {
-    uint32_t layer, n;
+    uint32_t layer;
     uint32_t attention_idx;
-    uint32_t q_stride;    /* floats between the queries of two heads in work.wide */
-    uint32_t heads_each;  /* heads of one task: they share a KV head */
-    uint32_t group_tasks; /* tasks of one KV head */
+    uint32_t first, count; /* tokens of the chunk that are stored and then attend together */
+    uint32_t q_stride;     /* floats between the queries of two heads in work.wide */
+    uint32_t heads_each;   /* heads of one task: they share a KV head */
+    uint32_t group_tasks;  /* tasks of one KV head */
 };
 
-/* The keys of a token's sequence, [ctx] rows of state.kv_row_bytes. */
+/* The keys of a token's sequence: rows of state.kv_row_bytes, the ring and then the sinks. */
 static uint8_t *state_k(const struct ps_engine *engine, const struct attention_run *run,
                         uint64_t token)
 {
@@ -92,15 +97,22 @@ static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, ui
         clip(new_v(engine, token), engine->state.kv_row, c->qkv_clip);
 }
 
-static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
 {
     const struct attention_run *run = ctx;
     const struct ps_state_shape *s = &engine->state;
-    uint64_t at = engine->work.tokens[token].position * s->kv_row_bytes;
+    uint64_t token = run->first + task, position = engine->work.tokens[token].position;
+    uint64_t at = position % s->kv_rows * s->kv_row_bytes;
+    uint8_t *k = state_k(engine, run, token), *v = state_v(engine, run, token);
 
     (void)thread_idx;
-    ps_row_encode(s->kv_type, new_k(engine, token), state_k(engine, run, token) + at, s->kv_row);
-    ps_row_encode(s->kv_type, new_v(engine, token), state_v(engine, run, token) + at, s->kv_row);
+    ps_row_encode(s->kv_type, new_k(engine, token), k + at, s->kv_row);
+    ps_row_encode(s->kv_type, new_v(engine, token), v + at, s->kv_row);
+    if (s->kv_sink_row > 0 && position < PS_KV_SINKS) {
+        uint64_t sink = (s->kv_sink_row + position) * s->kv_row_bytes;
+        memcpy(k + sink, k + at, s->kv_row_bytes);
+        memcpy(v + sink, v + at, s->kv_row_bytes);
+    }
 }
 
 /* Heads of one token that share a KV head. */
@@ -114,15 +126,15 @@ struct attention_heads {
     float max[PS_ATTENTION_HEADS], sum[PS_ATTENTION_HEADS];
 };
 
-/* Positions [first, first + n), one part. */
-static void add_part(const struct ps_engine *engine, struct attention_heads *h, uint32_t first,
+/* Rows [row, row + n): positions of one part. */
+static void add_part(const struct ps_engine *engine, struct attention_heads *h, uint64_t row,
                      uint32_t n)
 {
     const struct ps_state_shape *s = &engine->state;
     size_t dim = engine->config->head_dim;
     struct ps_matmul scores = {
         .type = s->kv_type,
-        .w = h->k + first * s->kv_row_bytes,
+        .w = h->k + row * s->kv_row_bytes,
         .w_stride_bytes = s->kv_row_bytes,
         .rows = n,
         .cols = dim,
@@ -134,7 +146,7 @@ static void add_part(const struct ps_engine *engine, struct attention_heads *h, 
     };
     struct ps_weighted_sum values = {
         .type = s->kv_type,
-        .v = h->v + first * s->kv_row_bytes,
+        .v = h->v + row * s->kv_row_bytes,
         .v_stride_bytes = s->kv_row_bytes,
         .positions = n,
         .dim = dim,
@@ -154,6 +166,25 @@ static void add_part(const struct ps_engine *engine, struct attention_heads *h, 
     engine->k->weighted_sum(&values);
 }
 
+/* What the last of the first `positions` tokens sees. A window that reaches down to the sinks is
+ * one range with them, cut as it is without a window. */
+static void add_seen(const struct ps_engine *engine, struct attention_heads *h, uint32_t positions)
+{
+    const struct ps_state_shape *s = &engine->state;
+    uint32_t at = positions > s->kv_window ? positions - s->kv_window : 0;
+
+    if (at > PS_KV_SINKS)
+        add_part(engine, h, s->kv_sink_row, PS_KV_SINKS);
+    else
+        at = 0;
+    while (at < positions) {
+        uint32_t part_left = PS_ATTENTION_PART - at % PS_ATTENTION_PART;
+        uint32_t n = (uint32_t)ps_min_u64(part_left, positions - at);
+        add_part(engine, h, at % s->kv_rows, n);
+        at += n;
+    }
+}
+
 static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
 {
     const struct attention_run *run = ctx;
@@ -163,9 +194,8 @@ static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     /* Tasks of one token that share keys are neighbours, so these are found in a cache. */
     uint32_t part = (uint32_t)(task % run->group_tasks) * run->heads_each;
     uint64_t kv = task / run->group_tasks % c->kv_head_count;
-    uint64_t token = task / run->group_tasks / c->kv_head_count;
+    uint64_t token = run->first + task / run->group_tasks / c->kv_head_count;
     uint64_t head = kv * group + part, kv_offset = ps_row_bytes(engine->state.kv_type, kv * dim);
-    uint32_t positions = engine->work.tokens[token].position + 1;
     struct attention_heads h = {
         .count = (uint32_t)ps_min_u64(run->heads_each, group - part),
         .q = engine->work.wide + token * engine->work.wide_cols + head * run->q_stride,
@@ -179,8 +209,7 @@ static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     memset(h.out, 0, h.count * dim * sizeof(float));
     for (uint32_t i = 0; i < h.count; i++)
         h.max[i] = -INFINITY;
-    for (uint32_t p = 0; p < positions; p += PS_ATTENTION_PART)
-        add_part(engine, &h, p, (uint32_t)ps_min_u64(PS_ATTENTION_PART, positions - p));
+    add_seen(engine, &h, engine->work.tokens[token].position + 1);
     for (uint32_t i = 0; i < h.count; i++) {
         float *out = h.out + i * dim;
         engine->k->scale(out, 1 / h.sum[i], out, dim);
@@ -194,12 +223,30 @@ static void deal_heads(const struct ps_engine *engine, struct attention_run *run
 {
     const struct ps_config *c = engine->config;
     uint32_t group = c->head_count / c->kv_head_count;
-    uint64_t tasks = (uint64_t)run->n * c->kv_head_count,
+    uint64_t tasks = (uint64_t)run->count * c->kv_head_count,
              wanted = 2ull * (uint64_t)engine->thread_count;
     uint64_t parts = ps_max_u64(ps_div_up(group, PS_ATTENTION_HEADS), ps_div_up(wanted, tasks));
 
     run->heads_each = (uint32_t)ps_div_up(group, ps_min_u64(parts, group));
     run->group_tasks = (uint32_t)ps_div_up(group, run->heads_each);
+}
+
+/*
+ * Tokens that can be stored together. Where the ring is shorter than the context a token's row
+ * takes the place of one that the tokens before it may still see, so that those of a sequence's
+ * next part have to wait.
+ */
+static uint32_t count_together(const struct ps_engine *engine, uint32_t first, uint32_t n)
+{
+    const struct ps_sequence_token *t = engine->work.tokens;
+    uint32_t end = first + 1;
+
+    if (engine->state.kv_sink_row == 0)
+        return n - first;
+    while (end < n &&
+           (t[end].session != t[end - 1].session || t[end].position % PS_ATTENTION_PART != 0))
+        end++;
+    return end - first;
 }
 
 void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
@@ -208,7 +255,6 @@ void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
     struct ps_work *w = &engine->work;
     struct attention_run run = {
         .layer = layer,
-        .n = n,
         .attention_idx = engine->layers[layer].mixer_idx,
         .q_stride = c->attn_gate ? 2 * c->head_dim : c->head_dim,
     };
@@ -223,8 +269,12 @@ void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
 
     ps_linear_run(engine, in, 3, n);
     ps_tasks_run(engine, prepare_task, &run, n);
-    ps_tasks_run(engine, store_task, &run, n);
-    deal_heads(engine, &run);
-    ps_tasks_run(engine, heads_task, &run, (uint64_t)n * c->kv_head_count * run.group_tasks);
+    for (run.first = 0; run.first < n; run.first += run.count) {
+        run.count = count_together(engine, run.first, n);
+        ps_tasks_run(engine, store_task, &run, run.count);
+        deal_heads(engine, &run);
+        ps_tasks_run(engine, heads_task, &run,
+                     (uint64_t)run.count * c->kv_head_count * run.group_tasks);
+    }
     ps_linear_run(engine, &out, 1, n);
 }

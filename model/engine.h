@@ -18,6 +18,7 @@
 #define PS_CTX_DEFAULT 4096u
 #define PS_LOGITS_ROWS 4u      /* rows of the head's output computed together */
 #define PS_ATTENTION_PART 256u /* positions whose scores are taken together: fixes the bits */
+#define PS_KV_SINKS 4u         /* first positions that every token sees, whatever the window */
 #define PS_ATTENTION_HEADS 16u /* most heads of one task */
 #define PS_CONV_BLOCK 256u     /* channels whose convolution history is stored together */
 #define PS_EXPERT_PAIRS 64u    /* (token, expert) pairs in work at once, when chunks are short */
@@ -49,7 +50,10 @@ struct ps_state_shape {
     uint32_t kv_type;        /* enum ps_type of K and V */
     uint64_t kv_row;         /* values of K (or V) per token and attention layer */
     uint64_t kv_row_bytes;   /* the same, stored */
-    uint64_t kv_layer_bytes; /* one attention layer over ctx tokens: K, and V in the second half */
+    uint32_t kv_window;      /* last positions that a token sees, itself included */
+    uint32_t kv_rows;        /* of the ring: position p lies in row p % kv_rows */
+    uint32_t kv_sink_row;    /* row of position 0, once the ring has passed it; 0: it never does */
+    uint64_t kv_layer_bytes; /* one attention layer: rows of K, and of V in the second half */
     uint64_t delta_layer_bytes;
     uint64_t conv_layer_bytes;
     uint32_t attention_count, delta_count;

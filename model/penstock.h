@@ -146,17 +146,20 @@ bool ps_model_is_end(const struct ps_model *model, int32_t id);
 #define PS_MEMORY_MIN UINT64_MAX /* the floor */
 
 struct ps_engine_options {
-    uint64_t memory_bytes;    /* ceiling on resident set plus hugepages */
-    const char *io;           /* ps_store_options.engine; NULL = "uring" */
-    int threads;              /* 0 = one per CPU */
-    uint32_t ctx;             /* tokens a session can hold; 0 = min(4096, the model's) */
-    uint32_t experts_used;    /* 0 = the model's; fewer changes the output */
-    const char *activations;  /* "f32" or "q8" (docs/decisions/0008); NULL = "f32" */
-    const char *predictor;    /* "off", "gate", or "oracle" (ps_session_oracle); NULL = "off" */
-    const char *kv;           /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
-    uint32_t chunk_tokens;    /* most prompt tokens per pass; 0 = as memory allows */
-    uint32_t prompt_tokens;   /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
-    uint32_t sessions;        /* open at a time, each with its own state; 0 = 1; at most 256 */
+    uint64_t memory_bytes;   /* ceiling on resident set plus hugepages */
+    const char *io;          /* ps_store_options.engine; NULL = "uring" */
+    int threads;             /* 0 = one per CPU */
+    uint32_t ctx;            /* tokens a session can hold; 0 = min(4096, the model's), with a window
+                                the model's */
+    uint32_t experts_used;   /* 0 = the model's; fewer changes the output */
+    const char *activations; /* "f32" or "q8" (docs/decisions/0008); NULL = "f32" */
+    const char *kv;          /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
+    uint32_t kv_window;      /* attention sees the first 4 tokens and the last so many; bounds the
+                                memory of keys and values, changes the output (0011); 0 = all */
+    const char *predictor;   /* "off", "gate", or "oracle" (ps_session_oracle); NULL = "off" */
+    uint32_t chunk_tokens;   /* most prompt tokens per pass; 0 = as memory allows */
+    uint32_t prompt_tokens;  /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
+    uint32_t sessions; /* that can be open at a time, each with its state; 0 = 1; at most 256 */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
     uint32_t timeline_events; /* room for so many events of ps_engine_timeline; 0 = no timeline */
 };

@@ -41,6 +41,23 @@ static int kv_type(const char *name)
     return -1;
 }
 
+/*
+ * The ring holds the window of a part's first token and the part itself: whole parts. The sinks
+ * follow it. A context that is no longer holds every row instead.
+ */
+static void shape_ring(const struct ps_engine_options *options, struct ps_state_shape *s)
+{
+    uint64_t window = options->kv_window ? options->kv_window : options->ctx;
+    uint64_t ring = ps_align_up(window - 1, PS_ATTENTION_PART) + PS_ATTENTION_PART;
+    bool wraps = ring + PS_KV_SINKS < options->ctx;
+
+    s->kv_window = (uint32_t)window;
+    s->kv_rows = wraps ? (uint32_t)ring : options->ctx;
+    s->kv_sink_row = wraps ? s->kv_rows : 0;
+    s->kv_layer_bytes =
+        2 * ps_align_up(s->kv_row_bytes * (s->kv_rows + (wraps ? PS_KV_SINKS : 0)), 64);
+}
+
 /* options: with defaults resolved. */
 void ps_state_shape(const struct ps_config *c, const struct ps_engine_options *options,
                     struct ps_state_shape *s)
@@ -57,7 +74,7 @@ void ps_state_shape(const struct ps_config *c, const struct ps_engine_options *o
     s->kv_row = (uint64_t)c->kv_head_count * c->head_dim;
     s->kv_type = (uint32_t)kv_type(options->kv);
     s->kv_row_bytes = ps_row_bytes(s->kv_type, s->kv_row);
-    s->kv_layer_bytes = 2 * ps_align_up(s->kv_row_bytes * options->ctx, 64);
+    shape_ring(options, s);
     s->delta_layer_bytes = ps_align_up(
         (uint64_t)c->delta_v_heads * c->delta_k_dim * c->delta_v_dim * sizeof(float), 64);
     s->conv_layer_bytes =
@@ -245,8 +262,10 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
         ps_topology_get(&topo);
         out->threads = topo.cpu_count < PS_THREAD_COUNT_MAX ? topo.cpu_count : PS_THREAD_COUNT_MAX;
     }
+    /* Behind a window, positions cost no memory. */
     if (out->ctx == 0)
-        out->ctx = (uint32_t)ps_min_u64(PS_CTX_DEFAULT, model->config.context_max);
+        out->ctx = out->kv_window ? model->config.context_max
+                                  : (uint32_t)ps_min_u64(PS_CTX_DEFAULT, model->config.context_max);
     if (out->ctx > model->config.context_max)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--ctx",
                             "%" PRIu32 " tokens are more than the %" PRIu32

@@ -97,6 +97,12 @@ static int check_eval(const struct ps_session *session, const int32_t *ids, size
                             "an earlier evaluation failed half way; reset the session first");
     if (id_count == 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "there are no tokens to evaluate");
+    if (id_count > engine->options.ctx - session->position &&
+        engine->options.ctx == engine->config->context_max)
+        return ps_error_set(err, -PS_ERR_CONTEXT_FULL, "--ctx",
+                            "%zu tokens after %" PRIu32 " are more than the %" PRIu32
+                            " that this model was made for",
+                            id_count, session->position, engine->options.ctx);
     if (id_count > engine->options.ctx - session->position)
         return ps_error_set(err, -PS_ERR_CONTEXT_FULL, "--ctx",
                             "%zu tokens after %" PRIu32 " do not fit into a context of %" PRIu32

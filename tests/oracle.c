@@ -80,7 +80,12 @@ static void clip(const struct tiny_model *m, double *v, uint32_t n)
         v[i] = fmin(fmax(v[i], -(double)m->clip), (double)m->clip);
 }
 
-/* One head over all positions up to this one. */
+static bool sees(const struct oracle *o, uint32_t position)
+{
+    return !o->window || position < 4 || position + o->window > o->position;
+}
+
+/* One head over the positions up to this one. */
 static void attend(const struct oracle *o, const double *q, const double *cache, uint32_t kv_head,
                    double *out)
 {
@@ -93,6 +98,8 @@ static void attend(const struct oracle *o, const double *q, const double *cache,
         score[p] = 0;
         for (uint32_t i = 0; i < d; i++)
             score[p] += q[i] * k[i] / sqrt(d);
+        if (!sees(o, p))
+            score[p] = -INFINITY;
         best = fmax(best, score[p]);
     }
     for (uint32_t p = 0; p <= o->position; p++)

@@ -14,6 +14,7 @@ struct oracle {
     bool renormalise;  /* the chosen experts' weights are divided by their sum */
     bool plain_heads;  /* q and k heads are not normalised */
     uint32_t used;     /* experts per token */
+    uint32_t window;   /* attention sees the first 4 positions and the last so many; 0 = all */
     double worst_gap;  /* out: smallest relative gap between the last expert chosen and the next */
     double **state;    /* private: per layer, K and V rows or the delta rule's state */
     double **history;  /* private: per layer, the convolution's last inputs */

@@ -71,6 +71,7 @@ struct tiny_model {
     bool old_form; /* GGUF: ssm_in of older Qwen3-Next, experts one by one of older Mixtral */
     uint32_t layers, hidden, heads, kv_heads, head_dim;
     uint32_t k_heads, v_heads, k_dim, v_dim, taps;
+    uint32_t context;                                    /* GGUF: positions; 0 = 512 */
     uint32_t experts, used, width, shared, vocab, dense; /* dense: width of dense layers, or 0 */
     uint32_t type;                                       /* of matrices in the source */
     uint32_t expert_type;                                /* of experts in the source */

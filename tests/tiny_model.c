@@ -418,7 +418,7 @@ static void gguf_keys(const struct tiny_model *m, struct source_writer *w)
     arch_u32(w, a, "block_count", m->layers + m->prediction);
     if (m->prediction)
         arch_u32(w, a, "nextn_predict_layers", 1);
-    arch_u32(w, a, "context_length", 512);
+    arch_u32(w, a, "context_length", m->context ? m->context : 512);
     arch_u32(w, a, "embedding_length", m->hidden);
     arch_u32(w, a, "feed_forward_length", plain_width ? m->width : m->dense);
     arch_u32(w, a, "attention.head_count", m->heads);

@@ -14,6 +14,7 @@ enum {
     KEY_IO = 0x100,
     KEY_ACTIVATIONS,
     KEY_KV,
+    KEY_KV_WINDOW,
     KEY_CHUNK,
     KEY_EXPERTS_USED,
     KEY_CTX,
@@ -149,6 +150,9 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
     case KEY_PREDICTOR:
         options->predictor = arg;
         return 0;
+    case KEY_KV_WINDOW:
+        options->kv_window = (uint32_t)tool_number(state, "--kv-window", arg, 1, UINT32_MAX);
+        return 0;
     case KEY_CHUNK:
         options->chunk_tokens = (uint32_t)tool_number(state, "--chunk", arg, 1, UINT32_MAX);
         return 0;
@@ -166,7 +170,9 @@ static const struct argp_option engine_options[] = {
      "(default: what the machine or the cgroup leaves)",
      0},
     {"ctx", KEY_CTX, "N", 0,
-     "tokens that the context holds (default: 4096, or the model's if that is fewer)", 0},
+     "tokens that the context holds (default: 4096, or the model's if that is fewer or with "
+     "--kv-window)",
+     0},
     {"io", KEY_IO, "ENGINE", 0,
      "uring (default) or passthru, each also with +iopoll or +sqpoll; pread, pagecache or mmap", 0},
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
@@ -181,6 +187,11 @@ static const struct argp_option engine_options[] = {
      0},
     {"predictor", KEY_PREDICTOR, "NAME", 0,
      "what guesses the experts to read ahead: gate (default of run) or off (default of the others)",
+     0},
+    {"kv-window", KEY_KV_WINDOW, "N", 0,
+     "attention sees the first 4 tokens and the last N only, so that keys and values of no more "
+     "are "
+     "kept; CHANGES THE OUTPUT (default: all)",
      0},
     {"chunk", KEY_CHUNK, "N", 0, "most prompt tokens per pass (default: as memory allows)", 0},
     {"experts-used", KEY_EXPERTS_USED, "K", 0,
@@ -212,6 +223,13 @@ int tool_engine_open(struct ps_engine **engine, struct ps_session **session, str
         fprintf(stderr,
                 "penstock: running %u experts per token instead of %u: this changes the output\n",
                 options->experts_used, info.experts_used);
+    }
+    if (options->kv_window != 0 &&
+        options->kv_window < (options->ctx != 0 ? options->ctx : info.context_max)) {
+        fprintf(stderr,
+                "penstock: attention sees the first 4 tokens and the last %u: this changes the "
+                "output\n",
+                options->kv_window);
     }
     if (notice) {
         fprintf(stderr, "\rreading %s of resident weights ...\033[K",
