@@ -2,80 +2,97 @@
 #include <errno.h>
 #include <string.h>
 
-#include "model/engine.h"
-#include "model/text.h"
+#include "model/generate.h"
 
 #define TOKEN_TEXT_BYTES_MAX 4096
 
-/* Chooses the next token. */
-static int32_t choose(struct ps_session *session, struct ps_sampler *sampler)
-{
-    uint64_t begin_ns = ps_now_ns();
-    int32_t id = ps_sampler_next(sampler, ps_session_logits(session));
-
-    session->engine->sample_ns += ps_now_ns() - begin_ns;
-    ps_usage_record(session->engine, PS_EVENT_SAMPLE, begin_ns, (uint32_t)id, 0);
-    return id;
-}
-
 /* Hands a token and the characters that it completed to the caller; 1 if that wants no more. */
-static int give_token(const struct ps_model *model, struct ps_utf8_joiner *joiner, int32_t id,
-                      ps_token_fn *on_token, void *ctx, struct ps_error *err)
+static int give_token(struct ps_sequence *sequence, struct ps_error *err)
 {
+    const struct ps_model *model = sequence->session->engine->model;
     char raw[TOKEN_TEXT_BYTES_MAX], text[PS_UTF8_JOIN_BYTES(TOKEN_TEXT_BYTES_MAX)];
     size_t bytes = 0;
 
     if (model->tokenizer) {
-        int64_t n = ps_tokenizer_decode(model->tokenizer, &id, 1, true, raw, sizeof(raw), err);
+        int64_t n =
+            ps_tokenizer_decode(model->tokenizer, &sequence->id, 1, true, raw, sizeof(raw), err);
         /* Rows of the head beyond the tokenizer's vocabulary are padding; they have no text. */
         if (n < 0 && n != -PS_ERR_ARGUMENT)
             return (int)n;
         if (n > 0)
             bytes =
-                ps_utf8_join(joiner, (const uint8_t *)raw,
+                ps_utf8_join(&sequence->joiner, (const uint8_t *)raw,
                              (size_t)n < sizeof(raw) ? (size_t)n : sizeof(raw), text, sizeof(text));
     }
-    return on_token && on_token(ctx, id, text, bytes) ? 1 : 0;
+    if (!sequence->on_token)
+        return 0;
+    return sequence->on_token(sequence->ctx, sequence->id, text, bytes) ? 1 : 0;
+}
+
+void ps_sequence_begin(struct ps_sequence *sequence, const int32_t *prompt, size_t prompt_count)
+{
+    for (size_t i = 0; i < prompt_count; i++)
+        ps_sampler_accept(sequence->sampler, prompt[i]);
+}
+
+void ps_sequence_choose(struct ps_sequence *sequence)
+{
+    if (sequence->token_count < sequence->max_tokens)
+        sequence->id = ps_sampler_next(sequence->sampler, ps_session_logits(sequence->session));
+}
+
+int ps_sequence_take(struct ps_sequence *sequence, struct ps_error *err)
+{
+    const struct ps_engine *engine = sequence->session->engine;
+
+    if (sequence->token_count == sequence->max_tokens)
+        return PS_STOP_LENGTH;
+    if (ps_model_is_end(engine->model, sequence->id))
+        return PS_STOP_END;
+    ps_sampler_accept(sequence->sampler, sequence->id);
+    int rc = give_token(sequence, err);
+    if (rc < 0)
+        return rc;
+    sequence->token_count++;
+    if (rc > 0)
+        return PS_STOP_CALLER;
+    if (sequence->token_count == sequence->max_tokens)
+        return PS_STOP_LENGTH;
+    return ps_session_position(sequence->session) < engine->options.ctx ? PS_SEQUENCE_ON
+                                                                        : PS_STOP_CONTEXT;
+}
+
+/* Chooses the next token, and notes how long that took. */
+static void choose(struct ps_sequence *sequence)
+{
+    struct ps_engine *engine = sequence->session->engine;
+    uint64_t begin_ns = ps_now_ns();
+
+    ps_sequence_choose(sequence);
+    engine->sample_ns += ps_now_ns() - begin_ns;
+    ps_usage_record(engine, PS_EVENT_SAMPLE, begin_ns, (uint32_t)sequence->id, 0);
 }
 
 int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,
                         void *ctx, struct ps_error *err)
 {
-    const struct ps_model *model = session->engine->model;
-    struct ps_utf8_joiner joiner = {0};
-    int reason = PS_STOP_LENGTH;
+    struct ps_sequence sequence = {.session = session,
+                                   .sampler = sampler,
+                                   .max_tokens = max_tokens,
+                                   .on_token = on_token,
+                                   .ctx = ctx};
 
-    for (size_t i = 0; i < prompt_count; i++)
-        ps_sampler_accept(sampler, prompt[i]);
+    ps_sequence_begin(&sequence, prompt, prompt_count);
     int rc = ps_session_eval(session, prompt, prompt_count, NULL, NULL, err);
-    if (rc < 0)
-        return rc;
-    for (uint32_t i = 0; i < max_tokens; i++) {
-        int32_t id = choose(session, sampler);
-        if (ps_model_is_end(model, id)) {
-            reason = PS_STOP_END;
-            break;
-        }
-        ps_sampler_accept(sampler, id);
+    while (rc >= 0) {
+        choose(&sequence);
         uint64_t begin_ns = ps_usage_begin(session->engine);
-        rc = give_token(model, &joiner, id, on_token, ctx, err);
-        ps_usage_record(session->engine, PS_EVENT_TEXT, begin_ns, (uint32_t)id, 0);
-        if (rc < 0)
-            return rc;
-        if (rc > 0) {
-            reason = PS_STOP_CALLER;
+        rc = ps_sequence_take(&sequence, err);
+        ps_usage_record(session->engine, PS_EVENT_TEXT, begin_ns, (uint32_t)sequence.id, 0);
+        if (rc != PS_SEQUENCE_ON)
             break;
-        }
-        if (i + 1 == max_tokens)
-            break;
-        if (ps_session_position(session) >= session->engine->options.ctx) {
-            reason = PS_STOP_CONTEXT;
-            break;
-        }
-        rc = ps_session_eval(session, &id, 1, NULL, NULL, err);
-        if (rc < 0)
-            return rc;
+        rc = ps_session_eval(session, &sequence.id, 1, NULL, NULL, err);
     }
-    return reason;
+    return rc;
 }

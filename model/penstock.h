@@ -366,6 +366,36 @@ int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,
                         void *ctx, struct ps_error *err);
 
+/* One sequence of several that are generated together. */
+struct ps_generation {
+    const int32_t *prompt; /* [prompt_count], the caller's; must last until its end is reported */
+    size_t prompt_count;
+    uint32_t max_tokens;
+    struct ps_sampling sampling;
+    void *ctx; /* the caller's, handed back with the sequence's tokens and its end */
+};
+
+struct ps_generate_options {
+    /* Fills *generation and returns 1; or returns 0: there are no more (it is not asked again); or
+     * < 0, with *err filled, which ends all. */
+    int (*next)(void *ctx, struct ps_generation *generation, struct ps_error *err);
+    void *next_ctx;
+    ps_token_fn *on_token; /* ctx: the sequence's */
+    /* A sequence has ended. reason: a ps_stop_reason. Returns < 0, with *err filled, to end all. */
+    int (*on_end)(void *ctx, int reason, struct ps_error *err); /* ctx: the sequence's */
+};
+
+/*
+ * Generates sequences, as many together as the engine has free sequence states, until there are no
+ * more: where one ends, the next one begins with its prompt in the same pass as the others' next
+ * tokens. Each gets the tokens that ps_session_generate would give it alone. Returns 0, or an
+ * error: -EBUSY (no free state), those of ps_session_eval_batch and ps_sampler_open, and what the
+ * callbacks return. After an error (-EINTR included) the ends of those that were begun are not
+ * reported. Allocates a sampler for each sequence. Blocks.
+ */
+int ps_engine_generate(struct ps_engine *engine, const struct ps_generate_options *options,
+                       struct ps_error *err);
+
 #ifdef __cplusplus
 }
 #endif

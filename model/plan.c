@@ -20,13 +20,16 @@
  */
 #define JITTER_BYTES (1u << 20)
 #define THREAD_BYTES (64u << 10)
+#define TOKEN_TEXT_BYTES 16u /* of a token as an id and as text */
 
-/* What the engine keeps outside of its regions, and a sampler for each session beside it. */
-static uint64_t table_bytes(const struct ps_config *c, uint32_t sessions)
+/* What the engine keeps outside of its regions, and what is beside it for each session: a sampler,
+ * and beyond the reserve, from the second on, the prompt and the text. */
+static uint64_t table_bytes(const struct ps_config *c, const struct ps_engine_options *o)
 {
     return sizeof(struct ps_engine) + c->layer_count * sizeof(struct ps_layer) +
            c->rope_dims / 2 * sizeof(float) +
-           sessions * (sizeof(struct ps_session) + ps_sampler_bytes(c->vocab_rows));
+           o->sessions * (sizeof(struct ps_session) + ps_sampler_bytes(c->vocab_rows)) +
+           (o->sessions - 1ull) * o->ctx * TOKEN_TEXT_BYTES;
 }
 
 /* The type of a name that options.kv may have, or -1. */
@@ -446,7 +449,7 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
                     (uint64_t)o.threads * (THREAD_BYTES + sizeof(struct ps_thread_time)) +
-                    table_bytes(&model->config, o.sessions);
+                    table_bytes(&model->config, &o);
     uint64_t state_bytes = ps_region_bytes(o.sessions * state.bytes);
     uint64_t floor_work = work_bytes(&size, smallest_chunk(&size));
     uint64_t timeline =

@@ -4,29 +4,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 #include <unistd.h>
 
-#define SEED_BITS 53u /* a seed survives as a JSON number in every reader */
-
-enum {
-    KEY_TEMP = 1,
-    KEY_TOP_K,
-    KEY_TOP_P,
-    KEY_MIN_P,
-    KEY_REPEAT_PENALTY,
-    KEY_SEED,
-    KEY_CHAT,
-    KEY_SYSTEM,
-    KEY_NO_THINK,
-    KEY_IDS,
-    KEY_STATS,
-    KEY_JSON
-};
+enum { KEY_CHAT = 1, KEY_SYSTEM, KEY_NO_THINK, KEY_IDS, KEY_STATS, KEY_JSON };
 
 struct run_args {
     struct tool_volume volume;
@@ -34,10 +17,8 @@ struct run_args {
     struct tool_timeline timeline;
     const char *prompt, *system, *ids, *stats;
     uint32_t token_count;
-    double temperature, top_p, min_p, repeat_penalty; /* NaN: the model's own */
-    int64_t top_k;                                    /* < 0: the model's own */
-    uint64_t seed;
-    bool has_seed, chat, no_think, json;
+    struct tool_sampling sampling;
+    bool chat, no_think, json;
 };
 
 struct generation {
@@ -50,35 +31,6 @@ struct generation {
     int failure; /* -errno of writing or of memory */
     struct tool_output stats;
 };
-
-static error_t sampling_parse(int key, char *arg, struct argp_state *state)
-{
-    struct run_args *args = state->input;
-
-    switch (key) {
-    case KEY_TEMP:
-        args->temperature = tool_real(state, "--temp", arg, 0, 100);
-        return 0;
-    case KEY_TOP_K:
-        args->top_k = (int64_t)tool_number(state, "--top-k", arg, 0, INT32_MAX);
-        return 0;
-    case KEY_TOP_P:
-        args->top_p = tool_real(state, "--top-p", arg, 0, 1);
-        return 0;
-    case KEY_MIN_P:
-        args->min_p = tool_real(state, "--min-p", arg, 0, 1);
-        return 0;
-    case KEY_REPEAT_PENALTY:
-        args->repeat_penalty = tool_real(state, "--repeat-penalty", arg, 0.01, 100);
-        return 0;
-    case KEY_SEED:
-        args->seed = tool_number(state, "--seed", arg, 0, UINT64_MAX);
-        args->has_seed = true;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
 
 static void args_check(const struct run_args *args, struct argp_state *state)
 {
@@ -99,6 +51,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[0] = &args->volume;
         state->child_inputs[1] = &args->engine;
         state->child_inputs[2] = &args->timeline;
+        state->child_inputs[3] = &args->sampling;
         return 0;
     case 'p':
         args->prompt = arg;
@@ -128,7 +81,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         args_check(args, state);
         return 0;
     default:
-        return sampling_parse(key, arg, state);
+        return ARGP_ERR_UNKNOWN;
     }
 }
 
@@ -140,15 +93,6 @@ static const struct argp_option options[] = {
     {"chat", KEY_CHAT, NULL, 0, "put TEXT through the model's chat template", 1},
     {"system", KEY_SYSTEM, "TEXT", 0, "system message for --chat", 1},
     {"no-think", KEY_NO_THINK, NULL, 0, "with --chat: answer without a thought first", 1},
-    {NULL, 0, NULL, 0, "Sampling:", 2},
-    {"temp", KEY_TEMP, "T", 0, "temperature; 0 takes the likeliest token (default: the model's)",
-     2},
-    {"top-k", KEY_TOP_K, "K", 0, "only the K likeliest tokens; 0 = off", 2},
-    {"top-p", KEY_TOP_P, "P", 0, "only the likeliest tokens that make up P; 1 = off", 2},
-    {"min-p", KEY_MIN_P, "P", 0, "only tokens at least P times as likely as the first; 0 = off", 2},
-    {"repeat-penalty", KEY_REPEAT_PENALTY, "X", 0, "make recent tokens less likely; 1 = off", 2},
-    {"seed", KEY_SEED, "N", 0, "of the random choices (default: a random one, which is printed)",
-     2},
     {NULL, 0, NULL, 0, "Output:", 3},
     {"stats", KEY_STATS, "FILE", 0, "write the statistics to FILE as JSON", 3},
     {"json", KEY_JSON, NULL, 0, "print text, ids and statistics as JSON at the end", 3},
@@ -156,6 +100,7 @@ static const struct argp_option options[] = {
 static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 9},
                                              {&tool_engine_argp, 0, "Memory, disk, processor:", 8},
                                              {&tool_timeline_argp, 0, "Timeline:", 7},
+                                             {&tool_sampling_argp, 0, "Sampling:", 2},
                                              {0}};
 static const struct argp argp = {
     .options = options,
@@ -224,30 +169,6 @@ static int prompt_ids(const struct run_args *args, const struct ps_model *model,
     if (args->ids != NULL)
         return tool_ids_parse("--ids", args->ids, ids, id_count, err);
     return prompt_text_ids(args, model, ids, id_count, err);
-}
-
-/* The model's own settings, with what the user asked for over them. */
-static void sampling_resolve(struct run_args *args, const struct ps_model *model,
-                             struct ps_sampling *sampling)
-{
-    ps_model_sampling(model, sampling);
-    if (!isnan(args->temperature))
-        sampling->temperature = (float)args->temperature;
-    if (!isnan(args->top_p))
-        sampling->top_p = (float)args->top_p;
-    if (!isnan(args->min_p))
-        sampling->min_p = (float)args->min_p;
-    if (!isnan(args->repeat_penalty))
-        sampling->repeat_penalty = (float)args->repeat_penalty;
-    if (args->top_k >= 0)
-        sampling->top_k = (int)args->top_k;
-    if (!args->has_seed && sampling->temperature > 0) {
-        if (getrandom(&args->seed, sizeof(args->seed), 0) != (ssize_t)sizeof(args->seed))
-            args->seed = (uint64_t)getpid();
-        args->seed >>= 64 - SEED_BITS;
-        fprintf(stderr, "seed %" PRIu64 "\n", args->seed);
-    }
-    sampling->seed = args->seed;
 }
 
 static int text_append(struct generation *gen, int32_t id, const char *text, size_t text_bytes)
@@ -380,7 +301,12 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     if (rc == 0 && args->stats != NULL)
         rc = tool_output_open(&gen.stats, args->stats, &err);
     if (rc == 0) {
-        sampling_resolve(args, model, &sampling);
+        ps_model_sampling(model, &sampling);
+        tool_sampling_apply(&args->sampling, &sampling);
+        if (!args->sampling.has_seed && sampling.temperature > 0) {
+            sampling.seed = tool_seed_make();
+            fprintf(stderr, "seed %" PRIu64 "\n", sampling.seed);
+        }
         rc = ps_sampler_open(&sampler, model, &sampling, &err);
     }
     if (rc == 0) {
@@ -419,11 +345,7 @@ int cmd_run(int argc, char **argv)
     struct run_args args = {.engine.activations = "q8",
                             .engine.predictor = "gate",
                             .token_count = UINT32_MAX,
-                            .temperature = NAN,
-                            .top_p = NAN,
-                            .min_p = NAN,
-                            .repeat_penalty = NAN,
-                            .top_k = -1};
+                            .sampling = TOOL_SAMPLING_OWN};
     struct ps_model *model = NULL;
     struct ps_error err = {0};
     int32_t *ids = NULL;

@@ -20,6 +20,7 @@ static const struct command {
     {"wipe", "give a member back", cmd_wipe},
     {"plan", "show how a memory ceiling would be spent", cmd_plan},
     {"run", "generate text", cmd_run},
+    {"batch", "answer a file of prompts, several together", cmd_batch},
     {"logits", "write the logits of given tokens to a file", cmd_logits},
     {"perplexity", "measure how well the model predicts a text", cmd_perplexity},
     {"quality", "measure what a quantisation has cost, against the same model in more bits",

@@ -186,7 +186,8 @@ static const struct argp_option engine_options[] = {
      "and quality), or q8_0; CHANGES THE OUTPUT a little",
      0},
     {"predictor", KEY_PREDICTOR, "NAME", 0,
-     "what guesses the experts to read ahead: gate (default of run) or off (default of the others)",
+     "what guesses the experts to read ahead: gate (default of run and batch) or off (default of "
+     "the others)",
      0},
     {"kv-window", KEY_KV_WINDOW, "N", 0,
      "attention sees the first 4 tokens and the last N only, so that keys and values of no more "

@@ -10,6 +10,7 @@
 
 #include <argp.h>
 #include <jansson.h>
+#include <math.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,6 +29,7 @@ int cmd_rebalance(int argc, char **argv);
 int cmd_wipe(int argc, char **argv);
 int cmd_plan(int argc, char **argv);
 int cmd_run(int argc, char **argv);
+int cmd_batch(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_quality(int argc, char **argv);
@@ -181,6 +183,26 @@ extern const struct argp tool_volume_argp;
  * input is a struct ps_engine_options.
  */
 extern const struct argp tool_engine_argp;
+
+/* --temp, --top-k, --top-p, --min-p, --repeat-penalty and --seed, as an argp child: its input is a
+ * struct tool_sampling. Begins as TOOL_SAMPLING_OWN: the model's own settings. */
+struct tool_sampling {
+    double temperature, top_p, min_p, repeat_penalty; /* NaN: the model's own */
+    int64_t top_k;                                    /* < 0: the model's own */
+    uint64_t seed;
+    bool has_seed;
+};
+#define TOOL_SAMPLING_OWN                                                                          \
+    {                                                                                              \
+        .temperature = NAN, .top_p = NAN, .min_p = NAN, .repeat_penalty = NAN, .top_k = -1         \
+    }
+extern const struct argp tool_sampling_argp;
+
+/* Puts what was asked for over the settings in *sampling, the seed among it. */
+void tool_sampling_apply(const struct tool_sampling *asked, struct ps_sampling *sampling);
+
+/* A random seed that survives as a JSON number in every reader. */
+uint64_t tool_seed_make(void);
 
 /* The children of a command that runs a volume: tool_volume_argp, then tool_engine_argp. */
 extern const struct argp_child tool_run_children[];

@@ -1,0 +1,128 @@
+#!/usr/bin/env bash
+# A batch gives every prompt the text that penstock run gives it alone, however many run together, and
+# however often it is killed; it refuses bad input before it begins and files that are not its own.
+. "$(dirname "$0")/common.sh"
+need_jq
+
+quiet "$penstock" layout "$demo_gguf" v
+for i in 0 1 2 3 4 5 6; do
+    jq -cn --argjson i "$i" '{prompt: ("Once upon a time, " + ("and again " * $i) + "the"), id: "p\($i)",
+        max_tokens: (60 + 25 * ($i % 3)), temperature: (if $i % 2 == 0 then 0.9 else 0 end), seed: (7 * $i)}'
+done >in.jsonl
+{
+    printf '\n'
+    jq -cn '{messages: [{role: "user", content: "Who are you?"}], enable_thinking: true, max_tokens: 9, temperature: 0}'
+    jq -cn '{custom_id: 8, method: "POST", body: {model: "demo", prompt: "It was", max_tokens: 40, temperature: 0, stop: [" a", "."]}}'
+} >>in.jsonl
+
+# one INDEX ARGS...: the answer of this index is what run prints.
+one()
+{
+    "$penstock" run v "${@:2}" --json 2>/dev/null | jq -j .text >want.txt
+    jq -j "select(.index == $1).text" p4.jsonl >got.txt
+    same got.txt want.txt "answer $1 and penstock run ${*:2}"
+}
+
+quiet "$penstock" batch v --in in.jsonl --out p4.jsonl --parallel 4 --memory min --stats s.json
+jq -e '.batch | .answered == 9 and .parallel == 4 and .answer_tokens > 400' s.json >/dev/null ||
+    die "statistics: $(cat s.json)"
+jq -e '.memory | .peak_bytes <= .budget_bytes' s.json >/dev/null || die "above the ceiling: $(cat s.json)"
+for i in 0 1 2 3 4 5 6; do
+    mapfile -t args < <(jq -r "select(.id == \"p$i\") | .prompt, .max_tokens, .temperature, .seed" in.jsonl)
+    one "$i" -p "${args[0]}" -n "${args[1]}" --temp "${args[2]}" --seed "${args[3]}"
+done
+one 7 -p 'Who are you?' --chat -n 9 --temp 0
+jq -se 'map(select(.id == 8)) | .[0] | .finish_reason == "stop" and (.text | test(" a|\\.") | not)' p4.jsonl \
+    >/dev/null || die "a text that should end an answer is in it"
+jq -se 'map(.index) | sort == [range(9)]' p4.jsonl >/dev/null || die "not one answer each"
+jq -se 'all(.[]; .usage.total_tokens == .usage.prompt_tokens + .usage.completion_tokens)' p4.jsonl >/dev/null ||
+    die "token counts"
+
+# Killed again and again, one sequence at a time and several, with a torn line among it.
+sort p4.jsonl >want.sorted
+for parallel in 1 3 1 3; do
+    lines=$(cat killed.jsonl 2>/dev/null | wc -l)
+    "$penstock" batch v --in in.jsonl --out killed.jsonl --parallel "$parallel" 2>/dev/null &
+    pid=$!
+    for _ in $(seq 500); do
+        [ "$(cat killed.jsonl 2>/dev/null | wc -l)" -gt "$lines" ] && break
+        sleep 0.01
+    done
+    kill -9 "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+    printf '{"index": 3, "fing' >>killed.jsonl
+done
+quiet "$penstock" batch v --in in.jsonl --out killed.jsonl --parallel 2
+sort killed.jsonl | cmp - want.sorted || die "other answers after kills"
+quiet "$penstock" batch v --in in.jsonl --out killed.jsonl
+grep -q 'nothing is left' err.txt || die "it began again: $(cat err.txt)"
+
+# A signal stops it cleanly; what was answered stays.
+jq -cn 'range(4) | {prompt: "Emma was \(.)", max_tokens: 100000, temperature: 0}' >long.jsonl
+status=0
+timeout --signal=TERM --preserve-status 0.7 "$penstock" batch v --in long.jsonl --out long.out --ctx 16384 \
+    2>err.txt || status=$?
+[ "$status" -eq 143 ] || die "status $status after SIGTERM: $(cat err.txt)"
+
+# Answers of something else are refused and left alone.
+printf 'precious\n' >other.txt
+fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.txt
+[ "$(cat other.txt)" = precious ] || die "it wrote to a file that is not its own"
+printf 'precious' >other.txt
+fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.txt
+[ "$(cat other.txt)" = precious ] || die "it cut a file that is not its own"
+cp p4.jsonl before.jsonl
+fails 1 'is not an answer' "$penstock" batch v --in in.jsonl --out p4.jsonl --temp 0.5
+fails 1 'is not an answer' "$penstock" batch v --in in.jsonl --out p4.jsonl --activations f32
+fails 1 'is not an answer' "$penstock" batch v --in long.jsonl --out p4.jsonl
+fails 1 'member of a volume' "$penstock" batch v --in in.jsonl --out v
+same p4.jsonl before.jsonl "answers before and after a refusal"
+if command -v flock >/dev/null; then
+    (flock 9 && fails 1 'another batch' "$penstock" batch v --in in.jsonl --out p4.jsonl) 9<p4.jsonl
+fi
+
+# More requests at the end of the input are answered alone.
+cp in.jsonl more.jsonl
+printf '{"prompt": "They", "max_tokens": 3}\n' >>more.jsonl
+quiet "$penstock" batch v --in more.jsonl --out p4.jsonl
+head -n 9 p4.jsonl | cmp - before.jsonl || die "old answers changed"
+[ "$(wc -l <p4.jsonl)" -eq 10 ] || die "not one answer more"
+
+# Bad lines are named before anything is computed; a prompt that no context holds is answered.
+bad()
+{
+    printf '%s\n' "$1" >bad.jsonl
+    rm -f bad.out
+    fails 1 "$2" "$penstock" batch v --in bad.jsonl --out bad.out
+    [ ! -e bad.out ] || die "an output for bad input: $1"
+}
+good='{"prompt": "x"}'
+bad "$good
+{" 'line 2: not JSON'
+bad '[1]' 'line 1: not a JSON object'
+bad '{"prompt": "x", "temprature": 1}' 'line 1: "temprature" is not supported'
+bad '{"prompt": "x", "n": 2}' '"n" is not supported'
+bad '{"prompt": "x", "temperature": -1}' 'temperature'
+bad '{"prompt": "x", "max_tokens": 0.5}' 'max_tokens'
+bad '{"prompt": "x", "stop": [1]}' 'stop'
+bad '{"prompt": ""}' 'empty'
+bad '{"prompt": [1, 99999999]}' 'token ids below'
+bad '{"prompt": "x", "messages": []}' 'either'
+bad '{"messages": [{"role": "user"}]}' 'line 1'
+bad '{"id": [], "prompt": "x"}' '"id"'
+bad "{}
+$good
+[]
+7" 'line 1: .*2 more lines are bad: 3, 4'
+bad '' 'no requests'
+fails 1 'plain file' "$penstock" batch v --in /dev/null --out bad.out
+fails 1 'cannot read' "$penstock" batch v --in nothing --out bad.out
+fails 2 '--in and --out' "$penstock" batch v --in in.jsonl
+fails 2 'parallel' "$penstock" batch v --in in.jsonl --out o --parallel 0
+printf '%s\n' '{"prompt": "one two three four five six seven eight nine ten", "id": 1}' \
+    '{"prompt": "x", "max_tokens": 2}' '{"prompt": "y"}' >tight.jsonl
+quiet "$penstock" batch v --in tight.jsonl --out tight.out --ctx 8 --temp 0
+jq -se 'map(select(.index == 0))[0] | .id == 1 and .error.code == "context_length_exceeded"' tight.out >/dev/null ||
+    die "no error entry: $(cat tight.out)"
+jq -se 'length == 3 and (map(select(.index == 2))[0] | .finish_reason == "length" and .usage.total_tokens == 9)' \
+    tight.out >/dev/null || die "the context's end: $(cat tight.out)"
