@@ -1,0 +1,168 @@
+/*
+ * bench_batch VOLUME MEMORY_MIB ROUNDS TOPICS STAY N...: tokens/s of N sequences decoded together,
+ * for every N, with token streams that are the same for every program and every N: with TOPICS > 0
+ * a sequence stays with the tokens of its topic with probability STAY, which makes neighbours
+ * choose alike in a model that was made so; 0 draws any token. Each N runs ROUNDS tokens in all, a
+ * third of them to warm up. Prints a line for each: bytes read and experts asked for are per token.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "core/util.h"
+#include "model/penstock.h"
+
+#define SEQUENCE_COUNT_MAX 256
+
+struct stream {
+    uint64_t random;
+    uint32_t topic;
+};
+
+struct bench {
+    struct ps_model *model;
+    struct ps_model_info info;
+    uint64_t memory_bytes;
+    uint32_t tokens, topics;
+    double stay;
+};
+
+static uint32_t draw(struct stream *s)
+{
+    s->random ^= s->random << 13;
+    s->random ^= s->random >> 7;
+    s->random ^= s->random << 17;
+    return (uint32_t)(s->random >> 20);
+}
+
+static int32_t next_token(const struct bench *b, struct stream *s)
+{
+    uint32_t vocab = b->info.vocab_rows - 3; /* without the end tokens of the synthetic models */
+
+    if (b->topics == 0)
+        return (int32_t)(draw(s) % vocab);
+    if (draw(s) % 100000 / 1e5 > b->stay)
+        s->topic = draw(s) % b->topics;
+    return (int32_t)(s->topic + b->topics * (draw(s) % (vocab / b->topics)));
+}
+
+/* Steps of one token each. Returns < 0 with *err filled. */
+static int run_steps(const struct bench *b, struct ps_session **sessions, struct stream *streams,
+                     uint32_t count, uint32_t steps, struct ps_error *err)
+{
+    struct ps_session_input inputs[SEQUENCE_COUNT_MAX];
+    int32_t ids[SEQUENCE_COUNT_MAX];
+    int rc = 0;
+
+    for (uint32_t step = 0; rc >= 0 && step < steps; step++) {
+        for (uint32_t i = 0; i < count; i++) {
+            ids[i] = next_token(b, &streams[i]);
+            inputs[i] = (struct ps_session_input){sessions[i], &ids[i], 1};
+        }
+        rc = ps_session_eval_batch(inputs, count, err);
+    }
+    return rc;
+}
+
+static void print_line(uint32_t count, uint32_t tokens, uint64_t ns,
+                       const struct ps_engine_stats *from, const struct ps_engine_stats *to)
+{
+    double seconds = (double)ns / 1e9,
+           read = (double)(to->store.streamed_bytes - from->store.streamed_bytes);
+    double hits = (double)(to->store.hits - from->store.hits);
+    double misses = (double)(to->store.misses - from->store.misses);
+
+    printf("%3" PRIu32 " sequences  %8.2f tokens/s  %8.1f MB/token  %6.1f experts/token  %5.1f %% "
+           "hits  %5.2f GB/s  "
+           "waited %3.0f %%  %" PRIu64 " slots  peak %.2f of %.2f GiB\n",
+           count, tokens / seconds, read / tokens / 1e6, (hits + misses) / tokens,
+           100 * hits / (hits + misses), read / seconds / 1e9,
+           (double)(to->store.wait_ns - from->store.wait_ns) / (double)ns * 100,
+           (uint64_t)to->store.slot_count, (double)to->memory_peak_bytes / (1u << 30),
+           (double)to->budget_bytes / (1u << 30));
+    fflush(stdout);
+}
+
+static int run_count(const struct bench *b, uint32_t count, struct ps_error *err)
+{
+    uint32_t steps = b->tokens / count;
+    struct ps_engine_options options = {
+        .memory_bytes = b->memory_bytes, .activations = "q8", .sessions = count};
+    struct ps_session *sessions[SEQUENCE_COUNT_MAX] = {0};
+    struct stream streams[SEQUENCE_COUNT_MAX];
+    struct ps_engine_stats from, to;
+    struct ps_engine *engine = NULL;
+
+    options.ctx = steps + 1;
+    int rc = ps_engine_open(&engine, b->model, &options, err);
+    for (uint32_t i = 0; rc >= 0 && i < count; i++) {
+        streams[i] = (struct stream){88172645463325252u ^ (i + 1) * 0x9E3779B97F4A7C15u, 0};
+        if (b->topics > 0)
+            streams[i].topic = draw(&streams[i]) % b->topics;
+        rc = ps_session_open(&sessions[i], engine, err);
+    }
+    if (rc >= 0)
+        rc = run_steps(b, sessions, streams, count, steps / 3, err);
+    if (rc >= 0) {
+        ps_engine_stats(engine, &from);
+        uint64_t start = ps_now_ns();
+        rc = run_steps(b, sessions, streams, count, steps - steps / 3, err);
+        uint64_t ns = ps_now_ns() - start;
+        ps_engine_stats(engine, &to);
+        if (rc >= 0)
+            print_line(count, (steps - steps / 3) * count, ns, &from, &to);
+    }
+    for (uint32_t i = 0; i < count; i++)
+        ps_session_close(&sessions[i]);
+    ps_engine_close(&engine);
+    return rc;
+}
+
+/* The plan counts what the process has held at most, so every number of sequences has its own. */
+static int run_child(struct bench *b, const char *path, uint32_t count)
+{
+    struct ps_error err = {0};
+    int status = 1;
+    pid_t pid = fork();
+
+    if (pid > 0)
+        return waitpid(pid, &status, 0) == pid && status == 0 ? 0 : 1;
+    if (pid < 0)
+        return 1;
+    int rc = ps_model_open(&b->model, &path, 1, &err);
+    if (rc >= 0) {
+        ps_model_info(b->model, &b->info);
+        rc = run_count(b, count, &err);
+    }
+    if (rc < 0)
+        fprintf(stderr, "bench_batch: %s: %s\n", err.where, err.text);
+    ps_model_close(&b->model);
+    exit(rc < 0);
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {0};
+    int status = 0;
+
+    if (argc < 7) {
+        fprintf(stderr, "usage: bench_batch VOLUME MEMORY_MIB TOKENS TOPICS STAY SEQUENCES...\n");
+        return 2;
+    }
+    b.memory_bytes = strtoull(argv[2], NULL, 10) << 20;
+    b.tokens = (uint32_t)strtoul(argv[3], NULL, 10);
+    b.topics = (uint32_t)strtoul(argv[4], NULL, 10);
+    b.stay = strtod(argv[5], NULL);
+    for (int i = 6; status == 0 && i < argc; i++) {
+        unsigned long count = strtoul(argv[i], NULL, 10);
+        if (count == 0 || count > SEQUENCE_COUNT_MAX || b.tokens / count < 3) {
+            fprintf(stderr, "bench_batch: %s: not a number of sequences for so few tokens\n",
+                    argv[i]);
+            return 2;
+        }
+        status = run_child(&b, argv[1], (uint32_t)count);
+    }
+    return status;
+}
