@@ -159,6 +159,8 @@ static int read_chat(struct ps_chat *chat, const json_t *root, struct ps_error *
     int rc = read_flag(root, "add_generation_prompt", &chat->add_generation_prompt, err);
     if (rc >= 0)
         rc = read_flag(root, "enable_thinking", &thinking, err);
+    if (rc >= 0)
+        rc = read_flag(root, "continues", &chat->continues, err);
     chat->thinking_off = !thinking;
     return rc < 0 ? rc : read_messages(chat, json_object_get(root, "messages"), err);
 }
@@ -196,7 +198,7 @@ int ps_chat_render(enum ps_chat_family family, const char *json, char **text, st
     struct ps_chat chat = {0};
     struct ps_strbuf out = {0};
     int rc = read_chat(&chat, root, err);
-    ps_strbuf_add(&out, "", 0);
+    ps_strbuf_puts(&out, chat.continues ? "<|im_end|>\n" : "");
     if (rc >= 0)
         rc = family == PS_CHAT_QWEN3_5 ? ps_chat_render_qwen3_5(&chat, &out, err)
              : family == PS_CHAT_QWEN3 ? ps_chat_render_qwen3(&chat, &out, err)

@@ -21,6 +21,7 @@ struct ps_chat {
     size_t count;
     const json_t *tools; /* a list that is not empty, or NULL */
     bool add_generation_prompt;
+    bool continues;    /* begin with the end of the turn before */
     bool thinking_off; /* enable_thinking is given and false */
 };
 

@@ -58,7 +58,8 @@ struct ps_state_shape {
     uint64_t conv_layer_bytes;
     uint32_t attention_count, delta_count;
     uint64_t kv_bytes, recurrent_bytes; /* totals */
-    uint64_t bytes;                     /* of one sequence, keys and values first */
+    uint64_t ids_bytes;                 /* ctx ids, and one that is not evaluated yet */
+    uint64_t bytes;                     /* of one sequence, in this order */
 };
 
 /* One active expert of a layer: the tokens that chose it, and how far it is computed. */
@@ -216,7 +217,9 @@ struct ps_session {
     struct ps_engine *engine;
     uint32_t idx;        /* of its state, and into engine.sessions */
     uint8_t *state;      /* [state.bytes] in the engine's state region */
+    int32_t *ids;        /* [ctx + 1] behind the rest of the state: its tokens */
     uint32_t position;   /* tokens evaluated */
+    bool has_pending;    /* ids[position] was handed over by generate, and not evaluated */
     bool broken;         /* an eval failed half way */
     const float *logits; /* [V] of its last token, while logits_eval is the engine's eval_count */
     uint64_t logits_eval;
@@ -268,6 +271,9 @@ uint32_t ps_tensor_object(const struct ps_model *model, const struct ps_config_t
 
 /* All of them, as they follow each other in the resident region: planned and mapped by this. */
 uint64_t ps_resident_bytes(const struct ps_model *model);
+
+/* "f16" of a type that options.kv may name; "" of others. */
+const char *ps_kv_name(uint32_t type);
 
 void ps_state_shape(const struct ps_config *config, const struct ps_engine_options *options,
                     struct ps_state_shape *shape);

@@ -50,6 +50,8 @@ int ps_sequence_take(struct ps_sequence *sequence, struct ps_error *err)
     if (ps_model_is_end(engine->model, sequence->id))
         return PS_STOP_END;
     ps_sampler_accept(sequence->sampler, sequence->id);
+    sequence->session->ids[ps_session_position(sequence->session)] = sequence->id;
+    sequence->session->has_pending = true;
     int rc = give_token(sequence, err);
     if (rc < 0)
         return rc;
@@ -73,6 +75,21 @@ static void choose(struct ps_sequence *sequence)
     ps_usage_record(engine, PS_EVENT_SAMPLE, begin_ns, (uint32_t)sequence->id, 0);
 }
 
+/* The token that an earlier call handed over last, which was not evaluated then, and the prompt. */
+static int eval_prompt(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
+                       struct ps_error *err)
+{
+    int rc = 0;
+
+    if (session->has_pending) {
+        int32_t id = session->ids[session->position];
+        rc = ps_session_eval(session, &id, 1, NULL, NULL, err);
+    }
+    if (rc >= 0 && (prompt_count > 0 || !ps_session_logits(session)))
+        rc = ps_session_eval(session, prompt, prompt_count, NULL, NULL, err);
+    return rc;
+}
+
 int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,
                         void *ctx, struct ps_error *err)
@@ -84,7 +101,7 @@ int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_
                                    .ctx = ctx};
 
     ps_sequence_begin(&sequence, prompt, prompt_count);
-    int rc = ps_session_eval(session, prompt, prompt_count, NULL, NULL, err);
+    int rc = eval_prompt(session, prompt, prompt_count, err);
     while (rc >= 0) {
         choose(&sequence);
         uint64_t begin_ns = ps_usage_begin(session->engine);

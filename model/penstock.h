@@ -18,6 +18,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "core/error.h"
 #include "core/log.h"
@@ -116,6 +117,9 @@ struct ps_volume *ps_model_volume(struct ps_model *model); /* owned by the model
  */
 int64_t ps_model_tokenize(const struct ps_model *model, const char *text, size_t text_bytes,
                           int32_t *ids, size_t capacity, struct ps_error *err);
+/* The same for text that goes on with a sequence: no BOS token, and no blank, is put in front. */
+int64_t ps_model_tokenize_more(const struct ps_model *model, const char *text, size_t text_bytes,
+                               int32_t *ids, size_t capacity, struct ps_error *err);
 
 /*
  * Ids to bytes (UTF-8 once joined; a single token may be part of a character). Returns the number
@@ -129,7 +133,8 @@ int64_t ps_model_detokenize(const struct ps_model *model, const int32_t *ids, si
 /*
  * Renders a conversation with the model's own template. json: an object with "messages" (and
  * optional "tools", "add_generation_prompt" (default true here), "enable_thinking"), as in the chat
- * completions API. *text is malloc'd, 0-terminated, owned by the caller (free()). Errors:
+ * completions API. With "continues": true the text begins with the end of a turn, for a session
+ * that stands in one. *text is malloc'd, 0-terminated, owned by the caller (free()). Errors:
  * -PS_ERR_ARGUMENT (bad JSON or conversation), -PS_ERR_UNSUPPORTED (no template known for this
  * model).
  */
@@ -294,6 +299,29 @@ struct ps_session_input {
 int ps_session_eval_batch(const struct ps_session_input *inputs, size_t count,
                           struct ps_error *err);
 
+/*
+ * The ids of the session's tokens, owned by it, valid until it changes. *count: those evaluated,
+ * and where ps_session_generate has handed over a token that it did not evaluate any more, that
+ * one.
+ */
+const int32_t *ps_session_tokens(const struct ps_session *session, size_t *count);
+
+/*
+ * Writes the session to a file as it is: tokens, logits, keys and values that later tokens see,
+ * recurrent state (docs/format.md). Errors: -EIO (the session is that of no sequence), -errno.
+ */
+int ps_session_save(const struct ps_session *session, FILE *file, struct ps_error *err);
+
+/*
+ * Replaces the session by a saved one; what it then gives is to the bit what the saved one would
+ * have given. Ends the logits of the engine's other sessions. The context may be another one, if
+ * it is long enough; all options that change the output must be the same. On errors the session is
+ * empty: -PS_ERR_FORMAT (not a session, or damaged), -PS_ERR_TRUNCATED, -PS_ERR_CHECKSUM,
+ * -PS_ERR_UNSUPPORTED (version), -PS_ERR_MEMBER (of another model), -PS_ERR_ARGUMENT (other
+ * options, named), -PS_ERR_CONTEXT_FULL (more tokens than the context), -errno.
+ */
+int ps_session_restore(struct ps_session *session, FILE *file, struct ps_error *err);
+
 /* [V] floats of the last token evaluated, owned by the session, valid until the next eval of any
  * session of the engine; NULL before the first and after that. */
 const float *ps_session_logits(const struct ps_session *session);
@@ -358,9 +386,11 @@ typedef int ps_token_fn(void *ctx, int32_t id, const char *text, size_t text_byt
 enum ps_stop_reason { PS_STOP_LENGTH, PS_STOP_END, PS_STOP_CONTEXT, PS_STOP_CALLER };
 
 /*
- * Evaluates the prompt, then samples and evaluates up to max_tokens tokens, each handed to on_token
- * (end tokens are not). Returns a ps_stop_reason, or an error. A model without tokenizer passes
- * empty texts. A character that the last token leaves unfinished is not handed over.
+ * Evaluates a token that an earlier call has handed over last, if it has not been evaluated since,
+ * and the prompt, which may be empty where that leaves logits; then samples and evaluates up to
+ * max_tokens tokens, each handed to on_token (end tokens are not). Returns a ps_stop_reason, or an
+ * error. A model without tokenizer passes empty texts. A character that the last token leaves
+ * unfinished is not handed over.
  */
 int ps_session_generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                         uint32_t max_tokens, struct ps_sampler *sampler, ps_token_fn *on_token,

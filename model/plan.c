@@ -32,16 +32,25 @@ static uint64_t table_bytes(const struct ps_config *c, const struct ps_engine_op
            (o->sessions - 1ull) * o->ctx * TOKEN_TEXT_BYTES;
 }
 
+static const char *const kv_names[] = {"f32", "f16", "q8_0"};
+
 /* The type of a name that options.kv may have, or -1. */
 static int kv_type(const char *name)
 {
-    static const char *const names[] = {"f32", "f16", "q8_0"};
-
-    for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
-        if (strcmp(name, names[i]) == 0)
+    for (size_t i = 0; i < PS_ARRAY_LEN(kv_names); i++) {
+        if (strcmp(name, kv_names[i]) == 0)
             return ps_type_from_name(name);
     }
     return -1;
+}
+
+const char *ps_kv_name(uint32_t type)
+{
+    for (size_t i = 0; i < PS_ARRAY_LEN(kv_names); i++) {
+        if (ps_type_from_name(kv_names[i]) == (int)type)
+            return kv_names[i];
+    }
+    return "";
 }
 
 /*
@@ -84,7 +93,8 @@ void ps_state_shape(const struct ps_config *c, const struct ps_engine_options *o
         c->conv_taps ? ps_align_up(channels * (c->conv_taps - 1) * sizeof(float), 64) : 0;
     s->kv_bytes = s->attention_count * s->kv_layer_bytes;
     s->recurrent_bytes = s->delta_count * (s->delta_layer_bytes + s->conv_layer_bytes);
-    s->bytes = s->kv_bytes + s->recurrent_bytes;
+    s->ids_bytes = ps_align_up((options->ctx + 1ull) * sizeof(int32_t), 64);
+    s->bytes = s->kv_bytes + s->recurrent_bytes + s->ids_bytes;
 }
 
 /* ---- work buffers --------------------------------------------------------------------------- */

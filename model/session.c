@@ -25,6 +25,8 @@ int ps_session_open(struct ps_session **out, struct ps_engine *engine, struct ps
     session->engine = engine;
     session->idx = idx;
     session->state = (uint8_t *)engine->state_region.base + idx * engine->state.bytes;
+    session->ids = (int32_t *)(void *)(session->state + engine->state.kv_bytes +
+                                       engine->state.recurrent_bytes);
     engine->sessions[idx] = session;
     ps_session_reset(session);
     *out = session;
@@ -49,6 +51,7 @@ void ps_session_reset(struct ps_session *session)
     memset(session->state + state->kv_bytes, 0, state->recurrent_bytes);
     ps_ahead_reset(session->engine);
     session->position = 0;
+    session->has_pending = false;
     session->broken = false;
     session->logits = NULL;
 }
@@ -56,6 +59,12 @@ void ps_session_reset(struct ps_session *session)
 uint32_t ps_session_position(const struct ps_session *session)
 {
     return session->position;
+}
+
+const int32_t *ps_session_tokens(const struct ps_session *session, size_t *count)
+{
+    *count = session->position + (session->has_pending ? 1u : 0u);
+    return session->ids;
 }
 
 const float *ps_session_logits(const struct ps_session *session)
@@ -133,6 +142,16 @@ static void keep_logits(struct ps_session *session, uint32_t row)
     session->logits_eval = engine->eval_count;
 }
 
+/* The session's next token but `ahead` is token i of the chunk. */
+static void place_token(struct ps_session *session, uint32_t ahead, int32_t id, uint32_t i)
+{
+    uint32_t position = session->position + ahead;
+
+    session->engine->work.tokens[i] = (struct ps_sequence_token){session, position};
+    session->ids[position] = id;
+    session->has_pending = false;
+}
+
 /* One chunk of one session. */
 static int run_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
                      struct ps_error *err)
@@ -140,7 +159,7 @@ static int run_chunk(struct ps_session *session, const int32_t *ids, uint32_t n,
     struct ps_engine *engine = session->engine;
 
     for (uint32_t i = 0; i < n; i++)
-        engine->work.tokens[i] = (struct ps_sequence_token){session, session->position + i};
+        place_token(session, i, ids[i], i);
     return ps_forward_chunk(engine, ids, n, err);
 }
 
@@ -241,7 +260,9 @@ static uint32_t fill_chunk(struct ps_engine *engine, struct batch_walk *walk, in
     while (n < engine->work.chunk && walk->input < walk->count) {
         const struct ps_session_input *in = &walk->inputs[walk->input];
         ids[n] = in->ids[walk->offset++];
-        engine->work.tokens[n++] = (struct ps_sequence_token){in->session, in->session->position++};
+        place_token(in->session, 0, ids[n], n);
+        in->session->position++;
+        n++;
         if (walk->offset == in->id_count) {
             walk->input++;
             walk->offset = 0;

@@ -21,6 +21,14 @@ int64_t ps_model_tokenize(const struct ps_model *model, const char *text, size_t
     return ps_tokenizer_encode(model->tokenizer, text, text_bytes, ids, capacity, err);
 }
 
+int64_t ps_model_tokenize_more(const struct ps_model *model, const char *text, size_t text_bytes,
+                               int32_t *ids, size_t capacity, struct ps_error *err)
+{
+    if (!model->tokenizer)
+        return no_tokenizer(err);
+    return ps_tokenizer_encode_more(model->tokenizer, text, text_bytes, ids, capacity, err);
+}
+
 int64_t ps_model_detokenize(const struct ps_model *model, const int32_t *ids, size_t id_count,
                             bool skip_special, char *text, size_t capacity, struct ps_error *err)
 {

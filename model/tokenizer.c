@@ -264,6 +264,7 @@ struct encoder {
     size_t capacity;
     int64_t count;
     const char *text; /* all of it, from its beginning */
+    bool goes_on;     /* it is the rest of a text */
     struct ps_text_span piece;
     struct symbol *symbols; /* scratch for one piece */
     uint64_t *heap;         /* rank << 32 | position of the left symbol: the least first */
@@ -438,7 +439,7 @@ static bool wants_prefix(const struct encoder *e, struct ps_text_span text)
     uint32_t flags = e->t->blob.flags;
     if (!(flags & PS_TOKENIZER_PREFIX))
         return false;
-    if ((flags & PS_TOKENIZER_PREFIX_FIRST) && text.data != e->text)
+    if (text.data == e->text ? e->goes_on : (flags & PS_TOKENIZER_PREFIX_FIRST) != 0)
         return false;
     bool has = text.data[0] == ' ' || (text.bytes >= 3 && !memcmp(text.data, BLANK_MARK, 3));
     return !((flags & PS_TOKENIZER_PREFIX_ONCE) && has);
@@ -494,10 +495,9 @@ static int encode_stretch(struct encoder *e, struct ps_text_span text, uint32_t 
     return encode_between(e, (struct ps_text_span){text.data + done, text.bytes - done}, pass);
 }
 
-int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *text,
-                            size_t text_bytes, int32_t *ids, size_t capacity, struct ps_error *err)
+static int64_t encode(struct encoder e, const char *text, size_t text_bytes, struct ps_error *err)
 {
-    struct encoder e = {.t = tokenizer, .ids = ids, .capacity = capacity, .err = err};
+    const struct ps_tokenizer *tokenizer = e.t;
     struct ps_strbuf repaired = {0};
     struct ps_text_span span = {text, text_bytes};
     int rc = 0;
@@ -512,7 +512,7 @@ int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *te
                           "The text is longer than 1 GiB; tokenize it in parts.");
     e.text = span.data;
     /* Text that spells the BOS token itself, as a rendered conversation may, has it once. */
-    if ((tokenizer->blob.flags & PS_TOKENIZER_BOS) &&
+    if ((tokenizer->blob.flags & PS_TOKENIZER_BOS) && !e.goes_on &&
         added_at(tokenizer, &tokenizer->added[0], span) != tokenizer->blob.bos)
         emit(&e, tokenizer->blob.bos);
     if (rc >= 0)
@@ -522,6 +522,24 @@ int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *te
     ps_strbuf_free(&e.normalised);
     ps_strbuf_free(&repaired);
     return rc < 0 ? rc : e.count;
+}
+
+int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *text,
+                            size_t text_bytes, int32_t *ids, size_t capacity, struct ps_error *err)
+{
+    struct encoder e = {.t = tokenizer, .ids = ids, .capacity = capacity, .err = err};
+
+    return encode(e, text, text_bytes, err);
+}
+
+int64_t ps_tokenizer_encode_more(const struct ps_tokenizer *tokenizer, const char *text,
+                                 size_t text_bytes, int32_t *ids, size_t capacity,
+                                 struct ps_error *err)
+{
+    struct encoder e = {
+        .t = tokenizer, .ids = ids, .capacity = capacity, .goes_on = true, .err = err};
+
+    return encode(e, text, text_bytes, err);
 }
 
 /* ---- decoding ------------------------------------------------------------------------------- */

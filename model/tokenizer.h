@@ -57,6 +57,10 @@ uint32_t ps_tokenizer_vocab_count(const struct ps_tokenizer *tokenizer);
  */
 int64_t ps_tokenizer_encode(const struct ps_tokenizer *tokenizer, const char *text,
                             size_t text_bytes, int32_t *ids, size_t capacity, struct ps_error *err);
+/* As ps_model_tokenize_more. */
+int64_t ps_tokenizer_encode_more(const struct ps_tokenizer *tokenizer, const char *text,
+                                 size_t text_bytes, int32_t *ids, size_t capacity,
+                                 struct ps_error *err);
 int64_t ps_tokenizer_decode(const struct ps_tokenizer *tokenizer, const int32_t *ids,
                             size_t id_count, bool skip_special, char *text, size_t capacity,
                             struct ps_error *err);

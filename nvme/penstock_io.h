@@ -88,6 +88,9 @@ void ps_volume_close(struct ps_volume **volume);
 
 /* 36 characters and a final 0, owned by the volume. */
 const char *ps_volume_uuid(const struct ps_volume *volume);
+/* A checksum over the checksums of all slices and metadata blobs: the same wherever the same model
+ * is laid out in the same slices. */
+uint64_t ps_volume_content(const struct ps_volume *volume);
 uint32_t ps_volume_align_bytes(const struct ps_volume *volume);
 /* How many copies there are of every slice: 1 or 2. */
 uint32_t ps_volume_copy_count(const struct ps_volume *volume);

@@ -13,6 +13,7 @@
 
 #include "core/log.h"
 #include "core/util.h"
+#include "nvme/checksum.h"
 #include "nvme/identity.h"
 #include "nvme/raw_io.h"
 #include "nvme/record.h"
@@ -466,6 +467,22 @@ void ps_volume_close(struct ps_volume **volume)
 const char *ps_volume_uuid(const struct ps_volume *volume)
 {
     return volume->uuid;
+}
+
+uint64_t ps_volume_content(const struct ps_volume *volume)
+{
+    const struct ps_map *map = &volume->map;
+    uint64_t pair[2] = {0, 0};
+
+    for (uint64_t i = 0; i < map->header->slice_count; i++) {
+        pair[1] = map->slices[i].checksum;
+        pair[0] = ps_checksum(pair, sizeof(pair));
+    }
+    for (uint64_t i = 0; i < map->header->blob_count; i++) {
+        pair[1] = map->blobs[i].checksum;
+        pair[0] = ps_checksum(pair, sizeof(pair));
+    }
+    return pair[0];
 }
 
 uint32_t ps_volume_align_bytes(const struct ps_volume *volume)
