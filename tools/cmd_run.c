@@ -1,4 +1,5 @@
 /* penstock run VOLUME... -p TEXT: generates text. */
+#include "tools/session_file.h"
 #include "tools/timeline.h"
 #include "tools/tool.h"
 
@@ -9,13 +10,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { KEY_CHAT = 1, KEY_SYSTEM, KEY_NO_THINK, KEY_IDS, KEY_STATS, KEY_JSON };
+enum { KEY_CHAT = 1, KEY_SYSTEM, KEY_NO_THINK, KEY_IDS, KEY_SESSION, KEY_STATS, KEY_JSON };
 
 struct run_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
     struct tool_timeline timeline;
-    const char *prompt, *system, *ids, *stats;
+    const char *prompt, *system, *ids, *session_path, *stats;
+    struct tool_session_file session;
     uint32_t token_count;
     struct tool_sampling sampling;
     bool chat, no_think, json;
@@ -34,7 +36,9 @@ struct generation {
 
 static void args_check(const struct run_args *args, struct argp_state *state)
 {
-    if ((args->prompt == NULL) == (args->ids == NULL))
+    bool none = args->prompt == NULL && args->ids == NULL;
+
+    if ((args->prompt != NULL && args->ids != NULL) || (none && args->session_path == NULL))
         argp_error(state, "give a prompt: -p TEXT (\"-\" reads it from standard input) or --ids");
     if (args->chat && args->prompt == NULL)
         argp_error(state, "--chat needs -p TEXT");
@@ -71,6 +75,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_NO_THINK:
         args->no_think = true;
         return 0;
+    case KEY_SESSION:
+        args->session_path = arg;
+        return 0;
     case KEY_STATS:
         args->stats = arg;
         return 0;
@@ -93,6 +100,10 @@ static const struct argp_option options[] = {
     {"chat", KEY_CHAT, NULL, 0, "put TEXT through the model's chat template", 1},
     {"system", KEY_SYSTEM, "TEXT", 0, "system message for --chat", 1},
     {"no-think", KEY_NO_THINK, NULL, 0, "with --chat: answer without a thought first", 1},
+    {"session", KEY_SESSION, "FILE", 0,
+     "go on with the session in FILE, if it is there, and keep it there: the prompt, which may be "
+     "left out then, follows what was said",
+     1},
     {NULL, 0, NULL, 0, "Output:", 3},
     {"stats", KEY_STATS, "FILE", 0, "write the statistics to FILE as JSON", 3},
     {"json", KEY_JSON, NULL, 0, "print text, ids and statistics as JSON at the end", 3},
@@ -122,8 +133,8 @@ static int chat_render(const struct run_args *args, const struct ps_model *model
                               json_pack("{s:s, s:s}", "role", "system", "content", args->system));
     }
     json_array_append_new(messages, user);
-    json_t *chat =
-        json_pack("{s:o, s:b}", "messages", messages, "enable_thinking", args->no_think ? 0 : 1);
+    json_t *chat = json_pack("{s:o, s:b, s:b}", "messages", messages, "enable_thinking",
+                             args->no_think ? 0 : 1, "continues", args->session.exists ? 1 : 0);
     char *json = user == NULL || chat == NULL ? NULL : json_dumps(chat, 0);
     json_decref(chat);
     if (json == NULL)
@@ -151,7 +162,8 @@ static int prompt_text_ids(const struct run_args *args, const struct ps_model *m
         text_bytes = rendered == NULL ? 0 : strlen(rendered);
     }
     if (rc == 0)
-        rc = tool_tokenize(model, text, text_bytes, ids, id_count, err);
+        rc = (args->session.exists ? tool_tokenize_more : tool_tokenize)(model, text, text_bytes,
+                                                                         ids, id_count, err);
     free(read);
     free(rendered);
     if (rc == 0 && *id_count == 0) {
@@ -168,6 +180,14 @@ static int prompt_ids(const struct run_args *args, const struct ps_model *model,
 {
     if (args->ids != NULL)
         return tool_ids_parse("--ids", args->ids, ids, id_count, err);
+    if (args->session.exists && args->system != NULL)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--system",
+                            "the session has begun: a system message can only stand before it");
+    if (args->prompt == NULL && args->session.exists)
+        return 0;
+    if (args->prompt == NULL)
+        return ps_error_set(err, -ENOENT, args->session.path,
+                            "no session is there yet to go on with: give a prompt");
     return prompt_text_ids(args, model, ids, id_count, err);
 }
 
@@ -283,6 +303,19 @@ static void note_no_text(const struct run_args *args, const struct ps_model *mod
                         "prints the ids\n");
 }
 
+/* Takes the session up where its file leaves it, and tells the sampler what was said in it. */
+static int session_begin(struct run_args *args, struct ps_session *session,
+                         struct ps_sampler *sampler, struct ps_error *err)
+{
+    size_t count;
+    int rc = tool_session_begin(&args->session, session, err);
+
+    const int32_t *tokens = ps_session_tokens(session, &count);
+    for (size_t i = 0; rc == 0 && i < count; i++)
+        ps_sampler_accept(sampler, tokens[i]);
+    return rc;
+}
+
 static int generate(struct run_args *args, struct ps_model *model, const int32_t *ids,
                     size_t id_count)
 {
@@ -309,6 +342,8 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
         }
         rc = ps_sampler_open(&sampler, model, &sampling, &err);
     }
+    if (rc == 0)
+        rc = session_begin(args, session, sampler, &err);
     if (rc == 0) {
         note_no_text(args, model);
         rc = ps_session_generate(session, ids, id_count, args->token_count, sampler, token_take,
@@ -318,6 +353,10 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
         rc = PS_STOP_CALLER;
     if (rc == PS_STOP_CALLER && gen.failure < 0)
         rc = ps_error_set(&err, gen.failure, "standard output", "%s", strerror(-gen.failure));
+    if (rc >= 0) {
+        int saved = tool_session_end(&args->session, session, &err);
+        rc = saved < 0 ? saved : rc;
+    }
     if (rc < 0) {
         if (gen.failure < 0) { /* said here: what could not be written is not tried again */
             __fpurge(stdout);
@@ -333,6 +372,7 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     ps_sampler_close(&sampler);
     ps_session_close(&session);
     ps_engine_close(&engine);
+    tool_output_abandon(&args->session.out);
     tool_output_abandon(&gen.stats);
     tool_timeline_abandon(&args->timeline);
     json_decref(gen.ids);
@@ -353,13 +393,16 @@ int cmd_run(int argc, char **argv)
     int status;
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
-    if (tool_model_open(&model, &args.volume, &err) < 0)
+    if (tool_session_find(&args.session, args.session_path, &err) < 0 ||
+        tool_model_open(&model, &args.volume, &err) < 0)
         return tool_fail(&err);
     if (prompt_ids(&args, model, &ids, &id_count, &err) < 0) {
         status = tool_fail(&err);
     } else {
-        args.engine.stop = tool_stop_flag();
         args.engine.prompt_tokens = (uint32_t)id_count;
+        /* A session can only be kept between two tokens: Ctrl-C then waits for the one in work. */
+        const volatile int *stop = tool_stop_flag();
+        args.engine.stop = args.session.path == NULL ? stop : NULL;
         status = generate(&args, model, ids, id_count);
     }
     free(ids);

@@ -240,10 +240,13 @@ int tool_ids_fixed(size_t count, uint32_t vocab, int32_t **ids, struct ps_error 
     return 0;
 }
 
-int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
-                  size_t *id_count, struct ps_error *err)
+typedef int64_t tokenize_fn(const struct ps_model *model, const char *text, size_t text_bytes,
+                            int32_t *ids, size_t capacity, struct ps_error *err);
+
+static int tokenize(tokenize_fn *fn, const struct ps_model *model, const char *text,
+                    size_t text_bytes, int32_t **ids, size_t *id_count, struct ps_error *err)
 {
-    int64_t count = ps_model_tokenize(model, text, text_bytes, NULL, 0, err);
+    int64_t count = fn(model, text, text_bytes, NULL, 0, err);
     int32_t *list;
 
     if (count < 0)
@@ -251,7 +254,7 @@ int tool_tokenize(const struct ps_model *model, const char *text, size_t text_by
     list = malloc(((size_t)count + 1) * sizeof(*list));
     if (list == NULL)
         return ps_error_set(err, -ENOMEM, NULL, "not enough memory for the token ids");
-    count = ps_model_tokenize(model, text, text_bytes, list, (size_t)count, err);
+    count = fn(model, text, text_bytes, list, (size_t)count, err);
     if (count < 0) {
         free(list);
         return (int)count;
@@ -259,4 +262,16 @@ int tool_tokenize(const struct ps_model *model, const char *text, size_t text_by
     *ids = list;
     *id_count = (size_t)count;
     return 0;
+}
+
+int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
+                  size_t *id_count, struct ps_error *err)
+{
+    return tokenize(ps_model_tokenize, model, text, text_bytes, ids, id_count, err);
+}
+
+int tool_tokenize_more(const struct ps_model *model, const char *text, size_t text_bytes,
+                       int32_t **ids, size_t *id_count, struct ps_error *err)
+{
+    return tokenize(ps_model_tokenize_more, model, text, text_bytes, ids, id_count, err);
 }

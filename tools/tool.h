@@ -155,6 +155,9 @@ int tool_ids_fixed(size_t count, uint32_t vocab, int32_t **ids, struct ps_error 
 /* Text to ids; *ids is malloc'd, owned by the caller. */
 int tool_tokenize(const struct ps_model *model, const char *text, size_t text_bytes, int32_t **ids,
                   size_t *id_count, struct ps_error *err);
+/* Text that goes on with a session. */
+int tool_tokenize_more(const struct ps_model *model, const char *text, size_t text_bytes,
+                       int32_t **ids, size_t *id_count, struct ps_error *err);
 
 /* ---- options (options.c) -----------------------------------------------------------------------
  */
