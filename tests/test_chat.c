@@ -149,6 +149,11 @@ static void qwen3(void **state)
            "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],"
            "\"enable_thinking\":true}",
            hi);
+    snprintf(text, sizeof(text), "<|im_end|>\n%s", hi);
+    expect(PS_CHAT_QWEN3,
+           "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],"
+           "\"continues\":true}",
+           text);
     snprintf(text, sizeof(text), "%s<think>\n\n</think>\n\n", hi);
     expect(PS_CHAT_QWEN3,
            "{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],"

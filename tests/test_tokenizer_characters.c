@@ -230,6 +230,37 @@ static void prefixes(void **state)
     free(blob);
 }
 
+static void expect_more(const struct ps_tokenizer *t, const char *text, const int32_t *want,
+                        int64_t count)
+{
+    struct ps_error err = {0};
+    int32_t ids[8];
+
+    assert_int_equal(ps_tokenizer_encode_more(t, text, strlen(text), ids, 8, &err), count);
+    assert_memory_equal(ids, want, (size_t)count * sizeof(*ids));
+}
+
+/* The rest of a text: no BOS, and no blank but that of a stretch behind an added token. */
+static void goes_on(void **state)
+{
+    static const int32_t want[] = {W(6), 2, W(7)};
+    static struct vocabulary v;
+    void *blob;
+    (void)state;
+    make(&v);
+    struct ps_tokenizer *t = open_json(&v, METASPACE("always", "false"), TEMPLATE, &blob);
+    expect_more(t, "hello", want, 1);
+    expect_more(t, " hello", want + 2, 1);
+    expect_more(t, "hello</s>hello", want, 3);
+    expect_more(t, "", want, 0);
+    ps_tokenizer_close(&t);
+    free(blob);
+    t = open_gguf(&v, &blob);
+    expect_more(t, "hello", want, 1);
+    ps_tokenizer_close(&t);
+    free(blob);
+}
+
 /* Random texts: ids as the reference's, and back to the text. */
 static void random_texts(const struct vocabulary *v, const struct ps_tokenizer *t, bool decodes)
 {
@@ -385,8 +416,9 @@ static void damaged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(by_hand),  cmocka_unit_test(prefixes), cmocka_unit_test(against_reference),
-        cmocka_unit_test(decoding), cmocka_unit_test(refusals), cmocka_unit_test(damaged),
+        cmocka_unit_test(by_hand),           cmocka_unit_test(prefixes), cmocka_unit_test(goes_on),
+        cmocka_unit_test(against_reference), cmocka_unit_test(decoding), cmocka_unit_test(refusals),
+        cmocka_unit_test(damaged),
     };
     return cmocka_run_group_tests_name("tokenizer_characters", tests, NULL, NULL);
 }
