@@ -40,12 +40,13 @@ jq -se 'all(.[]; .usage.total_tokens == .usage.prompt_tokens + .usage.completion
 
 # Killed again and again, one sequence at a time and several, with a torn line among it.
 sort p4.jsonl >want.sorted
+: >killed.jsonl
 for parallel in 1 3 1 3; do
-    lines=$(cat killed.jsonl 2>/dev/null | wc -l)
+    lines=$(wc -l <killed.jsonl)
     "$penstock" batch v --in in.jsonl --out killed.jsonl --parallel "$parallel" 2>/dev/null &
     pid=$!
     for _ in $(seq 500); do
-        [ "$(cat killed.jsonl 2>/dev/null | wc -l)" -gt "$lines" ] && break
+        [ "$(wc -l <killed.jsonl)" -gt "$lines" ] && break
         sleep 0.01
     done
     kill -9 "$pid" 2>/dev/null || true
@@ -58,9 +59,9 @@ quiet "$penstock" batch v --in in.jsonl --out killed.jsonl
 grep -q 'nothing is left' err.txt || die "it began again: $(cat err.txt)"
 
 # A signal stops it cleanly; what was answered stays.
-jq -cn 'range(4) | {prompt: "Emma was \(.)", max_tokens: 100000, temperature: 0}' >long.jsonl
+jq -cn 'range(64) | {prompt: "Emma was \(.)", max_tokens: 100000, temperature: 0}' >long.jsonl
 status=0
-timeout --signal=TERM --preserve-status 0.7 "$penstock" batch v --in long.jsonl --out long.out --ctx 16384 \
+timeout --signal=TERM --preserve-status 0.7 "$penstock" batch v --in long.jsonl --out long.out \
     2>err.txt || status=$?
 [ "$status" -eq 143 ] || die "status $status after SIGTERM: $(cat err.txt)"
 
@@ -108,7 +109,7 @@ bad '{"prompt": "x", "stop": [1]}' 'stop'
 bad '{"prompt": ""}' 'empty'
 bad '{"prompt": [1, 99999999]}' 'token ids below'
 bad '{"prompt": "x", "messages": []}' 'either'
-bad '{"messages": [{"role": "user"}]}' 'line 1'
+bad '{"messages": 7}' 'line 1'
 bad '{"id": [], "prompt": "x"}' '"id"'
 bad "{}
 $good
