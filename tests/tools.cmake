@@ -13,7 +13,8 @@ set(cli_environment
   PENSTOCK_CMAKE=${CMAKE_COMMAND}
   PENSTOCK_CPACK=${CMAKE_CPACK_COMMAND})
 foreach(name usage input demo batch perplexity quality emulated exact session damage stop resume rebalance memory docs bench
-        bench_compute bench_modes drives probe timeline install)
+        bench_compute bench_modes drives probe timeline install
+        trace)
   add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)
   set_tests_properties(cli_${name} PROPERTIES LABELS cli SKIP_RETURN_CODE 77 TIMEOUT 600
     ENVIRONMENT "${cli_environment}")

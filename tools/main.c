@@ -26,6 +26,7 @@ static const struct command {
     {"quality", "measure what a quantisation has cost, against the same model in more bits",
      cmd_quality},
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
+    {"trace", "record which experts a text makes the model choose, or import a trace", cmd_trace},
     {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"probe", "measure a drive at every request size and depth", cmd_probe},
     {"bench", "measure drives, ways to read them, and arithmetic", cmd_bench},

@@ -86,7 +86,7 @@ static error_t volume_parse(int key, char *arg, struct argp_state *state)
         volume->verbose = true;
         return 0;
     case ARGP_KEY_END:
-        if (volume->named_count == 0)
+        if (volume->named_count == 0 && !volume->optional)
             argp_error(state, "name a VOLUME: any member of it");
         return 0;
     default:
@@ -178,8 +178,7 @@ static const struct argp_option engine_options[] = {
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0,
      "numbers that quantised weights are multiplied with: q8, rounded to 8 bits (default of run, "
-     "plan "
-     "and bench decode), or f32 (default of the others); CHANGES THE OUTPUT a little",
+     "plan, trace and bench decode), or f32 (default of the others); CHANGES THE OUTPUT a little",
      0},
     {"kv", KEY_KV, "TYPE", 0,
      "how keys and values are kept: f16 (default), f32 (default of logits, perplexity "

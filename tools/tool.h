@@ -34,6 +34,7 @@ int cmd_logits(int argc, char **argv);
 int cmd_perplexity(int argc, char **argv);
 int cmd_quality(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
+int cmd_trace(int argc, char **argv);
 int cmd_drives(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
@@ -178,6 +179,7 @@ struct tool_volume {
     const char *paths[PS_MEMBER_COUNT_MAX]; /* VOLUME... first, then what --member added */
     int path_count, named_count;
     bool verbose;
+    bool optional; /* set before parsing: no volume need be named */
 };
 extern const struct argp tool_volume_argp;
 
