@@ -209,6 +209,17 @@ uint64_t ps_region_bytes(uint64_t bytes)
     return ps_align_up(bytes, bytes < BYTES_2M ? BYTES_4K : BYTES_2M);
 }
 
+int ps_region_reserve(struct ps_region *region, size_t bytes, struct ps_error *err)
+{
+    void *base = mmap(NULL, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (base == MAP_FAILED)
+        return ps_error_set(err, -ENOMEM, "memory", "%zu bytes of addresses are not to be had",
+                            bytes);
+    *region = (struct ps_region){.base = base, .bytes = bytes, .kind = PS_PAGE_PLAIN, .node = -1};
+    return 0;
+}
+
 void ps_region_unmap(struct ps_region *region)
 {
     if (!region->base)

@@ -41,6 +41,9 @@ struct ps_region {
  */
 int ps_region_map(struct ps_region *region, size_t bytes, int node, struct ps_error *err);
 
+/* Addresses without memory behind them, which nobody may read or write. As ps_region_map. */
+int ps_region_reserve(struct ps_region *region, size_t bytes, struct ps_error *err);
+
 /* What a region of so many bytes comes to at most: whole 2 MiB pages from 2 MiB on, else 4 KiB
  * pages. */
 uint64_t ps_region_bytes(uint64_t bytes);

@@ -17,8 +17,10 @@ static int map_regions(struct ps_cache *cache, const int *node_ids, struct ps_er
         more = ps_cache_walk_next(plan, &w);
         if (last.used == 0 || (more && w.region == last.region))
             continue;
-        int node = plan->node_count > 1 ? node_ids[last.node] : -1;
-        rc = ps_region_map(&cache->regions[last.region], last.used, node, err);
+        int node = plan->node_count > 1 && node_ids ? node_ids[last.node] : -1;
+        struct ps_region *region = &cache->regions[last.region];
+        rc = node_ids ? ps_region_map(region, last.used, node, err)
+                      : ps_region_reserve(region, last.used, err);
     }
     return rc;
 }
@@ -177,9 +179,33 @@ uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object)
     return fetch->error || fetch->is_left ? PS_CACHE_NONE : slot_idx;
 }
 
-static uint32_t evict(struct ps_cache *cache, const struct ps_cache_list *list)
+/* From the oldest on, so that the oldest goes first among equals. */
+static uint32_t least_worth(const struct ps_cache *cache, const struct ps_cache_list *list)
 {
-    uint32_t slot_idx = list->oldest;
+    const struct ps_cache_policy *policy = cache->policy;
+    uint32_t least = list->oldest;
+    double least_worth = 0;
+
+    for (uint32_t i = least; i != PS_CACHE_NONE; i = cache->slots[i].newer) {
+        double worth = policy->worth(policy->ctx, cache->slots[i].fetch.object);
+        if (i != list->oldest && worth >= least_worth)
+            continue;
+        least = i;
+        least_worth = worth;
+    }
+    return least;
+}
+
+static void note_use(const struct ps_cache *cache, uint32_t object)
+{
+    if (cache->policy)
+        cache->policy->used(cache->policy->ctx, object);
+}
+
+/* Guesses go in the order in which they came, whatever the policy. */
+static uint32_t evict(struct ps_cache *cache, const struct ps_cache_list *list, bool is_lru)
+{
+    uint32_t slot_idx = is_lru && cache->policy ? least_worth(cache, list) : list->oldest;
 
     if (slot_idx == PS_CACHE_NONE)
         return slot_idx;
@@ -226,9 +252,9 @@ static uint32_t take(struct ps_cache *cache, uint32_t object, bool is_guess)
     if (slot_idx != PS_CACHE_NONE)
         lists->free = cache->slots[slot_idx].newer;
     else if (!is_guess)
-        slot_idx = evict(cache, &lists->staged);
+        slot_idx = evict(cache, &lists->staged, false);
     if (slot_idx == PS_CACHE_NONE)
-        slot_idx = evict(cache, &lists->lru);
+        slot_idx = evict(cache, &lists->lru, true);
     if (slot_idx == PS_CACHE_NONE)
         return PS_CACHE_NONE;
     struct ps_slot *slot = &cache->slots[slot_idx];
@@ -245,8 +271,10 @@ uint32_t ps_cache_take(struct ps_cache *cache, uint32_t object)
 {
     uint32_t slot_idx = take(cache, object, false);
 
-    if (slot_idx != PS_CACHE_NONE)
-        cache->slots[slot_idx].lease_count = 1;
+    if (slot_idx == PS_CACHE_NONE)
+        return slot_idx;
+    note_use(cache, object);
+    cache->slots[slot_idx].lease_count = 1;
     return slot_idx;
 }
 
@@ -270,6 +298,7 @@ void ps_cache_lease(struct ps_cache *cache, uint32_t slot_idx)
 {
     struct ps_slot *slot = &cache->slots[slot_idx];
 
+    note_use(cache, slot->fetch.object);
     if (slot->lease_count++ > 0)
         return;
     if (slot->state == PS_SLOT_READY)

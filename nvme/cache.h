@@ -103,7 +103,20 @@ struct ps_cache_lists {
     uint32_t orphan_count;            /* being written to, but leased no more */
 };
 
+/*
+ * Whose slot is taken when one is needed and none is free: that of the object that is worth the
+ * least, the least recently used one among equals. Without a policy all are worth the same. Called
+ * with whatever lock is over the cache.
+ */
+struct ps_cache_policy {
+    void *ctx;
+    /* Somebody asks for the object, whether it is in memory or not. */
+    void (*used)(void *ctx, uint32_t object);
+    double (*worth)(void *ctx, uint32_t object);
+};
+
 struct ps_cache {
+    const struct ps_cache_policy *policy; /* NULL: least recently used; set after init */
     struct ps_cache_plan plan;
     struct ps_cache_source source;
     struct ps_region *regions; /* [region_count] */
@@ -140,9 +153,10 @@ bool ps_cache_walk_next(const struct ps_cache_plan *plan, struct ps_cache_walk *
 
 /*
  * Sets the cache up in `table` (plan->table_bytes, aligned to 64, the caller's) and maps its
- * regions in hugepages, each on its node: node_ids[source->node_count] are the kernel's numbers.
- * *source is kept, and its ctx must outlive the cache. Errors: -ENOMEM. ps_cache_fini unmaps, also
- * after an error, and takes a zeroed cache.
+ * regions in hugepages, each on its node: node_ids[source->node_count] are the kernel's numbers;
+ * NULL: nothing is ever read, and addresses alone will do. *source is kept, and its ctx must
+ * outlive the cache. Errors: -ENOMEM. ps_cache_fini unmaps, also after an error, and takes a zeroed
+ * cache.
  */
 int ps_cache_init(struct ps_cache *cache, const struct ps_cache_plan *plan,
                   const struct ps_cache_source *source, const int *node_ids, void *table,
@@ -154,8 +168,8 @@ void ps_cache_fini(struct ps_cache *cache);
 uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object);
 
 /*
- * Gives the object a slot: a free one, that of a guess nobody asked for, or that of the least
- * recently used object nobody leases. It is PS_SLOT_READING with one lease; the caller starts its
+ * Gives the object a slot: a free one, that of a guess nobody asked for, or, as the policy has it,
+ * that of an object nobody leases. It is PS_SLOT_READING with one lease; the caller starts its
  * fetch. PS_CACHE_NONE: all are leased or (see ps_cache_has_orphans) still being written to.
  */
 uint32_t ps_cache_take(struct ps_cache *cache, uint32_t object);

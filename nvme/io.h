@@ -93,6 +93,9 @@ struct ps_io_ops {
     void (*wake)(struct ps_io *io);
     /* See ps_io_close. */
     uint32_t (*close)(struct ps_io *io);
+    /* The time as this engine has it: set for one that only simulates reads, which bring no data,
+     * so that there is nothing to check. NULL: the machine's. */
+    uint64_t (*now_ns)(const struct ps_io *io);
 };
 
 /* What every engine begins with. */
@@ -105,6 +108,11 @@ struct ps_io {
     bool sqpoll;             /* a thread of the kernel takes the requests */
     uint64_t memory_bytes;
 };
+
+static inline bool ps_io_is_simulated(const struct ps_io *io)
+{
+    return io && io->ops->now_ns;
+}
 
 /*
  * Reads a name: [fault:SPEC:]NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread",

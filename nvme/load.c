@@ -45,7 +45,7 @@ void ps_load_step(struct ps_scheduler *s, uint64_t now_ns)
 
 uint64_t ps_load_wait_begin(struct ps_scheduler *s, bool for_slot)
 {
-    uint64_t now_ns = ps_now_ns();
+    uint64_t now_ns = ps_scheduler_now_ns(s);
 
     ps_load_step(s, now_ns);
     *(for_slot ? &s->load.slot_waiter_count : &s->load.waiter_count) += 1;
@@ -54,7 +54,7 @@ uint64_t ps_load_wait_begin(struct ps_scheduler *s, bool for_slot)
 
 uint64_t ps_load_wait_end(struct ps_scheduler *s, bool for_slot)
 {
-    uint64_t now_ns = ps_now_ns();
+    uint64_t now_ns = ps_scheduler_now_ns(s);
 
     ps_load_step(s, now_ns);
     *(for_slot ? &s->load.slot_waiter_count : &s->load.waiter_count) -= 1;

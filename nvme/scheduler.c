@@ -103,6 +103,11 @@ void ps_scheduler_fini(struct ps_scheduler *s)
     pthread_cond_destroy(&s->work);
 }
 
+uint64_t ps_scheduler_now_ns(const struct ps_scheduler *s)
+{
+    return ps_io_is_simulated(s->io) ? s->io->ops->now_ns(s->io) : ps_now_ns();
+}
+
 /* ---- parts ----------------------------------------------------------------------------------- */
 
 /* Long pieces are read in equal parts, so that none is a leftover too short to be worth a read. */
@@ -207,7 +212,7 @@ static void demand_begin(struct ps_scheduler *s, const struct ps_fetch *fetch)
         return;
     if (s->demand_count++ > 0 || s->demand_end_ns == 0)
         return;
-    double gap_ns = (double)(ps_now_ns() - s->demand_end_ns);
+    double gap_ns = (double)(ps_scheduler_now_ns(s) - s->demand_end_ns);
     if (gap_ns < GAP_MAX_NS)
         s->demand_gap_ns += (gap_ns - s->demand_gap_ns) * GAP_WEIGHT;
 }
@@ -215,7 +220,7 @@ static void demand_begin(struct ps_scheduler *s, const struct ps_fetch *fetch)
 static void demand_end(struct ps_scheduler *s, const struct ps_fetch *fetch)
 {
     if (fetch->class == PS_FETCH_DEMAND && fetch->is_streamed && --s->demand_count == 0)
-        s->demand_end_ns = ps_now_ns();
+        s->demand_end_ns = ps_scheduler_now_ns(s);
 }
 
 double ps_scheduler_rate(const struct ps_scheduler *s)
@@ -325,7 +330,7 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
     const struct ps_disk_piece *piece = &w->pieces[copy][w->at.piece];
     struct ps_queue *queue = &s->queues[s->queue_of[piece->member]];
     uint8_t *state = &fetch->parts[w->at.number];
-    uint64_t now_ns = ps_now_ns();
+    uint64_t now_ns = ps_scheduler_now_ns(s);
 
     assert(s->free_count > 0);
     ps_load_step(s, now_ns);
@@ -383,7 +388,7 @@ static void issue(struct ps_scheduler *s)
     uint32_t count = 0, before;
 
     if (s->copy_count > 1)
-        count += ps_test_read_make(s, ps_now_ns(), &s->batch[0]);
+        count += ps_test_read_make(s, ps_scheduler_now_ns(s), &s->batch[0]);
     do {
         before = count;
         for (int d = 0; d < s->queue_count && s->in_flight + count < s->capacity; d++)
@@ -391,14 +396,14 @@ static void issue(struct ps_scheduler *s)
     } while (count > before);
     if (count == 0)
         return;
-    uint64_t begin_ns = s->timeline ? ps_now_ns() : 0;
+    uint64_t begin_ns = s->timeline ? ps_scheduler_now_ns(s) : 0;
     uint32_t taken = s->io->ops->submit(s->io, s->batch, count);
     /* The engine's tables are as large as the scheduler's. */
     assert(taken == count);
     if (s->timeline)
         ps_timeline_add(s->timeline, &(struct ps_timeline_event){.kind = PS_EVENT_SUBMIT,
                                                                  .begin_ns = begin_ns,
-                                                                 .end_ns = ps_now_ns(),
+                                                                 .end_ns = ps_scheduler_now_ns(s),
                                                                  .values = {taken}});
     s->in_flight += taken;
     s->read_count += taken;
@@ -555,7 +560,10 @@ static int reap(struct ps_scheduler *s, bool *is_prompt)
     *is_prompt = false;
     if (count != 0 || s->in_flight == 0)
         return count;
-    uint64_t wait_ns = ps_max_u64(ps_left_ns(ps_hangs_deadline_ns(s)), 1);
+    uint64_t deadline_ns = ps_hangs_deadline_ns(s), begin_ns = ps_scheduler_now_ns(s);
+    uint64_t wait_ns = deadline_ns == UINT64_MAX ? PS_IO_WAIT_FOREVER
+                       : deadline_ns > begin_ns  ? deadline_ns - begin_ns
+                                                 : 1;
     *is_prompt = true;
     s->is_waiting = true;
     pthread_mutex_unlock(&s->lock);
@@ -577,7 +585,7 @@ int ps_scheduler_pump(struct ps_scheduler *s)
         pthread_cond_broadcast(&s->news);
         return s->error = count;
     }
-    uint64_t now_ns = ps_now_ns();
+    uint64_t now_ns = ps_scheduler_now_ns(s);
     for (int i = 0; i < count; i++)
         take_back(s, &s->reaped[i], is_prompt, now_ns);
     if (count == 0)

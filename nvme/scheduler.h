@@ -157,6 +157,9 @@ void ps_scheduler_init(struct ps_scheduler *s, const struct ps_volume *volume, u
                        void *table);
 void ps_scheduler_fini(struct ps_scheduler *s);
 
+/* The time that its waits are counted in: ps_now_ns, or the engine's own. */
+uint64_t ps_scheduler_now_ns(const struct ps_scheduler *s);
+
 /* How many parts the object is read in. */
 uint32_t ps_object_part_count(const struct ps_volume *volume, uint32_t object);
 

@@ -37,13 +37,13 @@ static void make_check(const struct ps_scheduler *s, struct ps_check *check, uin
 {
     struct ps_timeline_event event = {.kind = PS_EVENT_CHECK,
                                       .lane = lane,
-                                      .begin_ns = s->timeline ? ps_now_ns() : 0,
+                                      .begin_ns = s->timeline ? ps_scheduler_now_ns(s) : 0,
                                       .values = {0, 0, check->slice, check->bytes}};
 
     check_task(check, 0);
     if (!s->timeline)
         return;
-    event.end_ns = ps_now_ns();
+    event.end_ns = ps_scheduler_now_ns(s);
     ps_object_values(s->volume, check->fetch->object, event.values);
     ps_timeline_add(s->timeline, &event);
 }
@@ -98,13 +98,27 @@ static void list_checks(struct ps_scheduler *s, int count)
     }
 }
 
+/* The one place where a slice counts as landed without having been looked at: nothing was read. */
+static void land_unchecked(struct ps_scheduler *s)
+{
+    for (; s->checks_begun < s->check_count; s->checks_begun++, s->checks_made++) {
+        struct ps_check *check = &s->checks[s->checks_begun];
+        check->sum = ps_volume_slice_checksum(s->volume, check->fetch->object, check->slice);
+        land(s, check);
+    }
+}
+
 void ps_slices_check(struct ps_scheduler *s, int count)
 {
-    uint64_t begin_ns = ps_now_ns();
+    uint64_t begin_ns = ps_scheduler_now_ns(s);
 
     list_checks(s, count);
     if (s->check_count == 0)
         return;
+    if (ps_io_is_simulated(s->io)) {
+        land_unchecked(s);
+        return;
+    }
     ps_load_step(s, begin_ns);
     if (s->check_count > 1)
         pthread_cond_broadcast(&s->news);
@@ -112,7 +126,7 @@ void ps_slices_check(struct ps_scheduler *s, int count)
         make_checks(s, 1, NULL, 0);
     while (s->checks_made < s->check_count)
         pthread_cond_wait(&s->news, &s->lock);
-    uint64_t end_ns = ps_now_ns();
+    uint64_t end_ns = ps_scheduler_now_ns(s);
     ps_load_step(s, end_ns);
     s->check_count = s->checks_begun = s->checks_made = 0;
     s->check_ns += end_ns - begin_ns;

@@ -10,6 +10,7 @@
 #include "nvme/io.h"
 #include "nvme/issuer.h"
 #include "nvme/scheduler_internal.h"
+#include "nvme/simulation.h"
 #include "nvme/store_internal.h"
 #include "nvme/volume_internal.h"
 
@@ -148,8 +149,10 @@ static int place_tables(struct ps_store *store, const struct ps_store_plan *plan
     return 0;
 }
 
-int ps_store_open(struct ps_store **out, struct ps_volume *volume,
-                  const struct ps_store_options *opts, struct ps_error *err)
+/* drives: NULL, or those of a volume that is only a map. */
+static int open_store(struct ps_store **out, struct ps_volume *volume,
+                      const struct ps_store_options *opts, const struct ps_sim_drive *drives,
+                      struct ps_error *err)
 {
     struct ps_store_plan plan;
     /* 0 bytes are too few for anything, and not a wish for the floor. */
@@ -168,11 +171,15 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     plan.source.ctx = &store->source;
     rc = place_tables(store, &plan, err);
     if (rc == 0)
-        rc = ps_cache_init(&store->cache, &plan.cache, &plan.source, plan.topology.node_id,
+        rc = ps_cache_init(&store->cache, &plan.cache, &plan.source,
+                           drives ? NULL : plan.topology.node_id,
                            (uint8_t *)store->tables + plan.scheduler_bytes, err);
     if (rc == 0) {
         init_scheduler(store, &plan.options);
-        rc = start(store, &plan.options, err);
+        rc = drives
+                 ? ps_io_sim_open(&store->scheduler.io, drives, ps_volume_member_count(volume),
+                                  ps_scheduler_engine_depth(volume, plan.options.queue_depth), err)
+                 : start(store, &plan.options, err);
     }
     if (rc < 0) {
         ps_store_close(&store);
@@ -187,6 +194,23 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
     return 0;
 }
 
+int ps_store_open(struct ps_store **out, struct ps_volume *volume,
+                  const struct ps_store_options *opts, struct ps_error *err)
+{
+    return open_store(out, volume, opts, NULL, err);
+}
+
+int ps_store_simulate(struct ps_store **out, struct ps_volume *volume,
+                      const struct ps_store_options *opts, const struct ps_sim_drive *drives,
+                      struct ps_error *err)
+{
+    struct ps_store_options options = *opts;
+
+    /* No simulated drive hangs, however slow it is. */
+    options.timeout_ms = UINT32_MAX;
+    return open_store(out, volume, &options, drives, err);
+}
+
 uint32_t ps_store_close(struct ps_store **store)
 {
     struct ps_store *s = store ? *store : NULL;
@@ -196,6 +220,9 @@ uint32_t ps_store_close(struct ps_store **store)
     /* First the engine, which waits for reads in flight; then the memory they go to. What may still
      * be written to after that must never become other memory, so it is lost on purpose. */
     uint32_t left = ps_issuer_stop(&s->issuer);
+    /* The issuer has closed its own. */
+    if (ps_io_is_simulated(s->scheduler.io))
+        ps_io_close(&s->scheduler.io);
     if (s->scheduler.volume)
         ps_scheduler_fini(&s->scheduler);
     if (left == 0) {
@@ -222,10 +249,14 @@ static uint64_t patience_ns(const struct ps_store *store)
     return 2 * store->scheduler.timeout_ns;
 }
 
-/* Waits for something that the scheduler does, and helps it meanwhile. False: the time is over. */
+/* Waits for something that the scheduler does, and helps it meanwhile. False: the time is over. A
+ * simulated store has no issuer: whoever waits pumps, and time passes by that. */
 static bool wait_news(struct ps_store *store, uint64_t deadline_ns)
 {
     struct ps_scheduler *s = &store->scheduler;
+
+    if (ps_io_is_simulated(s->io))
+        return ps_scheduler_pump(s) != 0 || s->in_flight > 0;
     return ps_scheduler_help(s) || ps_cond_wait(&s->news, &s->lock, deadline_ns);
 }
 
@@ -321,7 +352,7 @@ static const struct ps_slot *look(const struct ps_store *store, struct ps_lease 
 static void record(const struct ps_store *store, enum ps_store_event kind, uint32_t object,
                    uint64_t begin_ns)
 {
-    uint64_t now_ns = ps_now_ns();
+    uint64_t now_ns = ps_scheduler_now_ns(&store->scheduler);
     struct ps_timeline_event event = {
         .kind = (uint16_t)kind, .begin_ns = begin_ns ? begin_ns : now_ns, .end_ns = now_ns};
 
@@ -628,6 +659,44 @@ void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
     unlock(store);
 }
 
+/* ---- simulation ------------------------------------------------------------------------------ */
+
+uint64_t ps_store_sim_now_ns(const struct ps_store *store)
+{
+    return ps_scheduler_now_ns(&store->scheduler);
+}
+
+/* The issuer of a real store takes what comes back, and issues what there is room for, while the
+ * caller computes. */
+int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *err)
+{
+    struct ps_scheduler *s = &store->scheduler;
+    uint64_t until_ns = ps_scheduler_now_ns(s) + ns;
+    int count;
+
+    lock(store);
+    ps_io_sim_limit(s->io, until_ns);
+    do
+        count = ps_scheduler_pump(s);
+    while (count > 0);
+    ps_io_sim_limit(s->io, UINT64_MAX);
+    ps_io_sim_set_now(s->io, until_ns);
+    unlock(store);
+    return count < 0 ? engine_error(store, err) : 0;
+}
+
+void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *policy)
+{
+    lock(store);
+    store->cache.policy = policy;
+    unlock(store);
+}
+
+uint64_t ps_store_sim_busy_ns(const struct ps_store *store, int member)
+{
+    return ps_io_sim_busy_ns(store->scheduler.io, member);
+}
+
 /* ---- statistics ------------------------------------------------------------------------------ */
 
 void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
@@ -636,7 +705,7 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
     const struct ps_io *io = store->scheduler.io;
 
     lock(store);
-    ps_load_step(&store->scheduler, ps_now_ns());
+    ps_load_step(&store->scheduler, ps_scheduler_now_ns(&store->scheduler));
     *stats = (struct ps_store_stats){
         .engine = io->ops->id,
         .direct = io->direct,
@@ -670,7 +739,7 @@ void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_m
     const struct ps_queue *queue = &s->queues[s->queue_of[member]];
 
     lock(store);
-    ps_load_step(s, ps_now_ns());
+    ps_load_step(s, ps_scheduler_now_ns(s));
     *stats = (struct ps_store_member_stats){
         .read_bytes = s->tallies[member].bytes,
         .read_count = s->tallies[member].reads,

@@ -7,6 +7,7 @@
 #include "nvme/io.h"
 #include "nvme/issuer.h"
 #include "nvme/store_internal.h"
+#include "nvme/volume.h"
 #include "nvme/volume_internal.h"
 
 #define QUEUE_DEPTH_MAX (PS_IO_DEPTH_MAX / 2)
@@ -138,6 +139,8 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
     *o = *options;
     set_defaults(o);
     ps_topology_get(&plan->topology);
+    /* Simulated drives hang on no node of this machine. */
+    plan->topology.node_count = volume->is_map_only ? 1 : plan->topology.node_count;
     find_nodes(plan, volume);
     for (uint32_t i = 0; i < plan->source.object_count; i++) {
         struct ps_cache_object object;

@@ -16,6 +16,7 @@ struct ps_volume {
     struct ps_map map;
     struct ps_member_profile *profiles; /* [member_count] */
     bool has_profiles;                  /* something is recorded */
+    bool is_map_only;                   /* there are no members: simulation.h */
 };
 
 /* The number of the member that this path leads to, or -1. */
