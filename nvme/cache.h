@@ -77,6 +77,10 @@ struct ps_cache_plan {
 bool ps_cache_plan_make(struct ps_cache_plan *plan, const struct ps_cache_source *source,
                         uint32_t lease_count, uint64_t region_bytes_max, uint64_t budget_bytes);
 
+/* Takes slots away from a plan, from all classes in proportion, until there are no more than
+ * slot_count; every class keeps its leases. */
+void ps_cache_plan_limit(struct ps_cache_plan *plan, uint32_t lease_count, uint32_t slot_count);
+
 /* LEFT: moved to another slot, and still written to by reads that hang. */
 enum ps_slot_state { PS_SLOT_FREE, PS_SLOT_READING, PS_SLOT_READY, PS_SLOT_FAILED, PS_SLOT_LEFT };
 

@@ -232,6 +232,21 @@ static void fill_plan(struct ps_cache_plan *plan, uint32_t lease_count, uint64_t
     size_plan(plan, lease_count, low);
 }
 
+void ps_cache_plan_limit(struct ps_cache_plan *plan, uint32_t lease_count, uint32_t slot_count)
+{
+    uint64_t low = 0, high = (UINT64_C(1) << 20) + 1;
+
+    while (high - low > 1) {
+        uint64_t middle = low + (high - low) / 2;
+        size_plan(plan, lease_count, middle);
+        if (plan->slot_count <= slot_count)
+            low = middle;
+        else
+            high = middle;
+    }
+    size_plan(plan, lease_count, low);
+}
+
 bool ps_cache_plan_make(struct ps_cache_plan *plan, const struct ps_cache_source *source,
                         uint32_t lease_count, uint64_t region_bytes_max, uint64_t budget_bytes)
 {

@@ -55,12 +55,13 @@ int ps_volume_simulate(struct ps_volume **out, const struct ps_layout_object *ob
 
 /*
  * As ps_store_open, on a volume of ps_volume_simulate and the same drives, which are copied. The
- * plan of the memory is that of a store which reads with opts->engine. ps_store_wait moves the
+ * plan of the memory is that of a store which reads with opts->engine; where opts->cache_bytes is
+ * 0, the cache has slot_count slots, but no fewer than are leased at once. ps_store_wait moves the
  * clock to when something lands; nothing else but ps_store_advance moves it.
  */
 int ps_store_simulate(struct ps_store **out, struct ps_volume *volume,
                       const struct ps_store_options *opts, const struct ps_sim_drive *drives,
-                      struct ps_error *err);
+                      uint32_t slot_count, struct ps_error *err);
 
 /* The time since the simulated store was opened. */
 uint64_t ps_store_sim_now_ns(const struct ps_store *store);

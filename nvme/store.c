@@ -149,9 +149,14 @@ static int place_tables(struct ps_store *store, const struct ps_store_plan *plan
     return 0;
 }
 
-/* drives: NULL, or those of a volume that is only a map. */
+/* What only a simulation has. */
+struct simulation {
+    const struct ps_sim_drive *drives;
+    uint32_t slot_count; /* 0: as memory allows */
+};
+
 static int open_store(struct ps_store **out, struct ps_volume *volume,
-                      const struct ps_store_options *opts, const struct ps_sim_drive *drives,
+                      const struct ps_store_options *opts, const struct simulation *sim,
                       struct ps_error *err)
 {
     struct ps_store_plan plan;
@@ -160,6 +165,8 @@ static int open_store(struct ps_store **out, struct ps_volume *volume,
     int rc = ps_store_plan_check(&plan, fits, err);
     if (rc < 0)
         return rc;
+    if (sim && sim->slot_count > 0)
+        ps_cache_plan_limit(&plan.cache, plan.options.lease_count, sim->slot_count);
 
     struct ps_store *store = calloc(1, sizeof(*store));
     if (!store)
@@ -172,12 +179,11 @@ static int open_store(struct ps_store **out, struct ps_volume *volume,
     rc = place_tables(store, &plan, err);
     if (rc == 0)
         rc = ps_cache_init(&store->cache, &plan.cache, &plan.source,
-                           drives ? NULL : plan.topology.node_id,
+                           sim ? NULL : plan.topology.node_id,
                            (uint8_t *)store->tables + plan.scheduler_bytes, err);
     if (rc == 0) {
         init_scheduler(store, &plan.options);
-        rc = drives
-                 ? ps_io_sim_open(&store->scheduler.io, drives, ps_volume_member_count(volume),
+        rc = sim ? ps_io_sim_open(&store->scheduler.io, sim->drives, ps_volume_member_count(volume),
                                   ps_scheduler_engine_depth(volume, plan.options.queue_depth), err)
                  : start(store, &plan.options, err);
     }
@@ -202,13 +208,16 @@ int ps_store_open(struct ps_store **out, struct ps_volume *volume,
 
 int ps_store_simulate(struct ps_store **out, struct ps_volume *volume,
                       const struct ps_store_options *opts, const struct ps_sim_drive *drives,
-                      struct ps_error *err)
+                      uint32_t slot_count, struct ps_error *err)
 {
     struct ps_store_options options = *opts;
+    struct simulation sim = {drives, opts->cache_bytes == 0 ? slot_count : 0};
 
     /* No simulated drive hangs, however slow it is. */
     options.timeout_ms = UINT32_MAX;
-    return open_store(out, volume, &options, drives, err);
+    if (opts->cache_bytes == 0)
+        options.cache_bytes = UINT64_MAX / 2;
+    return open_store(out, volume, &options, &sim, err);
 }
 
 uint32_t ps_store_close(struct ps_store **store)

@@ -1,2 +1,3 @@
 # Traces: the format, importers, the learned predictor.
 ps_test(trace unit SOURCES test_trace.c LINK penstock_model PkgConfig::XXHASH)
+ps_test(replay unit SOURCES test_replay.c LINK model_fixture)

@@ -37,9 +37,7 @@ static struct ps_store *make_store(struct ps_volume *volume, uint32_t slot_count
     struct ps_store_stats stats;
     struct ps_error err = {0};
 
-    options.cache_bytes =
-        ps_store_floor_bytes(volume, &options) + (slot_count - 2) * (4u * MIB + 4096u);
-    if (ps_store_simulate(&store, volume, &options, drives, &err) < 0)
+    if (ps_store_simulate(&store, volume, &options, drives, slot_count, &err) < 0)
         fail_msg("%s", err.text);
     ps_store_stats(store, &stats);
     assert_string_equal(stats.engine, "simulated");
