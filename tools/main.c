@@ -29,6 +29,7 @@ static const struct command {
     {"trace", "record which experts a text makes the model choose, or import a trace", cmd_trace},
     {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"probe", "measure a drive at every request size and depth", cmd_probe},
+    {"replay", "play a trace on a cache, drives and a predictor that are not there", cmd_replay},
     {"bench", "measure drives, ways to read them, and arithmetic", cmd_bench},
 };
 #define COMMAND_COUNT (sizeof(commands) / sizeof(commands[0]))

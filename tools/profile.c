@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/util.h"
 #include "tools/tool.h"
 
 #define VERSION 1
@@ -200,8 +201,9 @@ static int members_find(const char *path, const json_t *entries, const char *con
                         missing);
 }
 
-int tool_profile_read(const char *path, const char *const *members, int member_count,
-                      struct ps_member_profile *profiles, struct ps_error *err)
+/* Opens a profile file: *root is the caller's, *entries in it. */
+static int profile_open(const char *path, json_t **root, const json_t **entries,
+                        struct ps_error *err)
 {
     size_t text_bytes;
     json_error_t reason;
@@ -211,20 +213,80 @@ int tool_profile_read(const char *path, const char *const *members, int member_c
 
     if (rc < 0)
         return rc;
-    json_t *root = json_loadb(text, text_bytes, JSON_REJECT_DUPLICATES, &reason);
+    *root = json_loadb(text, text_bytes, JSON_REJECT_DUPLICATES, &reason);
     free(text);
-    if (root == NULL)
+    if (*root == NULL)
         return ps_error_set(err, -PS_ERR_FORMAT, path,
                             "this is not a profile that penstock probe has written: line %d: %s",
                             reason.line, reason.text);
-    const json_t *entries = json_object_get(root, "members");
-    if (!number_get(root, "penstock_profile", VERSION, VERSION, &version) ||
-        !json_is_array(entries))
-        rc = ps_error_set(err, -PS_ERR_FORMAT, path,
-                          "this is not a profile of version %d, as penstock probe writes it",
-                          VERSION);
-    else
-        rc = members_find(path, entries, members, member_count, profiles, err);
+    *entries = json_object_get(*root, "members");
+    if (number_get(*root, "penstock_profile", VERSION, VERSION, &version) &&
+        json_is_array(*entries))
+        return 0;
+    json_decref(*root);
+    return ps_error_set(err, -PS_ERR_FORMAT, path,
+                        "this is not a profile of version %d, as penstock probe writes it",
+                        VERSION);
+}
+
+int tool_profile_read(const char *path, const char *const *members, int member_count,
+                      struct ps_member_profile *profiles, struct ps_error *err)
+{
+    const json_t *entries;
+    json_t *root;
+    int rc = profile_open(path, &root, &entries, err);
+
+    if (rc < 0)
+        return rc;
+    rc = members_find(path, entries, members, member_count, profiles, err);
     json_decref(root);
     return rc;
+}
+
+/* Sizes and depths that this version does not know are passed over. */
+static void point_read(const json_t *json, struct ps_probe_result *probe)
+{
+    struct ps_probe_point read = {0};
+    uint64_t bytes, depth;
+    double us = json_number_value(json_object_get(json_object_get(json, "latency_us"), "p50"));
+
+    if (!number_get(json, "request_bytes", 4096, REQUEST_BYTES_MAX, &bytes) ||
+        !number_get(json, "depth", 1, DEPTH_MAX, &depth) ||
+        !number_get(json, "bytes_per_s", 1, INT64_MAX, &read.bytes_per_s) || !(us > 0 && us < 1e9))
+        return;
+    read.request_bytes = (uint32_t)bytes;
+    read.depth = (uint32_t)depth;
+    read.latency_p50_ns = (uint64_t)(us * 1e3);
+    for (uint32_t s = 0; s < PS_PROBE_SIZE_COUNT; s++) {
+        for (uint32_t d = 0; d < PS_PROBE_DEPTH_COUNT; d++) {
+            if (bytes == (UINT64_C(65536) << s) && depth == UINT64_C(1) << d)
+                probe->points[s][d] = read;
+        }
+    }
+}
+
+int tool_profile_probes(const char *path, struct ps_probe_result *probes, int capacity,
+                        struct ps_error *err)
+{
+    const json_t *entries, *entry, *point;
+    json_t *root;
+    size_t i, j;
+    int rc = profile_open(path, &root, &entries, err);
+
+    if (rc < 0)
+        return rc;
+    int count = (int)ps_min_u64(json_array_size(entries), INT_MAX);
+    if (count > capacity)
+        rc = ps_error_set(err, -PS_ERR_ARGUMENT, path, "it has %d drives; %d are the most", count,
+                          capacity);
+    json_array_foreach((json_t *)entries, i, entry)
+    {
+        if (rc < 0)
+            break;
+        probes[i] = (struct ps_probe_result){0};
+        json_array_foreach(json_object_get(entry, "points"), j, point)
+            point_read(point, &probes[i]);
+    }
+    json_decref(root);
+    return rc < 0 ? rc : count;
 }

@@ -31,6 +31,14 @@ int tool_profile_read(const char *path, const char *const *members, int member_c
                       struct ps_member_profile *profiles, struct ps_error *err);
 
 /*
+ * Reads all that a profile file says of the drives in it, in its order, into probes[capacity].
+ * Returns how many. Errors: -errno of reading; -PS_ERR_FORMAT (no profile file, or without points);
+ * -PS_ERR_ARGUMENT (more than capacity).
+ */
+int tool_profile_probes(const char *path, struct ps_probe_result *probes, int capacity,
+                        struct ps_error *err);
+
+/*
  * What is known of the drives that the members are or lie on, for a cut by their speed: from the
  * profile file, or, with file NULL, measured now for about a second each, which says on standard
  * error what follows. What is resumed is cut as it was begun: nothing is measured for it, and a

@@ -12,7 +12,7 @@
 #define AXIS 30  /* ticks and their numbers */
 #define TICKS_MAX 5.0
 
-static void text_write(FILE *file, const char *text)
+void svg_text_write(FILE *file, const char *text)
 {
     for (; *text != '\0'; text++) {
         unsigned char c = (unsigned char)*text;
@@ -46,11 +46,11 @@ static void number_write(FILE *file, double value)
 static void note_write(FILE *file, int y, const char *note)
 {
     fprintf(file, "<text x=\"16\" y=\"%d\" class=\"small\">", y);
-    text_write(file, note);
+    svg_text_write(file, note);
     fprintf(file, "</text>\n");
 }
 
-static void head_write(FILE *file, int height, const char *title, const char *const notes[2])
+void svg_head_write(FILE *file, int height, const char *title, const char *const notes[2])
 {
     fprintf(
         file,
@@ -68,7 +68,7 @@ static void head_write(FILE *file, int height, const char *title, const char *co
         "<rect width=\"100%%\" height=\"100%%\" class=\"ground\"/>\n",
         WIDTH, height, WIDTH, height);
     fprintf(file, "<text x=\"16\" y=\"28\" font-size=\"16\" font-weight=\"600\">");
-    text_write(file, title);
+    svg_text_write(file, title);
     fprintf(file, "</text>\n");
     note_write(file, 48, notes[0]);
     note_write(file, 64, notes[1]);
@@ -92,7 +92,7 @@ static void bar_write(FILE *file, int y, const char *name, double value, double 
     double end = value;
 
     fprintf(file, "<text x=\"%d\" y=\"%d\" class=\"end\">", LEFT - 8, middle + 4);
-    text_write(file, name);
+    svg_text_write(file, name);
     fprintf(file, "</text><rect x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"%d\" class=\"%s\"/>",
             LEFT, y, value * scale, BAR, is_first ? "first" : "bar");
     if (most > least) {
@@ -116,7 +116,7 @@ static void panel_write(FILE *file, int top, const char *const *names, int bar_c
     largest = largest > 0 ? largest : 1;
     double scale = (WIDTH - LEFT - RIGHT) / largest;
     fprintf(file, "<text x=\"16\" y=\"%d\" font-weight=\"600\">", top + 20);
-    text_write(file, panel->title);
+    svg_text_write(file, panel->title);
     fprintf(file, "</text>\n");
     axis_write(file, first - 4, bottom, tick_step(largest), scale, largest);
     for (int i = 0; i < bar_count; i++)
@@ -129,7 +129,7 @@ void svg_write(FILE *file, const char *title, const char *const notes[2], const 
 {
     int panel_height = TITLE + bar_count * STEP + AXIS;
 
-    head_write(file, HEAD + panel_count * panel_height, title, notes);
+    svg_head_write(file, HEAD + panel_count * panel_height, title, notes);
     for (int i = 0; i < panel_count; i++)
         panel_write(file, HEAD + i * panel_height, names, bar_count, &panels[i]);
     fprintf(file, "</svg>\n");

@@ -37,6 +37,7 @@ int cmd_tokenize(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
 int cmd_drives(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
+int cmd_replay(int argc, char **argv);
 int cmd_bench(int argc, char **argv);
 int cmd_bench_io(int argc, char **argv);
 int cmd_bench_modes(int argc, char **argv);

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Replays of a small trace: all combinations, in JSON, as a table and drawn; and what is refused.
+. "$(dirname "$0")/common.sh"
+need_jq
+trace=$(dirname "$PENSTOCK_GOLDEN")/small.trace
+
+json '.model == "small" and .tokens == 32 and .layers == 4 and (.runs | length) == 8 and
+    all(.runs[]; .hits + 0 <= .asked and .tokens_per_s > 0 and .asked == 256 and
+        .seconds > 0 and .bound_overlap_tokens_per_s >= .tokens_per_s * 0.999 and
+        (.busy_shares | length) == 2) and
+    ([.runs[] | select(.policy == "belady") | .hits] | add) >=
+        ([.runs[] | select(.policy == "lru") | .hits] | add) and
+    .runs[1].slots == 64 and .runs[1].hits + .runs[1].firsts == 256' \
+    "$penstock" replay "$trace" --memory 20%,100% --policy lru --policy belady --predictor off \
+    --predictor oracle --drives 2x1.5G@90us --compute mixer=100us,expert=50us,token=1ms --json
+# The same figures again, whatever was played before.
+quiet "$penstock" replay "$trace" --memory 8M --predictor recall=0.7,precision=0.5 --seed 3 --json
+cp out.txt first.txt
+quiet "$penstock" replay "$trace" --memory 8M --predictor recall=0.7,precision=0.5 --seed 3 --json
+same first.txt out.txt "a replay and the same again"
+quiet "$penstock" replay "$trace" --svg hits.svg --policy lru --policy lfu --policy least-stale
+[ "$(wc -l <out.txt)" -eq 32 ] || die "not ten sizes of three policies: $(cat out.txt)"
+[ "$(grep -c polyline hits.svg)" -eq 6 ] || die "not three lines"
+tail -n 1 hits.svg | grep -q '^</svg>$' || die "the drawing has no end"
+
+# Drives as they were probed, and experts as they lie in a volume.
+head -c 48M /dev/urandom >file
+quiet "$penstock" probe file --seconds 1 --engine pread --out profile.json
+json '.runs[0].tokens_per_s > 0' "$penstock" replay "$trace" --drives ./profile.json --memory min \
+    --json
+quiet "$penstock" layout "$demo_gguf" v
+quiet "$penstock" replay "$trace" --volume v --memory 32M --compute memory=20G,dense=6M
+grep -q 'small: 32 tokens, 4 layers of 16 experts' out.txt || die "no head: $(cat out.txt)"
+
+fails 1 'not a policy' "$penstock" replay "$trace" --policy fifo
+fails 1 'no predictor' "$penstock" replay "$trace" --predictor recall=2
+fails 1 'no guesses' "$penstock" replay "$trace" --predictor trace
+fails 1 'neither a list of drives' "$penstock" replay "$trace" --drives fast
+fails 1 'neither a list of drives' "$penstock" replay "$trace" --drives 99x1G
+fails 1 'not a profile' "$penstock" replay "$trace" --drives "$demo_gguf"
+fails 1 'not understood' "$penstock" replay "$trace" --compute mixer=1
+fails 1 'share of the experts' "$penstock" replay "$trace" --memory 120%
+fails 1 'range' "$penstock" replay "$trace" --memory 10%..4G
+fails 1 'at least' "$penstock" replay "$trace" --memory 1K
+fails 1 'trace' "$penstock" replay "$demo_gguf"
+fails 2 'TRACE' "$penstock" replay

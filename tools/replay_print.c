@@ -1,0 +1,145 @@
+#include "tools/replay.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/budget.h"
+#include "core/util.h"
+#include "tools/svg.h"
+
+double replay_warm_rate(const struct ps_replay_result *r)
+{
+    uint64_t warm = r->asked - r->firsts;
+    return warm > 0 ? (double)r->hits / (double)warm : 0;
+}
+
+static double share_of(uint64_t part, uint64_t whole)
+{
+    return whole > 0 ? (double)part / (double)whole : 0;
+}
+
+static double busy_mean(const struct ps_replay_result *r)
+{
+    double sum = 0;
+
+    for (int d = 0; d < r->drive_count; d++)
+        sum += r->busy[d];
+    return sum / r->drive_count;
+}
+
+/* ---- JSON ------------------------------------------------------------------------------------ */
+
+static json_t *row_json(const struct replay_row *row)
+{
+    const struct ps_replay_result *r = &row->result;
+    json_t *busy = json_array();
+
+    for (int d = 0; d < r->drive_count; d++)
+        json_array_append_new(busy, json_real(r->busy[d]));
+    json_t *json = json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f}", "drives", row->drives,
+        "policy", row->policy, "predictor", row->predictor, "cache_bytes",
+        (json_int_t)r->cache_bytes, "slots", (json_int_t)r->slot_count, "cached_share",
+        share_of(r->slot_count, r->expert_count), "asked", (json_int_t)r->asked, "hits",
+        (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "demands", (json_int_t)r->demands,
+        "hit_rate", share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
+    json_t *more = json_pack(
+        "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "read_bytes",
+        (json_int_t)r->read_bytes, "demand_bytes", (json_int_t)r->demand_bytes, "prefetches",
+        (json_int_t)r->prefetches, "prefetches_used", (json_int_t)r->prefetches_used, "tokens",
+        (json_int_t)r->tokens, "seconds", (double)r->ns / 1e9, "tokens_per_s",
+        tool_rate(r->tokens, r->ns), "stall_share", share_of(r->stall_ns, r->ns), "compute_share",
+        share_of(r->compute_ns, r->ns), "bound_layers_tokens_per_s",
+        tool_rate(r->tokens, r->bound_layers_ns), "bound_overlap_tokens_per_s",
+        tool_rate(r->tokens, r->bound_overlap_ns), "busy_shares", busy);
+    json_object_update(json, more);
+    json_decref(more);
+    return json;
+}
+
+json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *rows, int count)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < count; i++)
+        json_array_append_new(list, row_json(&rows[i]));
+    return json_pack("{s:s, s:I, s:i, s:i, s:i, s:o}", "model", info->model, "tokens",
+                     (json_int_t)info->token_count, "layers", (int)info->layer_count, "experts",
+                     (int)info->expert_count, "experts_used", (int)info->experts_used, "runs",
+                     list);
+}
+
+/* ---- for people ------------------------------------------------------------------------------ */
+
+void replay_print(const struct ps_trace_info *info, const struct replay_row *rows, int count)
+{
+    char size[32], expert[32];
+
+    printf("%s: %llu tokens, %u layers of %u experts, %u used, %s each\n",
+           info->model[0] != '\0' ? info->model : "a model without a name",
+           (unsigned long long)info->token_count, info->layer_count, info->expert_count,
+           info->experts_used, ps_size_text(rows[0].result.expert_bytes, expert, sizeof(expert)));
+    printf("%10s %6s  %-11s %-14s %-12s %6s %6s %9s %9s %7s %6s %9s %9s\n", "cache", "share",
+           "policy", "predictor", "drives", "hits", "warm", "MB/token", "tokens/s", "stalled",
+           "busy", "bound", "overlap");
+    for (int i = 0; i < count; i++) {
+        const struct ps_replay_result *r = &rows[i].result;
+        printf("%10s %5.1f%%  %-11s %-14s %-12s %5.1f%% %5.1f%% %9.1f %9.2f %6.1f%% %5.1f%% %9.2f "
+               "%9.2f\n",
+               ps_size_text_binary(r->cache_bytes, size, sizeof(size)),
+               100 * share_of(r->slot_count, r->expert_count), rows[i].policy, rows[i].predictor,
+               rows[i].drives, 100 * share_of(r->hits, r->asked), 100 * replay_warm_rate(r),
+               (double)r->read_bytes / (double)r->tokens / 1e6, tool_rate(r->tokens, r->ns),
+               100 * share_of(r->stall_ns, r->ns), 100 * busy_mean(r),
+               tool_rate(r->tokens, r->bound_layers_ns), tool_rate(r->tokens, r->bound_overlap_ns));
+    }
+}
+
+/* ---- a picture ------------------------------------------------------------------------------- */
+
+static bool is_same_line(const struct replay_row *a, const struct replay_row *b)
+{
+    return strcmp(a->policy, b->policy) == 0 && strcmp(a->predictor, b->predictor) == 0 &&
+           strcmp(a->drives, b->drives) == 0;
+}
+
+int replay_svg_write(const char *path, const struct ps_trace_info *info,
+                     const struct replay_row *rows, int count, struct ps_error *err)
+{
+    struct svg_line lines[SVG_LINE_COUNT_MAX] = {0};
+    struct tool_output out = {0};
+    char title[192];
+    int line_count = 0;
+
+    /* The rows of a line are not side by side; their order within it is kept. */
+    for (int i = 0; i < count; i++) {
+        int l = 0;
+        while (l < line_count && !is_same_line(&rows[i], lines[l].owner))
+            l++;
+        if (l == SVG_LINE_COUNT_MAX)
+            continue;
+        struct svg_line *line = &lines[l];
+        if (l == line_count) {
+            line_count++;
+            line->owner = &rows[i];
+            line->name = rows[i].policy;
+        }
+        if (line->point_count == SVG_POINT_COUNT_MAX)
+            continue;
+        const struct ps_replay_result *r = &rows[i].result;
+        line->x[line->point_count] = 100 * share_of(r->slot_count, r->expert_count);
+        line->y[line->point_count++] = 100 * replay_warm_rate(r);
+    }
+    snprintf(title, sizeof(title), "Hits of a cache for experts: %s",
+             info->model[0] != '\0' ? info->model : "replay");
+    int rc = tool_output_open(&out, path, err);
+    if (rc < 0)
+        return rc;
+    svg_lines_write(out.file, title,
+                    (const char *const[2]){"% of the experts asked for that were in memory, first "
+                                           "touches apart,",
+                                           "over the share of the model's experts that the cache "
+                                           "holds, %"},
+                    lines, line_count);
+    return tool_output_commit(&out, err);
+}
