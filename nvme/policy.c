@@ -7,7 +7,7 @@
 
 #include "core/util.h"
 
-#define LFU_HALF_LIFE 4 /* in uses per object */
+#define LFU_HALF_LIFE 0.5 /* uses per object */
 /* Scores grow instead of shrinking, and are scaled down before they overflow. */
 #define LFU_EXPONENT_MAX 512
 
@@ -140,7 +140,7 @@ int ps_policy_open(struct ps_policy **out, enum ps_policy_kind kind, const struc
     if (p) {
         p->kind = kind;
         p->object_count = ps_volume_object_count(volume);
-        p->step = 1.0 / LFU_HALF_LIFE / (double)ps_max_u64(p->object_count, 1);
+        p->step = 1 / LFU_HALF_LIFE / (double)ps_max_u64(p->object_count, 1);
         p->hook.ctx = p;
     }
     if (!p || !allocate(p, use_count)) {
