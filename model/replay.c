@@ -17,8 +17,6 @@
 
 #define SLICE_BYTES_DEFAULT (2u << 20)
 #define SLICE_COUNT_MAX 4096u
-/* Guesses that are held at once, in experts of a layer's choice. */
-#define PREFETCH_LAYERS 2u
 
 /* One expert of the layer that is being computed. */
 struct job {
@@ -39,8 +37,9 @@ struct run {
     struct ps_store *store;
     struct ps_lease *leases; /* [K] */
     struct job *jobs;        /* [K] */
-    uint32_t *guess;         /* [E] */
-    uint8_t *is_known;       /* [L, E]: asked for before */
+    struct ps_replay_ahead ahead;
+    uint32_t *experts; /* [K] */
+    uint8_t *is_known; /* [L, E]: asked for before */
     /* Of the layer. */
     uint64_t token;
     uint32_t layer, job_count, head, tail;
@@ -217,9 +216,10 @@ static int open_store(struct run *run, struct ps_error *err)
     struct ps_store_options options = {.lease_count = k, .cache_bytes = o->cache_bytes};
     struct ps_store_stats stats;
 
-    options.prefetch_count = o->predictor == PS_REPLAY_OFF ? 0 : PREFETCH_LAYERS * k;
     if (o->cache_bytes == UINT64_MAX)
         options.cache_bytes = ps_store_floor_bytes(run->volume, &options);
+    /* How many guesses are held follows from what the memory comes to. */
+    options.prefetch_count = ps_replay_ahead_slots(run->replay, o, run->result.expert_count);
     int rc = ps_store_simulate(&run->store, run->volume, &options, run->drives,
                                (uint32_t)ps_max_u64(o->slot_count, 1), err);
     if (rc < 0)
@@ -228,6 +228,9 @@ static int open_store(struct run *run, struct ps_error *err)
     ps_store_stats(run->store, &stats);
     run->result.slot_count = (uint32_t)stats.slot_count;
     run->result.cache_bytes = stats.memory_bytes;
+    run->ahead.store = run->store;
+    run->ahead.expert_bytes = run->result.expert_bytes;
+    run->ahead.capacity = ps_replay_ahead_slots(run->replay, o, run->result.slot_count);
     return 0;
 }
 
@@ -237,11 +240,13 @@ static int open_run(struct run *run, struct ps_error *err)
 
     run->leases = calloc(info->experts_used, sizeof(*run->leases));
     run->jobs = calloc(info->experts_used, sizeof(*run->jobs));
-    run->guess = calloc(info->expert_count, sizeof(*run->guess));
+    run->experts = calloc(info->experts_used, sizeof(*run->experts));
     run->is_known = calloc(info->layer_count, info->expert_count);
-    if (!run->leases || !run->jobs || !run->guess || !run->is_known)
+    if (!run->leases || !run->jobs || !run->experts || !run->is_known)
         return ps_error_set(err, -ENOMEM, "replay", "out of memory");
-    int rc = set_drives(run, err);
+    int rc = ps_replay_ahead_open(&run->ahead, run->replay, run->options, err);
+    if (rc == 0)
+        rc = set_drives(run, err);
     if (rc == 0)
         rc = describe_objects(run, err);
     if (rc == 0)
@@ -259,52 +264,9 @@ static void close_run(struct run *run)
     free(run->slices);
     free(run->leases);
     free(run->jobs);
-    free(run->guess);
+    free(run->experts);
+    ps_replay_ahead_close(&run->ahead);
     free(run->is_known);
-}
-
-/* ---- guesses --------------------------------------------------------------------------------- */
-
-/* What is known now of the layers ahead of this one, of the same token. */
-static int guess_ahead(struct run *run, struct ps_error *err)
-{
-    uint32_t depth_max = (uint32_t)ps_max_u64(run->options->depth, 1);
-
-    for (uint32_t d = 1; d <= depth_max && run->layer + d < run->replay->info.layer_count; d++) {
-        uint32_t count =
-            ps_replay_guess(run->replay, run->options, run->token, run->layer + d, d, run->guess);
-        for (uint32_t i = 0; i < count; i++) {
-            int rc = ps_store_prefetch(run->store, run->layer + d, run->guess[i], err);
-            if (rc == -EAGAIN)
-                return 0;
-            if (rc < 0)
-                return rc;
-        }
-    }
-    return 0;
-}
-
-static bool is_job(const struct run *run, uint32_t expert)
-{
-    for (uint32_t j = 0; j < run->job_count; j++) {
-        if (run->jobs[j].expert == expert)
-            return true;
-    }
-    return false;
-}
-
-/* What was guessed of this layer and has not come true. */
-static void drop_wrong(struct run *run)
-{
-    for (uint32_t d = (uint32_t)ps_max_u64(run->options->depth, 1); d > 0; d--) {
-        uint32_t count = d > run->layer ? 0
-                                        : ps_replay_guess(run->replay, run->options, run->token,
-                                                          run->layer, d, run->guess);
-        for (uint32_t i = 0; i < count; i++) {
-            if (!is_job(run, run->guess[i]))
-                ps_store_drop(run->store, run->layer, run->guess[i]);
-        }
-    }
 }
 
 /* ---- a layer --------------------------------------------------------------------------------- */
@@ -324,19 +286,19 @@ static uint64_t bytes_of(const struct ps_layout_object *object, uint32_t begin, 
 }
 
 /* Books a lease that was just given. */
-static void note_lease(struct run *run, uint32_t job, bool was_hit, uint64_t used_before)
+static void note_lease(struct run *run, uint32_t job, bool was_hit)
 {
     struct ps_replay_result *r = &run->result;
     const struct ps_layout_object *object = object_of(run, job);
     uint8_t *is_known =
         &run->is_known[run->layer * run->replay->info.expert_count + run->jobs[job].expert];
-    bool was_guessed = r->prefetches_used > used_before;
 
     r->asked++;
     r->hits += was_hit;
     r->firsts += !*is_known;
+    r->warm_hits += was_hit && *is_known;
     *is_known = 1;
-    if (was_hit && !was_guessed)
+    if (was_hit && !run->ahead.was_staged[run->jobs[job].expert])
         return;
     r->demands++;
     r->demand_bytes += bytes_of(object, 0, object->slice_count);
@@ -344,19 +306,14 @@ static void note_lease(struct run *run, uint32_t job, bool was_hit, uint64_t use
 
 static int lease_more(struct run *run, struct ps_error *err)
 {
-    struct ps_store_stats stats;
-
     for (; run->tail < run->job_count; run->tail++) {
-        uint64_t used_before = run->result.prefetches_used;
         int rc = ps_store_get(run->store, run->layer, run->jobs[run->tail].expert,
                               &run->leases[run->tail], err);
         if (rc == -EAGAIN && run->tail > run->head)
             return 0;
         if (rc < 0)
             return rc;
-        ps_store_stats(run->store, &stats);
-        run->result.prefetches_used = stats.prefetches_used;
-        note_lease(run, run->tail, rc == 1, used_before);
+        note_lease(run, run->tail, rc == 1);
     }
     return 0;
 }
@@ -423,6 +380,8 @@ static int run_experts(struct run *run, struct ps_error *err)
         rc = lease_more(run, err);
         if (rc < 0)
             break;
+        if (run->tail == run->job_count)
+            ps_replay_ahead_issue(&run->ahead);
         uint64_t ns = plan_round(run);
         if (!has_round(run)) {
             rc = ps_store_wait(run->store, run->leases + run->head, run->tail - run->head, err);
@@ -445,11 +404,16 @@ static int run_layer(struct run *run, struct ps_error *err)
         return rc;
     run->head = run->tail = 0;
     run->job_count = ps_replay_experts(run->replay, run->token, run->layer, &experts);
-    for (uint32_t j = 0; j < run->job_count; j++)
+    for (uint32_t j = 0; j < run->job_count; j++) {
         run->jobs[j] = (struct job){.expert = experts[j]};
-    drop_wrong(run);
-    if ((rc = lease_more(run, err)) < 0 || (rc = compute(run, c->shared_ns, err)) < 0 ||
-        (rc = guess_ahead(run, err)) < 0 || (rc = run_experts(run, err)) < 0)
+        run->experts[j] = experts[j];
+    }
+    ps_replay_ahead_settle(&run->ahead, run->layer, run->experts, run->job_count);
+    if ((rc = lease_more(run, err)) < 0 || (rc = compute(run, c->shared_ns, err)) < 0)
+        return rc;
+    if (ps_replay_ahead_guess(&run->ahead, run->token, run->layer))
+        rc = compute(run, c->predict_ns, err);
+    if (rc < 0 || (rc = run_experts(run, err)) < 0)
         return rc;
     double read_ns =
         (double)(run->result.demand_bytes - demand_before) * 1e9 / run->rate_bytes_per_s;
@@ -491,6 +455,7 @@ static void finish(struct run *run, uint64_t ns)
     r->ns = ns;
     r->read_bytes = stats.streamed_bytes;
     r->prefetches = stats.prefetches;
+    r->prefetches_used = stats.prefetches_used;
     r->stall_ns = stats.wait_ns;
     uint64_t read_ns = (uint64_t)((double)r->demand_bytes * 1e9 / run->rate_bytes_per_s);
     r->bound_overlap_ns = ps_max_u64(read_ns, r->compute_ns);

@@ -28,10 +28,11 @@ struct ps_replay_drive {
 
 /* What the arithmetic of one token takes. */
 struct ps_replay_compute {
-    uint64_t mixer_ns;  /* per layer: all that comes before its experts are known */
-    uint64_t shared_ns; /* per layer: what is computed while their reads fly */
-    uint64_t expert_ns; /* of a whole expert */
-    uint64_t token_ns;  /* embedding, head and sampling; layers without experts */
+    uint64_t mixer_ns;   /* per layer: all that comes before its experts are known */
+    uint64_t shared_ns;  /* per layer: what is computed while their reads fly */
+    uint64_t expert_ns;  /* of a whole expert */
+    uint64_t token_ns;   /* embedding, head and sampling; layers without experts */
+    uint64_t predict_ns; /* of guessing for a layer; an oracle takes none */
 };
 
 enum ps_replay_predictor {
@@ -57,17 +58,18 @@ struct ps_replay_options { /* zeroes mean defaults, but for the drives */
     enum ps_replay_predictor predictor;
     double recall;    /* RECALL: share of the experts of a layer that are among those guessed, */
     double precision; /* and of those guessed that are right; 0: the same */
-    uint32_t depth;   /* how many layers ahead; 0 = 1 */
+    uint32_t depth;   /* how many layers ahead, up to 8; 0 = 1, of an oracle 3 */
     uint64_t seed;    /* of RECALL */
     const volatile int *stop; /* non-zero: -EINTR after this token; may be NULL */
 };
 
 struct ps_replay_result {
     uint64_t tokens, ns;
-    uint64_t asked;   /* experts, over all tokens and layers */
-    uint64_t hits;    /* of them, in memory when asked for */
-    uint64_t firsts;  /* of them, for the first time: no cache can have these */
-    uint64_t demands; /* of them, had to be read, whether that was guessed or not */
+    uint64_t asked;     /* experts, over all tokens and layers */
+    uint64_t hits;      /* of them, in memory when asked for */
+    uint64_t firsts;    /* of them, for the first time: no cache can have these without a guess */
+    uint64_t warm_hits; /* hits that are no firsts */
+    uint64_t demands;   /* of them, had to be read, whether that was guessed or not */
     uint64_t read_bytes, demand_bytes;
     uint64_t prefetches, prefetches_used;
     uint64_t stall_ns;                 /* of ns: waiting for reads with nothing to compute */

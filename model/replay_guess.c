@@ -6,6 +6,8 @@
 #include "core/util.h"
 #include "model/replay_internal.h"
 
+#define WRONG_TRIES 16u
+
 /* ---- names ----------------------------------------------------------------------------------- */
 
 /* "R" up to `end` or the text's end, in (0, 1]. */
@@ -89,26 +91,39 @@ static void shuffle(uint32_t *guess, uint32_t count, uint64_t *state)
     }
 }
 
+/* Wrong guesses are like right ones: what some other token has chosen in the layer. */
+static uint32_t random_expert(const struct ps_replay *r, uint32_t layer, uint64_t *state)
+{
+    const uint16_t *experts;
+    uint64_t token = next_random(state) % r->info.token_count;
+    uint32_t count = ps_replay_experts(r, token, layer, &experts);
+
+    return count > 0 ? experts[next_random(state) % count] : UINT32_MAX;
+}
+
 /* Each of the right ones with the probability of the recall, and so many wrong ones that the
  * precision comes out on average; in no order, which is the worst that a predictor can do. */
 static uint32_t guess_by_recall(const struct ps_replay *r, const struct ps_replay_options *options,
-                                const uint16_t *right, uint32_t right_count, uint64_t seed,
-                                uint32_t *guess)
+                                uint64_t token, uint32_t layer, uint32_t *guess)
 {
     double precision = options->precision > 0 ? options->precision : options->recall;
+    uint64_t state = options->seed ^ (token * r->info.layer_count + layer);
+    const uint16_t *right;
+    uint32_t right_count = ps_replay_experts(r, token, layer, &right), count = 0;
     double wrong = right_count * options->recall * (1 / precision - 1);
-    uint64_t state = seed;
-    uint32_t count = 0;
 
     for (uint32_t i = 0; i < right_count; i++) {
         if (next_share(&state) < options->recall)
             guess[count++] = right[i];
     }
     uint32_t wrong_count = (uint32_t)(wrong + next_share(&state));
-    wrong_count = (uint32_t)ps_min_u64(wrong_count, r->info.expert_count - right_count);
-    for (uint32_t most = count + wrong_count; count < most;) {
-        uint32_t expert = (uint32_t)(next_random(&state) % r->info.expert_count);
-        if (!is_in(right, right_count, expert) && !is_guessed(guess, count, expert))
+    uint32_t most =
+        (uint32_t)ps_min_u64((uint64_t)count + wrong_count, r->info.expert_count - right_count);
+    /* A short trace may not have so many others. */
+    for (uint32_t tries = 0; count < most && tries < WRONG_TRIES * wrong_count; tries++) {
+        uint32_t expert = random_expert(r, layer, &state);
+        if (expert != UINT32_MAX && !is_in(right, right_count, expert) &&
+            !is_guessed(guess, count, expert))
             guess[count++] = expert;
     }
     shuffle(guess, count, &state);
@@ -145,8 +160,7 @@ uint32_t ps_replay_guess(const struct ps_replay *r, const struct ps_replay_optio
         return count;
     case PS_REPLAY_RECALL:
         /* The same wherever it is made from. */
-        return guess_by_recall(r, options, right, count,
-                               options->seed ^ (token * r->info.layer_count + layer), guess);
+        return guess_by_recall(r, options, token, layer, guess);
     case PS_REPLAY_TRACE:
         return guess_by_trace(r, token, layer, depth, guess);
     default:

@@ -1,7 +1,8 @@
-/* Between replay.c, replay_guess.c and replay_trace.c. */
+/* Between replay.c, replay_ahead.c, replay_guess.c and replay_trace.c. */
 #ifndef PENSTOCK_MODEL_REPLAY_INTERNAL_H
 #define PENSTOCK_MODEL_REPLAY_INTERNAL_H
 
+#include "model/prefetch.h"
 #include "model/replay.h"
 
 /* A trace in memory. */
@@ -24,5 +25,44 @@ uint32_t ps_replay_experts(const struct ps_replay *replay, uint64_t token, uint3
  */
 uint32_t ps_replay_guess(const struct ps_replay *replay, const struct ps_replay_options *options,
                          uint64_t token, uint32_t layer, uint32_t depth, uint32_t *guess);
+
+/* ---- reads ahead ----------------------------------------------------------------------------- */
+
+struct ps_replay_guessed {
+    uint32_t layer, expert;
+    double chance;
+    bool is_missing, is_wanted;
+};
+
+struct ps_replay_ahead {
+    const struct ps_replay *replay;
+    const struct ps_replay_options *options;
+    struct ps_store *store; /* set by the caller, */
+    uint32_t capacity;      /* guesses that it holds, */
+    uint64_t expert_bytes;  /* and of what size */
+    uint32_t depth;
+    struct ps_prefetch prefetch;
+    struct ps_replay_guessed *guesses, *staged; /* [guess_capacity] */
+    uint32_t guess_capacity, guess_count, guess_next, ranked_count, staged_count;
+    uint32_t *experts; /* [E] */
+    bool *is_missing, *is_chosen;
+    bool *was_staged; /* [E] of the layer that was settled: it was read, or begun, on a guess */
+};
+
+/* Errors: -PS_ERR_ARGUMENT (depth), -ENOMEM; to be closed in any case. */
+int ps_replay_ahead_open(struct ps_replay_ahead *ahead, const struct ps_replay *replay,
+                         const struct ps_replay_options *options, struct ps_error *err);
+void ps_replay_ahead_close(struct ps_replay_ahead *ahead);
+
+/* Guesses that a cache with so many slots may hold. */
+uint32_t ps_replay_ahead_slots(const struct ps_replay *replay,
+                               const struct ps_replay_options *options, uint32_t slot_count);
+
+/* In the order of a layer, as in model/ahead.h: what it needs is known; its shared expert has been
+ * computed (true: the predictor took its time); all it needs has been asked for. */
+void ps_replay_ahead_settle(struct ps_replay_ahead *ahead, uint32_t layer, const uint32_t *experts,
+                            uint32_t count);
+bool ps_replay_ahead_guess(struct ps_replay_ahead *ahead, uint64_t token, uint32_t layer);
+void ps_replay_ahead_issue(struct ps_replay_ahead *ahead);
 
 #endif

@@ -126,9 +126,10 @@ static const struct argp_option options[] = {
      "what is guessed: off (default), oracle, recall=R[,precision=P], or trace, as recorded; may "
      "be repeated",
      0},
-    {"depth", KEY_DEPTH, "N", 0, "layers that a predictor sees ahead (default: 1)", 0},
+    {"depth", KEY_DEPTH, "N", 0, "layers that are guessed ahead (default: 1, of an oracle 3)", 0},
     {"compute", KEY_COMPUTE, "SPEC", 0,
-     "what arithmetic takes: mixer=TIME and shared=TIME per layer, expert=TIME, token=TIME; or "
+     "what arithmetic takes: mixer=TIME, shared=TIME and predict=TIME per layer, expert=TIME, "
+     "token=TIME; or "
      "memory=RATE,dense=SIZE, at which experts and SIZE other bytes per token are read "
      "(default: no time)",
      0},

@@ -10,7 +10,7 @@
 double replay_warm_rate(const struct ps_replay_result *r)
 {
     uint64_t warm = r->asked - r->firsts;
-    return warm > 0 ? (double)r->hits / (double)warm : 0;
+    return warm > 0 ? (double)r->warm_hits / (double)warm : 0;
 }
 
 static double share_of(uint64_t part, uint64_t whole)
@@ -36,13 +36,14 @@ static json_t *row_json(const struct replay_row *row)
 
     for (int d = 0; d < r->drive_count; d++)
         json_array_append_new(busy, json_real(r->busy[d]));
-    json_t *json = json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:f, s:f}", "drives", row->drives,
-        "policy", row->policy, "predictor", row->predictor, "cache_bytes",
-        (json_int_t)r->cache_bytes, "slots", (json_int_t)r->slot_count, "cached_share",
-        share_of(r->slot_count, r->expert_count), "asked", (json_int_t)r->asked, "hits",
-        (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "demands", (json_int_t)r->demands,
-        "hit_rate", share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
+    json_t *json =
+        json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "drives",
+                  row->drives, "policy", row->policy, "predictor", row->predictor, "cache_bytes",
+                  (json_int_t)r->cache_bytes, "slots", (json_int_t)r->slot_count, "cached_share",
+                  share_of(r->slot_count, r->expert_count), "asked", (json_int_t)r->asked, "hits",
+                  (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "warm_hits",
+                  (json_int_t)r->warm_hits, "demands", (json_int_t)r->demands, "hit_rate",
+                  share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
     json_t *more = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "read_bytes",
         (json_int_t)r->read_bytes, "demand_bytes", (json_int_t)r->demand_bytes, "prefetches",

@@ -203,6 +203,7 @@ static bool compute_item(const char *name, const char *value, struct replay_comp
     } times[] = {{"mixer", &c->times.mixer_ns},
                  {"shared", &c->times.shared_ns},
                  {"expert", &c->times.expert_ns},
+                 {"predict", &c->times.predict_ns},
                  {"token", &c->times.token_ns}};
     const char *end;
 
@@ -226,10 +227,11 @@ int replay_compute_parse(const char *text, struct replay_compute *compute, struc
         if (value != NULL)
             *value++ = '\0';
         if (value == NULL || !compute_item(item, value, compute))
-            rc = ps_error_set(err, -PS_ERR_ARGUMENT, "--compute",
-                              "\"%s\" is not understood: mixer, shared, expert and token have a "
-                              "time (1.2ms, 80us), memory a rate (40G) and dense a size (1.5G)",
-                              text);
+            rc = ps_error_set(
+                err, -PS_ERR_ARGUMENT, "--compute",
+                "\"%s\" is not understood: mixer, shared, predict, expert and token have a "
+                "time (1.2ms, 80us), memory a rate (40G) and dense a size (1.5G)",
+                text);
     }
     if (rc == 0 && compute->dense_bytes > 0 && compute->memory_bytes_per_s == 0)
         rc = ps_error_set(err, -PS_ERR_ARGUMENT, "--compute",

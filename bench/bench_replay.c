@@ -1,0 +1,279 @@
+/*
+ * How near a replay comes to the engine: decodes a text with several sizes of the cache, probes the
+ * drive between, and plays the same routes back with as many slots.
+ *
+ *     build/bench/bench_replay VOLUME TEXT [TOKENS [SECONDS]]
+ *
+ * What the arithmetic takes is measured with everything in memory: the time of the experts by
+ * itself, all else by layer. The volume is one of a single member.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/util.h"
+#include "model/penstock.h"
+#include "model/replay.h"
+
+#define ROUNDS 3
+
+struct bench {
+    struct ps_model *model;
+    struct ps_model_info info;
+    int32_t *ids;
+    uint32_t token_count;
+    uint32_t *moe_of; /* [layer_count]: number among the MoE layers */
+    uint32_t *moe_layers;
+    uint16_t *experts; /* [T, L, K] */
+};
+
+static void stop_on(int rc, const struct ps_error *err)
+{
+    if (rc >= 0)
+        return;
+    fprintf(stderr, "bench_replay: %s: %s\n", err->where, err->text);
+    exit(1);
+}
+
+static void *allocate(size_t count, size_t bytes)
+{
+    void *p = calloc(count, bytes);
+
+    if (!p) {
+        fprintf(stderr, "bench_replay: out of memory\n");
+        exit(1);
+    }
+    return p;
+}
+
+static void read_text(struct bench *b, const char *path)
+{
+    static char text[1 << 20];
+    struct ps_error err = {0};
+    FILE *file = fopen(path, "rb");
+
+    if (!file) {
+        fprintf(stderr, "bench_replay: %s cannot be read\n", path);
+        exit(1);
+    }
+    size_t bytes = fread(text, 1, sizeof(text), file);
+    fclose(file);
+    b->ids = allocate(b->token_count, sizeof(*b->ids));
+    int64_t count = ps_model_tokenize(b->model, text, bytes, b->ids, b->token_count, &err);
+    stop_on((int)ps_min_u64((uint64_t)(count < 0 ? 0 : count), 1) - (count < 0), &err);
+    b->token_count = (uint32_t)ps_min_u64((uint64_t)count, b->token_count);
+}
+
+static void note_route(void *ctx, uint32_t layer, uint32_t position, uint32_t count,
+                       const uint32_t *experts, const float *weights)
+{
+    struct bench *b = ctx;
+    uint32_t k = b->info.experts_used;
+    uint16_t *to = b->experts + ((size_t)position * b->info.moe_layer_count + b->moe_of[layer]) * k;
+
+    (void)weights;
+    b->moe_layers[b->moe_of[layer]] = layer;
+    for (uint32_t i = 0; i < count; i++)
+        to[i] = (uint16_t)experts[i];
+}
+
+/* MoE layers are those that routes are told of. */
+static void number_layer(void *ctx, uint32_t layer, uint32_t position, uint32_t count,
+                         const uint32_t *experts, const float *weights)
+{
+    struct bench *b = ctx;
+
+    (void)position;
+    (void)count;
+    (void)experts;
+    (void)weights;
+    b->moe_of[layer] = 1;
+}
+
+/* ---- the engine ------------------------------------------------------------------------------ */
+
+struct run {
+    uint64_t ns, expert_ns;
+    struct ps_store_stats store;
+};
+
+static void decode(struct bench *b, struct ps_session *session, struct ps_engine *engine,
+                   struct run *run)
+{
+    struct ps_engine_stats before, after;
+    struct ps_error err = {0};
+
+    ps_session_reset(session);
+    ps_engine_stats(engine, &before);
+    uint64_t begin_ns = ps_now_ns();
+    for (uint32_t t = 0; t < b->token_count; t++)
+        stop_on(ps_session_eval(session, &b->ids[t], 1, NULL, NULL, &err), &err);
+    run->ns = ps_now_ns() - begin_ns;
+    ps_engine_stats(engine, &after);
+    run->expert_ns = after.expert_ns - before.expert_ns;
+    run->store = after.store;
+}
+
+/* memory_bytes 0: as much as there is. A pass before it fills the cache where is_warm. */
+static void run_engine(struct bench *b, uint64_t memory_bytes, bool is_warm, ps_route_fn *fn,
+                       struct run *run)
+{
+    struct ps_engine_options options = {
+        .memory_bytes = memory_bytes, .ctx = b->token_count, .activations = "q8"};
+    struct ps_engine *engine = NULL;
+    struct ps_session *session = NULL;
+    struct ps_error err = {0};
+
+    stop_on(ps_engine_open(&engine, b->model, &options, &err), &err);
+    stop_on(ps_session_open(&session, engine, &err), &err);
+    ps_session_on_route(session, fn, b);
+    for (int i = 0; i <= is_warm; i++)
+        decode(b, session, engine, run);
+    ps_session_close(&session);
+    ps_engine_close(&engine);
+}
+
+static uint64_t memory_for(const struct bench *b, double share)
+{
+    struct ps_engine_options options = {
+        .memory_bytes = PS_MEMORY_MIN, .ctx = b->token_count, .activations = "q8"};
+    uint32_t want = (uint32_t)(share * b->info.expert_count * b->info.moe_layer_count);
+    struct ps_plan plan;
+    struct ps_error err = {0};
+
+    stop_on(ps_model_plan(b->model, &options, &plan, &err), &err);
+    options.memory_bytes = plan.floor_bytes;
+    while (plan.expert_slots < want) {
+        options.memory_bytes += ps_max_u64(b->info.streamed_bytes / 256, 65536);
+        stop_on(ps_model_plan(b->model, &options, &plan, &err), &err);
+    }
+    return options.memory_bytes;
+}
+
+/* ---- the replay ------------------------------------------------------------------------------ */
+
+static struct ps_replay *open_replay(const struct bench *b)
+{
+    char path[] = "/tmp/penstock-bench-XXXXXX";
+    uint32_t per_token = b->info.moe_layer_count * b->info.experts_used;
+    uint64_t *bytes = allocate(b->info.moe_layer_count, sizeof(*bytes));
+    struct ps_trace_info info = {.token_count = b->token_count,
+                                 .layer_count = b->info.moe_layer_count,
+                                 .expert_count = b->info.expert_count,
+                                 .experts_used = b->info.experts_used,
+                                 .layers = b->moe_layers,
+                                 .expert_bytes = bytes};
+    struct ps_trace_writer *writer = NULL;
+    struct ps_trace *trace = NULL;
+    struct ps_replay *replay = NULL;
+    struct ps_error err = {0};
+    int fd = mkstemp(path);
+    FILE *file = fd < 0 ? NULL : fdopen(fd, "wb");
+
+    if (!file) {
+        fprintf(stderr, "bench_replay: no temporary file\n");
+        exit(1);
+    }
+    stop_on(ps_trace_writer_open(&writer, file, path, &info, &err), &err);
+    for (uint32_t t = 0; t < b->token_count; t++) {
+        struct ps_trace_token token = {.id = (uint32_t)b->ids[t],
+                                       .begins = t == 0,
+                                       .experts = b->experts + (size_t)t * per_token};
+        stop_on(ps_trace_writer_add(writer, &token, &err), &err);
+    }
+    stop_on(ps_trace_writer_finish(writer, &err), &err);
+    ps_trace_writer_close(&writer);
+    fclose(file);
+    stop_on(ps_trace_open(&trace, path, &err), &err);
+    stop_on(ps_replay_open(&replay, trace, &err), &err);
+    ps_trace_close(&trace);
+    unlink(path);
+    free(bytes);
+    return replay;
+}
+
+static void probe(struct bench *b, double seconds, struct ps_probe_result *result)
+{
+    struct ps_member_info member;
+    struct ps_error err = {0};
+
+    ps_volume_member(ps_model_volume(b->model), 0, &member);
+    struct ps_probe_options options = {.path = member.path, .ns_max = (uint64_t)(seconds * 1e9)};
+    stop_on(ps_probe_run(&options, result, &err), &err);
+}
+
+static void compare(struct bench *b, double share, double seconds,
+                    const struct ps_replay_compute *compute)
+{
+    uint64_t memory_bytes = memory_for(b, share);
+    struct ps_probe_result probed;
+    struct ps_replay_result played;
+    struct ps_error err = {0};
+    struct run run, best = {.ns = UINT64_MAX};
+    double rates[2] = {0};
+
+    for (int i = 0; i < ROUNDS; i++) {
+        run_engine(b, memory_bytes, false, note_route, &run);
+        best = run.ns < best.ns ? run : best;
+    }
+    probe(b, seconds, &probed);
+    struct ps_replay *replay = open_replay(b);
+    struct ps_replay_drive drive = {.probe = &probed};
+    struct ps_replay_options options = {.drives = &drive,
+                                        .drive_count = 1,
+                                        .volume = ps_model_volume(b->model),
+                                        .slot_count = (uint32_t)best.store.slot_count,
+                                        .compute = *compute};
+    stop_on(ps_replay_run(replay, &options, &played, &err), &err);
+    rates[0] = b->token_count * 1e9 / (double)best.ns;
+    rates[1] = b->token_count * 1e9 / (double)played.ns;
+    printf("%6llu %9llu %9llu  %9.2f %9.2f  %+6.1f %%  %7.1f %% %7.1f %%\n",
+           (unsigned long long)best.store.slot_count, (unsigned long long)best.store.hits,
+           (unsigned long long)played.hits, rates[0], rates[1], 100 * (rates[1] / rates[0] - 1),
+           100.0 * (double)best.store.wait_ns / (double)best.ns,
+           100.0 * (double)played.stall_ns / (double)played.ns);
+    fflush(stdout);
+    ps_replay_close(&replay);
+}
+
+int main(int argc, char **argv)
+{
+    static const double shares[] = {0.1, 0.25, 0.5, 1};
+    struct bench b = {.token_count = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 256};
+    double seconds = argc > 4 ? strtod(argv[4], NULL) : 8;
+    struct ps_replay_compute compute = {0};
+    struct ps_error err = {0};
+    struct run run;
+
+    if (argc < 3 || b.token_count == 0) {
+        fprintf(stderr, "Usage: bench_replay VOLUME TEXT [TOKENS [SECONDS]]\n");
+        return 2;
+    }
+    stop_on(ps_model_open(&b.model, (const char *const *)&argv[1], 1, &err), &err);
+    ps_model_info(b.model, &b.info);
+    read_text(&b, argv[2]);
+    b.moe_of = allocate(b.info.layer_count, sizeof(*b.moe_of));
+    b.moe_layers = allocate(b.info.moe_layer_count, sizeof(*b.moe_layers));
+    b.experts = allocate((size_t)b.token_count * b.info.moe_layer_count * b.info.experts_used,
+                         sizeof(*b.experts));
+    run_engine(&b, 0, true, number_layer, &run);
+    for (uint32_t l = 0, moe = 0; l < b.info.layer_count; l++)
+        b.moe_of[l] = b.moe_of[l] ? moe++ : 0;
+    uint64_t per_token = b.info.moe_layer_count;
+    compute.expert_ns = run.expert_ns / (b.token_count * per_token * b.info.experts_used);
+    compute.mixer_ns = (run.ns - run.expert_ns) / (b.token_count * per_token);
+    printf("%u tokens; with everything in memory %.2f tokens/s: an expert takes %.1f us, all else "
+           "of a layer %.1f us\n",
+           b.token_count, b.token_count * 1e9 / (double)run.ns, (double)compute.expert_ns / 1e3,
+           (double)compute.mixer_ns / 1e3);
+    printf(" slots      hits  replayed   tokens/s  replayed  difference   waited  replayed\n");
+    for (size_t i = 0; i < PS_ARRAY_LEN(shares); i++)
+        compare(&b, shares[i], seconds, &compute);
+    free(b.ids);
+    free(b.moe_of);
+    free(b.moe_layers);
+    free(b.experts);
+    ps_model_close(&b.model);
+    return 0;
+}
