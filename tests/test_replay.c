@@ -215,10 +215,12 @@ static const struct ps_replay_drive drive = {NULL, UINT64_C(2) << 30, 50000};
 static void test_bounds(void **state)
 {
     struct ps_replay *replay = make_replay(8u << 20);
-    struct ps_replay_options options = {.drives = &drive,
-                                        .drive_count = 1,
-                                        .slot_count = 48,
-                                        .compute = {300000, 200000, 500000, 1000000}};
+    struct ps_replay_options options = {
+        .drives = &drive,
+        .drive_count = 1,
+        .slot_count = 48,
+        .compute = {
+            .mixer_ns = 300000, .shared_ns = 200000, .expert_ns = 500000, .token_ns = 1000000}};
     struct ps_replay_result off, oracle, guess, bad;
 
     (void)state;
