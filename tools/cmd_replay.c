@@ -171,6 +171,12 @@ static int memory_set(struct ps_model *model, const struct replay_memory *memory
     return rc;
 }
 
+static uint64_t ns_of(double bytes, double bytes_per_s)
+{
+    double ns = bytes * 1e9 / bytes_per_s;
+    return ns < (double)REPLAY_TIME_NS_MAX ? (uint64_t)ns : REPLAY_TIME_NS_MAX;
+}
+
 static void compute_set(const struct replay_compute *c, const struct ps_trace_info *info,
                         uint64_t expert_bytes, struct ps_replay_options *o)
 {
@@ -178,10 +184,10 @@ static void compute_set(const struct replay_compute *c, const struct ps_trace_in
     if (c->memory_bytes_per_s == 0)
         return;
     if (o->compute.expert_ns == 0)
-        o->compute.expert_ns = (uint64_t)((double)expert_bytes * 1e9 / c->memory_bytes_per_s);
+        o->compute.expert_ns = ns_of((double)expert_bytes, c->memory_bytes_per_s);
     if (o->compute.mixer_ns == 0)
         o->compute.mixer_ns =
-            (uint64_t)((double)c->dense_bytes * 1e9 / c->memory_bytes_per_s / info->layer_count);
+            ns_of((double)c->dense_bytes / info->layer_count, c->memory_bytes_per_s);
 }
 
 struct work {

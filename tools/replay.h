@@ -6,6 +6,8 @@
 #include "tools/tool.h"
 
 #define REPLAY_LIST_MAX 32
+/* A step takes no longer, so that a trace's whole time can be counted. */
+#define REPLAY_TIME_NS_MAX UINT64_C(10000000000)
 
 /* One memory size: bytes, or a share of all experts, or the least. */
 struct replay_memory {

@@ -9,6 +9,7 @@
 #include "tools/profile.h"
 
 #define LATENCY_DEFAULT_NS 100000u
+#define RATE_MIN 1e6
 #define RANGE_COUNT 10
 
 /* Cuts the next item off a list between commas; NULL at the end. Changes the text. */
@@ -44,6 +45,8 @@ static int memory_parse(const char *text, struct replay_memory *memory, struct p
                             "\"%s\" is no share of the experts: above 0 %% and up to 100 %%", text);
     }
     int rc = ps_size_parse(text, &memory->bytes, err);
+    if (rc < 0)
+        snprintf(err->where, sizeof(err->where), "--memory");
     if (rc == 0 && memory->bytes == 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--memory",
                             "0 bytes are no memory; \"min\" takes the least possible");
@@ -125,7 +128,7 @@ static bool time_parse(const char *text, uint64_t *ns)
     if (end == text || !(value >= 0))
         return false;
     for (size_t i = 0; i < PS_ARRAY_LEN(units); i++) {
-        if (strcmp(end, units[i].name) == 0 && value * units[i].ns < 1e15) {
+        if (strcmp(end, units[i].name) == 0 && value * units[i].ns <= (double)REPLAY_TIME_NS_MAX) {
             *ns = (uint64_t)(value * units[i].ns + 0.5);
             return true;
         }
@@ -150,7 +153,7 @@ static bool drive_parse(const char *text, struct replay_drives *drives)
     }
     const char *rest = rate_read(text, &rate);
     if (rest == NULL || (*rest == '@' && !time_parse(rest + 1, &drive.latency_ns)) ||
-        (*rest != '@' && *rest != '\0') || rate < 1)
+        (*rest != '@' && *rest != '\0') || rate < RATE_MIN)
         return false;
     drive.bytes_per_s = (uint64_t)rate;
     if (count < 1 || count > (unsigned long)(PS_MEMBER_COUNT_MAX - drives->count))
@@ -230,7 +233,7 @@ int replay_compute_parse(const char *text, struct replay_compute *compute, struc
             rc = ps_error_set(
                 err, -PS_ERR_ARGUMENT, "--compute",
                 "\"%s\" is not understood: mixer, shared, predict, expert and token have a "
-                "time (1.2ms, 80us), memory a rate (40G) and dense a size (1.5G)",
+                "time up to 10 s (1.2ms, 80us), memory a rate (40G) and dense a size (1.5G)",
                 text);
     }
     if (rc == 0 && compute->dense_bytes > 0 && compute->memory_bytes_per_s == 0)
