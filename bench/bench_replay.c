@@ -2,7 +2,7 @@
  * How near a replay comes to the engine: decodes a text with several sizes of the cache, probes the
  * drive between, and plays the same routes back with as many slots.
  *
- *     build/bench/bench_replay VOLUME TEXT [TOKENS [SECONDS]]
+ *     build/bench/bench_replay VOLUME TEXT|- [TOKENS [SECONDS]]
  *
  * What the arithmetic takes is measured with everything in memory: the time of the experts by
  * itself, all else by layer. The volume is one of a single member.
@@ -51,15 +51,22 @@ static void read_text(struct bench *b, const char *path)
 {
     static char text[1 << 20];
     struct ps_error err = {0};
-    FILE *file = fopen(path, "rb");
+    FILE *file = strcmp(path, "-") == 0 ? NULL : fopen(path, "rb");
 
+    b->ids = allocate(b->token_count, sizeof(*b->ids));
+    /* For models without a tokenizer. */
+    for (uint64_t i = 0, x = 1; strcmp(path, "-") == 0 && i < b->token_count; i++) {
+        x = x * UINT64_C(6364136223846793005) + 1442695040888963407;
+        b->ids[i] = (int32_t)((x >> 33) % b->info.vocab_rows);
+    }
+    if (strcmp(path, "-") == 0)
+        return;
     if (!file) {
         fprintf(stderr, "bench_replay: %s cannot be read\n", path);
         exit(1);
     }
     size_t bytes = fread(text, 1, sizeof(text), file);
     fclose(file);
-    b->ids = allocate(b->token_count, sizeof(*b->ids));
     int64_t count = ps_model_tokenize(b->model, text, bytes, b->ids, b->token_count, &err);
     stop_on((int)ps_min_u64((uint64_t)(count < 0 ? 0 : count), 1) - (count < 0), &err);
     b->token_count = (uint32_t)ps_min_u64((uint64_t)count, b->token_count);
@@ -247,7 +254,7 @@ int main(int argc, char **argv)
     struct run run;
 
     if (argc < 3 || b.token_count == 0) {
-        fprintf(stderr, "Usage: bench_replay VOLUME TEXT [TOKENS [SECONDS]]\n");
+        fprintf(stderr, "Usage: bench_replay VOLUME TEXT|- [TOKENS [SECONDS]]\n");
         return 2;
     }
     stop_on(ps_model_open(&b.model, (const char *const *)&argv[1], 1, &err), &err);

@@ -123,18 +123,25 @@ static struct ps_cache_list *list_of(struct ps_cache *cache, const struct ps_slo
     return slot->is_staged ? &lists->staged : &lists->lru;
 }
 
-static void list_append(struct ps_cache *cache, uint32_t slot_idx)
+/*
+ * By the order in which slots were let go, which is nearly always behind the newest. A lease may be
+ * put when its last slice has landed, a moment before its fetch has ended: by the order of the ends
+ * what is in memory later would depend on such moments.
+ */
+static void list_insert(struct ps_cache *cache, uint32_t slot_idx)
 {
     struct ps_slot *slot = &cache->slots[slot_idx];
     struct ps_cache_list *list = list_of(cache, slot);
+    uint32_t older = list->newest, newer = PS_CACHE_NONE;
 
-    slot->older = list->newest;
-    slot->newer = PS_CACHE_NONE;
-    if (list->newest == PS_CACHE_NONE)
-        list->oldest = slot_idx;
-    else
-        cache->slots[list->newest].newer = slot_idx;
-    list->newest = slot_idx;
+    while (older != PS_CACHE_NONE && cache->slots[older].order > slot->order) {
+        newer = older;
+        older = cache->slots[older].older;
+    }
+    slot->older = older;
+    slot->newer = newer;
+    *(older == PS_CACHE_NONE ? &list->oldest : &cache->slots[older].newer) = slot_idx;
+    *(newer == PS_CACHE_NONE ? &list->newest : &cache->slots[newer].older) = slot_idx;
 }
 
 static void list_remove(struct ps_cache *cache, uint32_t slot_idx)
@@ -284,6 +291,7 @@ uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object)
 
     if (slot_idx != PS_CACHE_NONE) {
         set_staged(cache, &cache->slots[slot_idx], true);
+        cache->slots[slot_idx].order = ++cache->order_count;
         cache->lists[cache->slots[slot_idx].class_idx].orphan_count++;
     }
     return slot_idx;
@@ -314,7 +322,8 @@ void ps_cache_touch(struct ps_cache *cache, uint32_t slot_idx)
            cache->slots[slot_idx].lease_count == 0);
     list_remove(cache, slot_idx);
     set_staged(cache, &cache->slots[slot_idx], false);
-    list_append(cache, slot_idx);
+    cache->slots[slot_idx].order = ++cache->order_count;
+    list_insert(cache, slot_idx);
 }
 
 /* What is to happen with a slot without leases. */
@@ -323,7 +332,7 @@ static void settle(struct ps_cache *cache, uint32_t slot_idx)
     struct ps_slot *slot = &cache->slots[slot_idx];
 
     if (slot->state == PS_SLOT_READY)
-        list_append(cache, slot_idx);
+        list_insert(cache, slot_idx);
     else if (slot->state == PS_SLOT_FAILED)
         make_free(cache, slot_idx);
     else
@@ -335,8 +344,10 @@ void ps_cache_release(struct ps_cache *cache, uint32_t slot_idx)
     struct ps_slot *slot = &cache->slots[slot_idx];
 
     assert(slot->lease_count > 0);
-    if (--slot->lease_count == 0)
-        settle(cache, slot_idx);
+    if (--slot->lease_count > 0)
+        return;
+    slot->order = ++cache->order_count;
+    settle(cache, slot_idx);
 }
 
 void ps_cache_unstage(struct ps_cache *cache, uint32_t slot_idx)
@@ -362,6 +373,7 @@ uint32_t ps_cache_move(struct ps_cache *cache, uint32_t slot_idx)
     if (to_idx == PS_CACHE_NONE)
         return to_idx;
     cache->slots[to_idx].lease_count = slot->lease_count;
+    cache->slots[to_idx].order = slot->order;
     if (slot->lease_count == 0)
         cache->lists[slot->class_idx].orphan_count++; /* both of them now */
     slot->moved_to = to_idx;

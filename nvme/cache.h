@@ -91,6 +91,7 @@ struct ps_slot {
     uint32_t lease_count;
     uint32_t newer, older; /* in a list of the class, or newer: in its free list */
     uint32_t moved_to;     /* LEFT: where leases find the object now */
+    uint64_t order;        /* when it was last let go: ascending from oldest to newest in a list */
     uint8_t state;         /* enum ps_slot_state */
     uint8_t class_idx;
     bool is_staged; /* guessed, and not asked for so far */
@@ -136,6 +137,7 @@ struct ps_cache {
     uint8_t *parts;            /* [part_count] */
     struct ps_cache_lists lists[PS_CACHE_CLASS_COUNT_MAX];
     uint32_t staged_count; /* slots with is_staged */
+    uint64_t order_count;
     uint64_t eviction_count;
 };
 

@@ -555,6 +555,28 @@ static void test_orphans(void **state)
     close_cache(cache, table);
 }
 
+/* What is let go first goes first, whichever read has ended first. */
+static void test_order_of_release(void **state)
+{
+    struct world w = {.object_count = 10, .size = 4096};
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 3, 0, GIB, &table);
+    uint32_t slots[3];
+    (void)state;
+
+    assert_int_equal(cache->plan.slot_count, 3);
+    for (uint32_t i = 0; i < 3; i++)
+        slots[i] = ps_cache_take(cache, i);
+    for (uint32_t i = 0; i < 3; i++)
+        ps_cache_release(cache, slots[i]);
+    ps_cache_finish(cache, slots[1]);
+    ps_cache_finish(cache, slots[2]);
+    ps_cache_finish(cache, slots[0]);
+    for (uint32_t i = 0; i < 3; i++)
+        assert_int_equal(ps_cache_take(cache, 3 + i), slots[i]);
+    close_cache(cache, table);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -570,6 +592,7 @@ int main(void)
         cmocka_unit_test(test_move),
         cmocka_unit_test(test_lru_model),
         cmocka_unit_test(test_orphans),
+        cmocka_unit_test(test_order_of_release),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
