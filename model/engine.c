@@ -146,6 +146,9 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
 
     if (model->engine)
         return ps_error_set(err, -EBUSY, NULL, "the model already has an open engine; close it");
+    if (model->is_described)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                            "this model is only described: lay it out to run it");
     struct ps_engine *engine = calloc(1, sizeof(*engine));
     if (!engine)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the engine");

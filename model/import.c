@@ -6,6 +6,7 @@
 #include "core/util.h"
 #include "model/import.h"
 #include "model/model.h"
+#include "model/preset.h"
 #include "quant/type.h"
 
 /* Larger slices than this overlap nothing any more; smaller ones the caller may ask for. */
@@ -27,6 +28,8 @@ static int make_blobs(struct ps_import *import, struct ps_error *err)
     if (rc < 0)
         return rc;
     add_blob(import, PS_BLOB_MODEL, text, strlen(text));
+    if (!import->source)
+        return 0;
     rc = ps_import_tokenizer(import->source, &data, &bytes, err);
     if (rc < 0)
         return rc;
@@ -112,6 +115,40 @@ static int prepare(struct ps_import *import, const struct ps_model_layout_option
     import->spec.object_count = import->object_count;
     import->spec.blobs = import->blobs;
     import->spec.source_name = import->source->name;
+    return 0;
+}
+
+static int prepare_preset(struct ps_import *import, const struct ps_preset *preset,
+                          const char *quant, struct ps_error *err)
+{
+    int rc;
+
+    import->slice_bytes = PS_SLICE_BYTES_DEFAULT;
+    ps_preset_config(preset, &import->config);
+    if ((rc = ps_preset_quant(quant, &import->quant, err)) < 0 ||
+        (rc = ps_import_plan(import, err)) < 0 || (rc = make_blobs(import, err)) < 0)
+        return rc;
+    import->spec.objects = import->objects;
+    import->spec.object_count = import->object_count;
+    import->spec.blobs = import->blobs;
+    import->spec.source_name = import->config.source_name;
+    return 0;
+}
+
+int ps_import_open_preset(struct ps_import **out, const struct ps_preset *preset, const char *quant,
+                          struct ps_error *err)
+{
+    struct ps_import *import = calloc(1, sizeof(*import));
+    int rc;
+
+    if (!import)
+        return ps_error_set(err, -ENOMEM, NULL, "memory for the preset is not to be had");
+    rc = prepare_preset(import, preset, quant, err);
+    if (rc < 0) {
+        ps_import_close(&import);
+        return rc;
+    }
+    *out = import;
     return 0;
 }
 

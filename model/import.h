@@ -62,7 +62,7 @@ struct ps_import_scratch {
 };
 
 struct ps_import {
-    struct ps_source *source;
+    struct ps_source *source; /* NULL: of a preset */
     struct ps_checkpoint checkpoint;
     struct ps_config config;
     struct ps_quant_spec quant;
@@ -95,6 +95,15 @@ struct ps_import {
 int ps_import_open(struct ps_import **out, const struct ps_model_layout_options *options,
                    int worker_count, struct ps_error *err);
 void ps_import_close(struct ps_import **import);
+
+struct ps_preset; /* model/preset.h */
+
+/*
+ * Plans a layout of a preset, as if there were a checkpoint of that shape: import->source stays
+ * NULL, and nothing can be filled. quant: as of ps_preset_quant. -PS_ERR_ARGUMENT, -ENOMEM.
+ */
+int ps_import_open_preset(struct ps_import **out, const struct ps_preset *preset, const char *quant,
+                          struct ps_error *err);
 
 /* A ps_layout_fill_fn; ctx is the struct ps_import. */
 int ps_import_fill(void *ctx, int worker, uint32_t object, uint32_t slice_begin, uint32_t slice_end,

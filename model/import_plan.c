@@ -70,6 +70,40 @@ static int target_type(struct ps_import *import, const struct ps_source_tensor *
     return 0;
 }
 
+/* What a preset's tensors are made of: matrices as released, routers as GGUF files have them. */
+static char preset_name[] = "preset";
+static const struct ps_source_tensor preset_matrix = {
+    .name = preset_name, .type = PS_TYPE_BF16, .type_name = "BF16"};
+static const struct ps_source_tensor preset_router = {
+    .name = preset_name, .type = PS_TYPE_F32, .type_name = "F32"};
+
+/* As ps_checkpoint_find; a preset has every tensor that its configuration speaks of. */
+static int find_resident(const struct ps_import *import, enum ps_role role, uint32_t layer,
+                         struct ps_tensor_ref *ref, struct ps_error *err)
+{
+    bool is_router = role == PS_ROLE_ROUTER || role == PS_ROLE_SHARED_GATE_INP;
+
+    if (import->source)
+        return ps_checkpoint_find(&import->checkpoint, &import->config, role, layer, ref, err);
+    *ref = (struct ps_tensor_ref){.tensor = is_router ? &preset_router : &preset_matrix};
+    ps_role_shape(&import->config, role, &ref->rows, &ref->cols);
+    return 1;
+}
+
+static int find_expert(const struct ps_import *import, uint32_t layer, uint32_t expert,
+                       enum ps_expert_part part, struct ps_tensor_ref *ref, struct ps_error *err)
+{
+    const struct ps_config *c = &import->config;
+    bool is_down = part == PS_EXPERT_DOWN;
+
+    if (import->source)
+        return ps_checkpoint_find_expert(&import->checkpoint, c, layer, expert, part, ref, err);
+    *ref = (struct ps_tensor_ref){.tensor = &preset_matrix,
+                                  .rows = is_down ? c->hidden : c->expert_width,
+                                  .cols = is_down ? c->expert_width : c->hidden};
+    return 0;
+}
+
 static int resident_type(struct ps_import *import, enum ps_role role,
                          const struct ps_tensor_ref *ref, uint32_t *type, struct ps_error *err)
 {
@@ -86,6 +120,8 @@ static int resident_type(struct ps_import *import, enum ps_role role,
 
 static void mark_used(struct ps_import *import, const struct ps_tensor_ref *ref)
 {
+    if (!import->source)
+        return;
     import->used[ref->tensor - import->source->tensors] = true;
     if (ref->scales)
         import->used[ref->scales - import->source->tensors] = true;
@@ -135,7 +171,7 @@ static int plan_resident(struct ps_import *import, enum ps_role role, uint32_t l
 
     if (!ps_role_present(&import->config, role, layer))
         return 0;
-    rc = ps_checkpoint_find(&import->checkpoint, &import->config, role, layer, ref, err);
+    rc = find_resident(import, role, layer, ref, err);
     if (rc <= 0)
         return rc;
     *t = (struct ps_config_tensor){role, layer, 0};
@@ -178,8 +214,7 @@ static int plan_part(struct ps_import *import, uint32_t layer, uint32_t expert,
     struct ps_tensor_ref ref;
     char name[OBJECT_NAME_BYTES];
     uint32_t chosen;
-    int rc = ps_checkpoint_find_expert(&import->checkpoint, &import->config, layer, expert, part,
-                                       &ref, err);
+    int rc = find_expert(import, layer, expert, part, &ref, err);
 
     if (rc < 0 || (rc = target_type(import, ref.tensor, import->quant.types[PS_QUANT_EXPERTS],
                                     ref.cols, &chosen, err)) < 0)
@@ -345,13 +380,15 @@ int ps_import_plan(struct ps_import *import, struct ps_error *err)
     bool moe = false;
     int rc;
 
-    import->used = calloc(import->source->tensor_count, sizeof(*import->used));
-    if (!import->used)
-        return no_memory(err);
+    if (import->source) {
+        import->used = calloc(import->source->tensor_count, sizeof(*import->used));
+        if (!import->used)
+            return no_memory(err);
+    }
     for (uint32_t i = 0; i < import->config.layer_count; i++)
         moe |= import->config.layers[i].ffn == PS_FFN_MOE;
     if (!moe)
-        return ps_error_set(err, -PS_ERR_UNSUPPORTED, import->source->name,
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, import->config.source_name,
                             "the model has no layer with experts: there is nothing to stream");
     /* The experts' types are not chosen yet; F32 fits every width. */
     rc = ps_config_check(&import->config, err);
@@ -360,7 +397,7 @@ int ps_import_plan(struct ps_import *import, struct ps_error *err)
     for (uint32_t i = 0; i < ps_config_layers_all(&import->config) && rc == 0; i++)
         if (import->config.layers[i].ffn == PS_FFN_MOE)
             rc = plan_layer(import, i, err);
-    if (rc == 0)
+    if (rc == 0 && import->source)
         rc = count_tensors(import, err);
     if (rc == 0)
         rc = list_objects(import, err);

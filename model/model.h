@@ -23,7 +23,12 @@ struct ps_model {
     enum ps_chat_family chat_family;
     char expert_types[64];
     struct ps_engine *engine; /* the one open engine, or NULL */
+    bool is_described;        /* there are no weights behind it (model/describe.c) */
+    uint64_t unheld_bytes; /* what a real one of its kind holds in memory, and this one does not */
 };
+
+/* A model of an open volume, which it takes over (also on errors, which are ps_model_open's). */
+int ps_model_take(struct ps_model **out, struct ps_volume *volume, struct ps_error *err);
 
 /* Bytes of a sampler that looks back on no more tokens than it does by default. */
 uint64_t ps_sampler_bytes(uint32_t vocab_rows);

@@ -180,31 +180,40 @@ static void describe_types(struct ps_model *model)
     }
 }
 
-int ps_model_open(struct ps_model **out, const char *const *paths, int path_count,
-                  struct ps_error *err)
+int ps_model_take(struct ps_model **out, struct ps_volume *volume, struct ps_error *err)
 {
     struct ps_model *model = calloc(1, sizeof(*model));
     int rc;
 
-    if (!model)
+    if (!model) {
+        ps_volume_close(&volume);
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the model");
-    rc = ps_volume_open(&model->volume, paths, path_count, err);
-    if (rc >= 0)
-        rc = load_metadata(model, err);
+    }
+    model->volume = volume;
+    rc = load_metadata(model, err);
     if (rc >= 0)
         rc = check_resident(model, err);
     if (rc >= 0)
         rc = check_experts(model, err);
-    if (rc < 0)
-        goto fail;
+    if (rc < 0) {
+        ps_model_close(&model);
+        return rc;
+    }
     describe_types(model);
     *out = model;
     return 0;
+}
 
-fail:
-    if (err && err->where[0] == 0 && path_count > 0)
+int ps_model_open(struct ps_model **out, const char *const *paths, int path_count,
+                  struct ps_error *err)
+{
+    struct ps_volume *volume;
+    int rc = ps_volume_open(&volume, paths, path_count, err);
+
+    if (rc >= 0)
+        rc = ps_model_take(out, volume, err);
+    if (rc < 0 && err && err->where[0] == 0 && path_count > 0)
         snprintf(err->where, sizeof(err->where), "%s", paths[0]);
-    ps_model_close(&model);
     return rc;
 }
 

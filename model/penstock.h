@@ -105,6 +105,24 @@ struct ps_model_info {
 int ps_model_open(struct ps_model **out, const char *const *paths, int path_count,
                   struct ps_error *err);
 void ps_model_close(struct ps_model **model);
+
+struct ps_model_describe_options {
+    const char
+        *source;       /* a checkpoint as of a layout, or the name of a preset (docs/commands.md) */
+    const char *quant; /* as of a layout; for a preset also one type for all matrices */
+    uint64_t slice_bytes; /* as of a layout */
+    int member_count;     /* drives that it would be laid out over: 1 .. PS_MEMBER_COUNT_MAX */
+    const struct ps_member_profile *profiles; /* [member_count] of them, or NULL */
+};
+
+/*
+ * The model that a layout would make, for ps_model_info and ps_model_plan, without writing it: only
+ * headers and samples of a checkpoint are read, and a preset needs nothing at all. An engine does
+ * not open on it (-PS_ERR_ARGUMENT). Errors: those of ps_model_layout; -ENOENT (neither a file nor
+ * a preset; text lists the presets).
+ */
+int ps_model_describe(struct ps_model **out, const struct ps_model_describe_options *options,
+                      struct ps_error *err);
 void ps_model_info(const struct ps_model *model, struct ps_model_info *info);
 struct ps_volume *ps_model_volume(struct ps_model *model); /* owned by the model */
 

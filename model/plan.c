@@ -459,7 +459,7 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     uint64_t resident = ps_region_bytes(ps_resident_bytes(model));
     uint64_t base = ps_rss_peak_bytes() + ps_mem_hugetlb_bytes() + RESERVE_BYTES +
                     (uint64_t)o.threads * (THREAD_BYTES + sizeof(struct ps_thread_time)) +
-                    table_bytes(&model->config, &o);
+                    table_bytes(&model->config, &o) + model->unheld_bytes;
     uint64_t state_bytes = ps_region_bytes(o.sessions * state.bytes);
     uint64_t floor_work = work_bytes(&size, smallest_chunk(&size));
     uint64_t timeline =
