@@ -17,6 +17,7 @@ ps_test(prediction "golden" SOURCES test_prediction.c LINK oracle)
 ps_test(types "kernel" SOURCES test_types.c LINK oracle)
 ps_test(model_open unit SOURCES test_model_open.c LINK oracle)
 ps_test(describe unit SOURCES test_describe.c LINK oracle)
+ps_test(reuse unit SOURCES test_reuse.c LINK penstock_model)
 ps_test(peak unit SOURCES test_peak.c LINK oracle)
 # Faults of the drives at every read of three tokens.
 ps_test(faults fault SOURCES test_faults.c LINK model_fixture)

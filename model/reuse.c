@@ -1,0 +1,173 @@
+#include "model/reuse.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/util.h"
+
+#define OBJECT_COUNT_MAX (1u << 24)
+#define CURVE_COUNT_MAX 16
+
+/*
+ * Marks in a line of places: one for each object seen, at the place of its last access. A tree of
+ * sums over the places (Fenwick) counts those behind any of them. When the line is full the marks
+ * are moved together, which keeps their order.
+ */
+struct ps_reuse {
+    uint32_t experts, object_count, seen_count;
+    uint32_t place_count, next; /* places 1 .. place_count */
+    uint32_t *place_of;         /* [object_count]: 0 = never seen */
+    uint32_t *object_at;        /* [place_count + 1] */
+    uint32_t *sums;             /* [place_count + 1] */
+    double *hits;               /* [object_count + 2]: accesses by distance */
+    double *spread;             /* [object_count + 2]: differences of those spread over a range */
+    uint64_t counted;
+};
+
+int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, struct ps_error *err)
+{
+    uint64_t objects = (uint64_t)layers * experts;
+
+    if (objects == 0 || objects > OBJECT_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                            "%u layers of %u experts are none, or absurdly many", layers, experts);
+    struct ps_reuse *r = calloc(1, sizeof(*r));
+    if (r == NULL)
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory");
+    r->experts = experts;
+    r->object_count = (uint32_t)objects;
+    r->place_count = r->object_count * 4 + 64;
+    r->next = 1;
+    r->place_of = calloc(r->object_count, sizeof(*r->place_of));
+    r->object_at = calloc((size_t)r->place_count + 1, sizeof(*r->object_at));
+    r->sums = calloc((size_t)r->place_count + 1, sizeof(*r->sums));
+    r->hits = calloc((size_t)r->object_count + 2, sizeof(*r->hits));
+    r->spread = calloc((size_t)r->object_count + 2, sizeof(*r->spread));
+    if (!r->place_of || !r->object_at || !r->sums || !r->hits || !r->spread) {
+        ps_reuse_close(&r);
+        return ps_error_set(err, -ENOMEM, NULL, "not enough memory");
+    }
+    *out = r;
+    return 0;
+}
+
+void ps_reuse_close(struct ps_reuse **reuse)
+{
+    struct ps_reuse *r = *reuse;
+
+    if (r == NULL)
+        return;
+    free(r->place_of);
+    free(r->object_at);
+    free(r->sums);
+    free(r->hits);
+    free(r->spread);
+    free(r);
+    *reuse = NULL;
+}
+
+static void add(struct ps_reuse *r, uint32_t place, uint32_t delta)
+{
+    for (; place <= r->place_count; place += place & -place)
+        r->sums[place] += delta; /* wraps around for -1 */
+}
+
+static uint32_t sum_to(const struct ps_reuse *r, uint32_t place)
+{
+    uint32_t sum = 0;
+
+    for (; place > 0; place -= place & -place)
+        sum += r->sums[place];
+    return sum;
+}
+
+static void move_together(struct ps_reuse *r)
+{
+    uint32_t to = 1;
+
+    memset(r->sums, 0, ((size_t)r->place_count + 1) * sizeof(*r->sums));
+    for (uint32_t from = 1; from < r->next; from++) {
+        uint32_t object = r->object_at[from];
+        if (r->place_of[object] != from)
+            continue;
+        r->object_at[to] = object;
+        r->place_of[object] = to++;
+    }
+    for (uint32_t place = 1; place < to; place++)
+        add(r, place, 1);
+    r->next = to;
+}
+
+void ps_reuse_access(struct ps_reuse *r, uint32_t layer, uint32_t expert, int is_counted)
+{
+    uint32_t object = layer * r->experts + expert;
+
+    if (r->next > r->place_count)
+        move_together(r);
+    uint32_t place = r->place_of[object];
+    r->counted += is_counted != 0;
+    if (place == 0) {
+        uint32_t least = r->seen_count++;
+        if (is_counted) {
+            double each = 1.0 / (r->object_count - least);
+            r->spread[least + 1] += each;
+            r->spread[r->object_count + 1] -= each;
+        }
+    } else {
+        uint32_t distance = r->seen_count - sum_to(r, place) + 1;
+        r->hits[distance] += is_counted ? 1 : 0;
+        add(r, place, (uint32_t)-1);
+    }
+    r->place_of[object] = r->next;
+    r->object_at[r->next] = object;
+    add(r, r->next++, 1);
+}
+
+double ps_reuse_hit_rate(const struct ps_reuse *r, double slots)
+{
+    double sum = 0, each = 0;
+
+    for (uint32_t d = 1; d <= r->object_count && d <= slots; d++) {
+        each += r->spread[d];
+        sum += r->hits[d] + each;
+    }
+    return r->counted ? sum / (double)r->counted : 0;
+}
+
+/* ---- curves ---------------------------------------------------------------------------------- */
+
+static double at_point(const struct ps_reuse_curve *curve, double x)
+{
+    int i = 1;
+
+    while (i < PS_REUSE_POINT_COUNT - 1 && x > ps_reuse_points[i])
+        i++;
+    double left = ps_reuse_points[i - 1], width = ps_reuse_points[i] - left;
+    double low = curve->hit_rate[i - 1], high = curve->hit_rate[i];
+    return low + (high - low) * (x - left) / width;
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+void ps_reuse_predict(double fraction, uint32_t used, uint32_t experts, struct ps_hit_rate *rate)
+{
+    double least = (double)used / experts, x = 1, rates[CURVE_COUNT_MAX];
+    size_t n = 0;
+
+    *rate = (struct ps_hit_rate){0, 0, 0};
+    if (fraction < least)
+        return;
+    if (least < 1)
+        x = fraction < 1 ? (fraction - least) / (1 - least) : 1;
+    for (const struct ps_reuse_curve *c = ps_reuse_table; c->name && n < CURVE_COUNT_MAX; c++)
+        rates[n++] = at_point(c, x);
+    qsort(rates, n, sizeof(*rates), by_value);
+    rate->low = rates[0];
+    rate->high = rates[n - 1];
+    rate->central = (rates[(n - 1) / 2] + rates[n / 2]) / 2;
+}

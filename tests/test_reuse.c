@@ -1,0 +1,108 @@
+/* Stack distances against a plain LRU, and what the shipped curves give. */
+#include <stdlib.h>
+
+#include "core/util.h"
+#include "model/reuse.h"
+#include "util.h"
+
+#define LAYERS 3
+#define EXPERTS 20
+#define OBJECTS (LAYERS * EXPERTS)
+#define ACCESSES 6000
+
+static uint32_t random_next(uint64_t *state)
+{
+    *state = *state * UINT64_C(6364136223846793005) + 1442695040888963407u;
+    return (uint32_t)(*state >> 33);
+}
+
+/* Hits of a list kept in order of last use, over accesses from `warm` on. */
+static uint32_t lru_hits(const uint32_t *objects, uint32_t slots, uint32_t warm)
+{
+    uint32_t list[OBJECTS], count = 0, hits = 0;
+
+    for (uint32_t i = 0; i < ACCESSES; i++) {
+        uint32_t at = 0;
+        while (at < count && list[at] != objects[i])
+            at++;
+        hits += i >= warm && at < count;
+        if (at == count && count < slots)
+            count++;
+        at = at < count ? at : count - 1;
+        memmove(list + 1, list, at * sizeof(*list));
+        list[0] = objects[i];
+    }
+    return hits;
+}
+
+static void test_against_lru(void **state)
+{
+    uint32_t objects[ACCESSES], warm = ACCESSES / 2;
+    struct ps_reuse *reuse;
+    struct ps_error err = {0};
+    uint64_t seed = 7;
+
+    (void)state;
+    assert_int_equal(ps_reuse_open(&reuse, LAYERS, EXPERTS, &err), 0);
+    for (uint32_t i = 0; i < ACCESSES; i++) {
+        uint32_t near = random_next(&seed) % 5, far = random_next(&seed) % EXPERTS;
+        uint32_t layer = i % LAYERS, expert = random_next(&seed) % 3 ? near : far;
+        objects[i] = layer * EXPERTS + expert;
+        ps_reuse_access(reuse, layer, expert, i >= warm);
+    }
+    for (uint32_t slots = 1; slots <= OBJECTS; slots++) {
+        double rate = ps_reuse_hit_rate(reuse, slots);
+        assert_int_equal((uint32_t)(rate * (ACCESSES - warm) + 0.5),
+                         lru_hits(objects, slots, warm));
+    }
+    ps_reuse_close(&reuse);
+    assert_int_equal(ps_reuse_open(&reuse, 0, 8, &err), -PS_ERR_ARGUMENT);
+}
+
+/* What comes for the first time hits where everything fits, and nowhere else for certain. */
+static void test_first_touches(void **state)
+{
+    struct ps_reuse *reuse;
+    struct ps_error err = {0};
+
+    (void)state;
+    assert_int_equal(ps_reuse_open(&reuse, 1, 10, &err), 0);
+    for (uint32_t i = 0; i < 5; i++)
+        ps_reuse_access(reuse, 0, i, 0);
+    ps_reuse_access(reuse, 0, 9, 1);
+    assert_true(ps_reuse_hit_rate(reuse, 5) == 0);
+    assert_true(ps_reuse_hit_rate(reuse, 7) > 0.39 && ps_reuse_hit_rate(reuse, 7) < 0.41);
+    assert_true(ps_reuse_hit_rate(reuse, 10) > 0.999);
+    ps_reuse_close(&reuse);
+}
+
+static void test_curves(void **state)
+{
+    struct ps_hit_rate rate, before = {0};
+
+    (void)state;
+    for (const struct ps_reuse_curve *c = ps_reuse_table; c->name; c++)
+        for (int i = 1; i < PS_REUSE_POINT_COUNT; i++)
+            assert_true(c->hit_rate[i] >= c->hit_rate[i - 1] && c->hit_rate[i] <= 1);
+    for (double fraction = 0; fraction <= 1.2; fraction += 0.01) {
+        ps_reuse_predict(fraction, 10, 512, &rate);
+        assert_true(rate.low <= rate.central && rate.central <= rate.high);
+        assert_true(rate.central >= before.central && rate.low >= before.low);
+        before = rate;
+    }
+    assert_true(before.low == 1);
+    ps_reuse_predict(0.019, 10, 512, &rate);
+    assert_true(rate.high == 0);
+    ps_reuse_predict(0.3, 8, 8, &rate);
+    assert_true(rate.high == 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_lru),
+        cmocka_unit_test(test_first_touches),
+        cmocka_unit_test(test_curves),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
