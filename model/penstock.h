@@ -210,6 +210,83 @@ struct ps_plan {
 int ps_model_plan(struct ps_model *model, const struct ps_engine_options *options,
                   struct ps_plan *plan, struct ps_error *err);
 
+/* ---- forecast: what a machine will do with a model ----------------------------------------------
+ */
+
+#define PS_MACHINE_RATE_COUNT_MAX 64
+
+/* What a processor and its memory can do, all threads together. */
+struct ps_machine {
+    int threads;
+    double read_bytes_per_s; /* plain reads of memory */
+    double float_ops_per_s;  /* multiply-adds of floats count as two */
+    double run_ns; /* handing work to all threads and waiting for the last; 0: not known */
+    bool is_here;  /* rates were measured, on this machine, for one model and its options */
+    struct ps_machine_rate { /* of products with weights of a type, rows of so many columns */
+        uint32_t type, cols;
+        uint32_t vectors; /* multiplied at once */
+        double bytes_per_s;
+    } rates[PS_MACHINE_RATE_COUNT_MAX];
+    int rate_count;
+};
+
+/*
+ * Measures the products that the model is made of with this process's CPUs, at the sizes that the
+ * engine asks for with these options: adds rates and run_ns to a machine whose other figures the
+ * caller has filled in. Takes about 60 ms for each, and memory of 256 MiB at most. Errors: -ENOMEM,
+ * those of ps_model_plan.
+ */
+int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
+                       const struct ps_engine_options *options, struct ps_error *err);
+
+enum ps_routing {
+    PS_ROUTING_REAL,    /* as of models in use: hit rates from traces (model/reuse.h) */
+    PS_ROUTING_UNIFORM, /* every expert as likely as any other: models of random weights */
+};
+
+struct ps_reuse; /* hit rates from a trace of one's own (model/reuse.h) */
+
+struct ps_forecast_options {
+    const struct ps_engine_options *engine; /* NULL = defaults */
+    const struct ps_machine *machine;       /* NULL: only bytes and hit rates */
+    const struct ps_member_profile *drives; /* [drive_count]; bytes_per_s is what matters most */
+    const double *shares; /* [drive_count] of the data, sum 1; NULL: by bandwidth */
+    int drive_count;      /* 0: not known */
+    enum ps_routing routing;
+    const struct ps_reuse *reuse; /* instead of routing; or NULL */
+    uint32_t prompt_tokens;       /* of the prompt that is forecast; 0 = 512 */
+};
+
+enum ps_limit { PS_LIMIT_UNKNOWN, PS_LIMIT_DRIVES, PS_LIMIT_MEMORY, PS_LIMIT_ARITHMETIC };
+
+/* Tokens per second, and for each what the time goes to. */
+struct ps_forecast_rate {
+    double tokens_per_s; /* 0: not known */
+    enum ps_limit limit;
+    double read_share; /* of the time, waiting for drives with nothing to compute */
+};
+
+struct ps_forecast {
+    struct ps_plan plan;
+    uint64_t routed_bytes;   /* expert bytes of one token, hit or missed */
+    uint64_t resident_bytes; /* of resident weights and state, touched by one token */
+    double cached_fraction;  /* of all experts */
+    double hit_low, hit_central, hit_high;
+    uint64_t missed_bytes; /* of one token, at the central hit rate */
+    struct ps_forecast_rate decode, decode_low, decode_high; /* at each hit rate */
+    struct ps_forecast_rate decode_overlapped; /* with every read asked for in time: the bound */
+    struct ps_forecast_rate prefill;
+    double drive_bytes_per_s; /* of all drives together, as the data lies on them; 0: not known */
+};
+
+/*
+ * Forecasts a warm run (the cache has seen some hundred tokens), half of the context filled,
+ * without prediction: layer by layer the mixer, then the slower of its missed reads and its
+ * arithmetic. Errors: those of ps_model_plan (-PS_ERR_MEMORY_FLOOR fills forecast->plan).
+ */
+int ps_model_forecast(struct ps_model *model, const struct ps_forecast_options *options,
+                      struct ps_forecast *forecast, struct ps_error *err);
+
 struct ps_engine;
 
 /* Allocates everything, reads and checks the resident weights. Blocks. NULL options = defaults. */

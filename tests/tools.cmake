@@ -12,7 +12,7 @@ set(cli_environment
   PENSTOCK_BUILD=${CMAKE_BINARY_DIR}
   PENSTOCK_CMAKE=${CMAKE_COMMAND}
   PENSTOCK_CPACK=${CMAKE_CPACK_COMMAND})
-foreach(name usage input demo batch perplexity quality emulated exact session damage stop resume rebalance memory docs bench
+foreach(name usage input plan demo batch perplexity quality emulated exact session damage stop resume rebalance memory docs bench
         bench_compute bench_modes drives probe timeline install
         trace replay)
   add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)

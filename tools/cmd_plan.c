@@ -1,13 +1,19 @@
-/* penstock plan VOLUME...: how a memory ceiling would be spent. */
-#include "tools/tool.h"
+/* penstock plan SOURCE|VOLUME|PRESET: how a memory ceiling would be spent, and what comes of it. */
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include "core/budget.h"
+#include "tools/plan.h"
 
-enum { KEY_JSON = 1 };
+enum { KEY_JSON = 1, KEY_QUANT, KEY_DRIVES, KEY_MACHINE, KEY_ROUTING, KEY_PROMPT };
 
 struct plan_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
+    const char *quant, *drives, *machine;
+    enum ps_routing routing;
+    uint32_t prompt;
     bool json;
 };
 
@@ -15,7 +21,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 {
     struct plan_args *args = state->input;
 
-    (void)arg;
     switch (key) {
     case ARGP_KEY_INIT:
         state->child_inputs[0] = &args->volume;
@@ -24,13 +29,47 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case KEY_JSON:
         args->json = true;
         return 0;
+    case KEY_QUANT:
+        args->quant = arg;
+        return 0;
+    case KEY_DRIVES:
+        args->drives = arg;
+        return 0;
+    case KEY_MACHINE:
+        args->machine = arg;
+        return 0;
+    case KEY_ROUTING:
+        if (strcmp(arg, "real") != 0 && strcmp(arg, "uniform") != 0)
+            argp_error(state, "--routing: \"%s\" is neither real nor uniform", arg);
+        args->routing = strcmp(arg, "uniform") == 0 ? PS_ROUTING_UNIFORM : PS_ROUTING_REAL;
+        return 0;
+    case KEY_PROMPT:
+        args->prompt = (uint32_t)tool_number(state, "--prompt", arg, 1, 1u << 24);
+        return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static const struct argp_option options[] = {{"json", KEY_JSON, NULL, 0, "print it as JSON", 0},
-                                             {0}};
+static const struct argp_option options[] = {
+    {"quant", KEY_QUANT, "SPEC", 0,
+     "of a checkpoint: as of penstock layout; of a preset also one type for all matrices (default: "
+     "experts=q4_k,rest=q8_0)",
+     0},
+    {"drives", KEY_DRIVES, "SPEC", 0,
+     "bytes per second of each drive, such as 7G, 2x7.0G or 3.5G,7G, or a profile of penstock "
+     "probe "
+     "(default: what the volume records)",
+     0},
+    {"machine", KEY_MACHINE, "SPEC", 0,
+     "probe: measure this one, and the drives of a volume or checkpoint unless --drives is given; "
+     "or cores=16,memory=200G,flops=1.5T",
+     0},
+    {"routing", KEY_ROUTING, "real|uniform", 0,
+     "hit rates as of models in use (default), or of random weights", 0},
+    {"prompt", KEY_PROMPT, "N", 0, "tokens of the prompt that prefill is forecast for (512)", 0},
+    {"json", KEY_JSON, NULL, 0, "print it as JSON", 0},
+    {0}};
 static const struct argp_child children[] = {{&tool_volume_argp, 0, "Volume:", 5},
                                              {&tool_engine_argp, 0, "Memory, disk, processor:", 4},
                                              {0}};
@@ -38,129 +77,188 @@ static const struct argp argp = {
     .options = options,
     .parser = parse,
     .children = children,
+    .args_doc = "SOURCE|PRESET",
     .doc = "Shows what a memory ceiling would be spent on, what the least possible one (--memory "
-           "min) is made of, and which drive feeds which NUMA node's memory."};
+           "min) is made of, how often experts will be found in memory, and, with --machine or "
+           "--drives, how many tokens per second come of it. Of a volume; of a checkpoint that is "
+           "not laid out, a GGUF file or a directory of safetensors; or of a model by its name "
+           "alone."};
 
-static json_t *members_json(const struct ps_volume *volume)
+/* Whether a path is a checkpoint, or nothing at all; then the name of a preset is left. */
+static bool is_volume(const char *path)
 {
-    json_t *members = json_array();
+    char magic[4] = "";
+    struct stat st;
+    size_t length = strlen(path);
 
-    for (int i = 0; i < ps_volume_member_count(volume); i++) {
-        struct ps_member_info info;
-        int node = ps_volume_member_node(volume, i);
-        ps_volume_member(volume, i, &info);
-        json_array_append_new(members,
-                              json_pack("{s:o, s:o, s:f}", "path", tool_json_text(info.path),
-                                        "node", node < 0 ? json_null() : json_integer(node),
-                                        "share", tool_member_share(volume, i)));
-    }
-    return members;
+    if (stat(path, &st) < 0 || S_ISDIR(st.st_mode))
+        return false;
+    if (length > 12 && strcmp(path + length - 12, ".safetensors") == 0)
+        return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd >= 0 ? read(fd, magic, sizeof(magic)) : 0;
+    if (fd >= 0)
+        close(fd);
+    return n != (ssize_t)sizeof(magic) || memcmp(magic, "GGUF", sizeof(magic)) != 0;
 }
 
-static json_t *nodes_json(const struct ps_store_placement *placement)
+/* What reading a checkpoint took for a moment a run will not hold. */
+static void forget_peak(void)
 {
-    json_t *nodes = json_array();
+    int fd = open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC);
 
-    for (int n = 0; n < placement->node_count; n++)
-        json_array_append_new(nodes,
-                              json_pack("{s:i, s:I, s:I}", "node", placement->node_id[n],
-                                        "cache_bytes", (json_int_t)placement->cache_bytes[n],
-                                        "expert_bytes", (json_int_t)placement->object_bytes[n]));
-    return nodes;
-}
-
-static json_t *plan_json(const struct ps_plan *plan, const struct ps_volume *volume, bool fits)
-{
-    json_t *lines = json_array();
-
-    for (int i = 0; i < plan->line_count; i++) {
-        json_array_append_new(lines,
-                              json_pack("{s:s, s:I, s:I}", "name", plan->lines[i].name, "bytes",
-                                        (json_int_t)plan->lines[i].bytes, "floor_bytes",
-                                        (json_int_t)plan->lines[i].floor_bytes));
-    }
-    return json_pack("{s:b, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:I}", "fits", (int)fits,
-                     "budget_bytes", (json_int_t)plan->budget_bytes, "total_bytes",
-                     (json_int_t)plan->total_bytes, "floor_bytes", (json_int_t)plan->floor_bytes,
-                     "ctx", (json_int_t)plan->ctx, "chunk_tokens", (json_int_t)plan->chunk_tokens,
-                     "expert_slots", (json_int_t)plan->expert_slots, "lines", lines, "members",
-                     members_json(volume), "nodes", nodes_json(&plan->placement), "floating_bytes",
-                     (json_int_t)plan->placement.floating_bytes);
-}
-
-static void row_print(const char *name, uint64_t bytes, uint64_t floor_bytes)
-{
-    char a[32], b[32];
-
-    printf("%-28s %12s %12s\n", name, ps_size_text_binary(bytes, a, sizeof(a)),
-           ps_size_text_binary(floor_bytes, b, sizeof(b)));
-}
-
-/* Which drive feeds which node's memory. Nothing to tell on one drive and one node. */
-static void placement_print(const struct ps_store_placement *p, const struct ps_volume *volume)
-{
-    int members = ps_volume_member_count(volume);
-    char size[32], share[32];
-
-    if (members == 1 && p->node_count == 1)
+    if (fd < 0)
         return;
-    printf("\n");
-    for (int i = 0; i < members; i++) {
-        struct ps_member_info info;
-        int node = ps_volume_member_node(volume, i);
-        char where[32] = "its drive tells no node";
-        if (node >= 0)
-            snprintf(where, sizeof(where), "node %d", node);
-        ps_volume_member(volume, i, &info);
-        printf("member %d: %.0f %% of the data, %s: %s%s\n", i + 1,
-               100 * tool_member_share(volume, i), where, info.path,
-               info.is_missing ? " (missing)" : "");
+    if (write(fd, "5", 1) < 0) { /* then the plan is a little too careful */
     }
-    for (int n = 0; n < p->node_count && p->node_count > 1; n++)
-        printf("node %d: %s of the expert cache, for %s of experts\n", p->node_id[n],
-               ps_size_text_binary(p->cache_bytes[n], size, sizeof(size)),
-               ps_size_text(p->object_bytes[n], share, sizeof(share)));
-    if (p->node_count > 1 && p->floating_bytes > 0)
-        printf("any node: %s of experts, slot by slot in turn\n",
-               ps_size_text(p->floating_bytes, size, sizeof(size)));
+    close(fd);
 }
 
-static void plan_print(const struct ps_plan *plan)
+static int model_open(struct plan_result *r, struct plan_args *args, struct ps_error *err)
 {
-    char size[32];
+    const char *path = args->volume.paths[0];
+    struct ps_model_describe_options describe = {
+        .source = path, .quant = args->quant, .member_count = 1};
 
-    printf("%-28s %12s %12s\n", "", "planned", "at least");
-    for (int i = 0; i < plan->line_count; i++)
-        row_print(plan->lines[i].name, plan->lines[i].bytes, plan->lines[i].floor_bytes);
-    row_print("total", plan->total_bytes, plan->floor_bytes);
-    printf("\nThe ceiling is %s: a context of %u tokens, prompts in chunks of %u, %u experts in "
-           "memory.\n",
-           ps_size_text_binary(plan->budget_bytes, size, sizeof(size)), plan->ctx,
-           plan->chunk_tokens, plan->expert_slots);
+    r->is_volume = args->volume.path_count > 1 || is_volume(path);
+    if (r->is_volume && args->quant != NULL)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--quant",
+                            "a volume has its types already; they are chosen when it is laid out");
+    if (r->is_volume)
+        return tool_model_open(&r->model, &args->volume, err);
+    if (r->drives.count > 0) {
+        describe.member_count = r->drives.count;
+        describe.profiles = r->drives.drives;
+    }
+    tool_log_start(args->volume.verbose);
+    tool_subject_set(path);
+    int rc = ps_model_describe(&r->model, &describe, err);
+    forget_peak();
+    return rc;
+}
+
+/* Drives and machine, as far as they are given, recorded or to be measured. */
+static int basis_find(struct plan_result *r, struct plan_args *args, struct ps_error *err)
+{
+    bool probe = args->machine != NULL && strcmp(args->machine, "probe") == 0;
+    const char *path = args->volume.paths[0];
+    int rc = 0;
+
+    if (r->machine.is_known && args->engine.threads == 0)
+        args->engine.threads = r->machine.machine.threads;
+    if (!r->machine.is_known && (probe || args->drives != NULL))
+        rc = plan_machine_probe(&r->machine, r->model, &args->engine, err);
+    if (rc < 0 || args->drives != NULL)
+        return rc;
+    if (r->is_volume)
+        return plan_drives_of_volume(&r->drives, ps_model_volume(r->model), probe, err);
+    return probe && access(path, F_OK) == 0 ? plan_drives_of_source(&r->drives, path, err) : 0;
+}
+
+static struct ps_forecast_options forecast_options(const struct plan_result *r,
+                                                   const struct plan_args *args)
+{
+    return (struct ps_forecast_options){
+        .engine = &args->engine,
+        .machine = r->machine.is_known ? &r->machine.machine : NULL,
+        .drives = r->drives.drives,
+        .shares = r->drives.has_shares ? r->drives.shares : NULL,
+        .drive_count = r->drives.count,
+        .routing = args->routing,
+        .prompt_tokens = args->prompt,
+    };
+}
+
+/* The same with one more drive, as fast as the mean of those that there are, over which the data
+ * would be laid out anew; and with more memory. */
+static int changes_find(struct plan_result *r, const struct plan_args *args, struct ps_error *err)
+{
+    struct ps_forecast_options what = forecast_options(r, args);
+    struct ps_engine_options engine = args->engine;
+    static struct ps_member_profile drives[PS_MEMBER_COUNT_MAX];
+    int count = r->drives.count, rc = 0;
+
+    if (count > 0 && count < PS_MEMBER_COUNT_MAX) {
+        double sum = 0;
+        memcpy(drives, r->drives.drives, (size_t)count * sizeof(*drives));
+        for (int i = 0; i < count; i++)
+            sum += (double)drives[i].bytes_per_s;
+        r->more_drive_bytes_per_s = sum / count;
+        drives[count] = drives[0];
+        drives[count].bytes_per_s = (uint64_t)r->more_drive_bytes_per_s;
+        what.drives = drives;
+        what.drive_count = count + 1;
+        what.shares = NULL;
+        rc = ps_model_forecast(r->model, &what, &r->drive, err);
+        r->has_drive = rc == 0;
+    }
+    if (rc < 0)
+        return rc;
+    what = forecast_options(r, args);
+    engine.memory_bytes = r->now.plan.budget_bytes + PLAN_MORE_BYTES;
+    what.engine = &engine;
+    rc = ps_model_forecast(r->model, &what, &r->memory, err);
+    r->has_memory = rc == 0 && r->now.cached_fraction < 1;
+    return rc;
+}
+
+/* -PS_ERR_MEMORY_FLOOR: the plan is there to be shown all the same. */
+static int plan_find(struct plan_result *r, struct plan_args *args, struct ps_error *err)
+{
+    int rc = ps_model_plan(r->model, &args->engine, &r->now.plan, err);
+
+    if (rc == 0)
+        rc = basis_find(r, args, err);
+    if (rc == 0) {
+        struct ps_forecast_options what = forecast_options(r, args);
+        /* What was measured in between is no part of a run's memory. */
+        args->engine.memory_bytes = r->now.plan.budget_bytes;
+        forget_peak();
+        rc = ps_model_forecast(r->model, &what, &r->now, err);
+        if (rc == -PS_ERR_MEMORY_FLOOR) { /* it fitted before the measurement */
+            args->engine.memory_bytes = PS_MEMORY_MIN;
+            rc = ps_model_forecast(r->model, &what, &r->now, err);
+        }
+    }
+    r->fits = rc == 0;
+    if (rc == 0 && r->machine.is_known)
+        rc = changes_find(r, args, err);
+    return rc;
+}
+
+static int specs_parse(struct plan_result *r, const struct plan_args *args, struct ps_error *err)
+{
+    int rc = args->drives != NULL ? plan_drives_parse(&r->drives, args->drives, err) : 0;
+
+    if (rc == 0 && args->machine != NULL && strcmp(args->machine, "probe") != 0)
+        rc = plan_machine_parse(&r->machine, args->machine, err);
+    r->hits_from =
+        args->routing == PS_ROUTING_UNIFORM ? "uniform routing" : "traces of four other models";
+    return rc;
 }
 
 int cmd_plan(int argc, char **argv)
 {
     struct plan_args args = {.engine.activations = "q8"};
-    struct ps_model *model = NULL;
-    struct ps_plan plan = {0};
+    static struct plan_result result;
     struct ps_error err = {0};
     int status = 0;
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
-    if (tool_model_open(&model, &args.volume, &err) < 0)
+    int rc = specs_parse(&result, &args, &err);
+    if (rc == 0)
+        rc = model_open(&result, &args, &err);
+    if (rc < 0)
         return tool_fail(&err);
-    int rc = ps_model_plan(model, &args.engine, &plan, &err);
+    rc = plan_find(&result, &args, &err);
     if (rc == 0 || rc == -PS_ERR_MEMORY_FLOOR) {
         if (args.json)
-            status = tool_json_print(plan_json(&plan, ps_model_volume(model), rc == 0));
+            status = tool_json_print(plan_json(&result));
         else
-            plan_print(&plan);
-        if (!args.json)
-            placement_print(&plan.placement, ps_model_volume(model));
+            plan_print(&result);
     }
     if (rc < 0)
-        status = tool_fail(&err);
-    ps_model_close(&model);
+        status = tool_end(rc, &err);
+    ps_model_close(&result.model);
     return status;
 }

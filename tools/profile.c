@@ -201,6 +201,21 @@ static int members_find(const char *path, const json_t *entries, const char *con
                         missing);
 }
 
+static int all_find(const char *path, const json_t *entries, struct ps_member_profile *profiles,
+                    struct ps_error *err)
+{
+    size_t count = json_array_size(entries);
+
+    for (size_t i = 0; i < count && i < PS_MEMBER_COUNT_MAX; i++)
+        if (knee_read(json_object_get(json_array_get(entries, i), "knee"), &profiles[i]) < 0)
+            count = 0;
+    if (count >= 1 && count <= PS_MEMBER_COUNT_MAX)
+        return (int)count;
+    return ps_error_set(err, -PS_ERR_FORMAT, path,
+                        "this is not a profile of 1 to %d drives that penstock probe writes",
+                        PS_MEMBER_COUNT_MAX);
+}
+
 /* Opens a profile file: *root is the caller's, *entries in it. */
 static int profile_open(const char *path, json_t **root, const json_t **entries,
                         struct ps_error *err)
@@ -289,4 +304,18 @@ int tool_profile_probes(const char *path, struct ps_probe_result *probes, int ca
     }
     json_decref(root);
     return rc < 0 ? rc : count;
+}
+
+int tool_profile_read_all(const char *path, struct ps_member_profile *profiles,
+                          struct ps_error *err)
+{
+    const json_t *entries;
+    json_t *root;
+    int rc = profile_open(path, &root, &entries, err);
+
+    if (rc < 0)
+        return rc;
+    rc = all_find(path, entries, profiles, err);
+    json_decref(root);
+    return rc;
 }

@@ -1,0 +1,469 @@
+/*
+ * Tokens per second before there is a run: the products of every layer at the machine's rates, the
+ * misses of every layer at the drives'.
+ */
+#include "model/forecast.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "core/util.h"
+#include "model/reuse.h"
+
+#define PROMPT_TOKENS 512u
+
+/*
+ * Shares of the plain figures that kernels reach where nothing was measured: `penstock bench
+ * kernel`, two cores of Zen 5, medians over Q4_K, Q8_0, Q4_0 and MXFP4 (docs/performance.md).
+ */
+#define MEMORY_SHARE 0.8          /* of plain reads, one vector */
+#define OPS_SHARE_ONE_Q8 0.45     /* of the float peak, one vector, activations of 8 bits */
+#define OPS_SHARE_ONE_FLOAT 0.21  /* the same with floats */
+#define OPS_SHARE_MANY_Q8 1.9     /* many vectors */
+#define OPS_SHARE_MANY_FLOAT 0.64 /* the same with floats */
+#define ATTENTION_OPS_SHARE 0.3
+#define MANY 8u /* vectors */
+#define RUN_NS_UNKNOWN 2000.0
+/* Norms, residuals, rounding, top-k, leases: what one thread does alone in a layer, by the width of
+ * the model. */
+#define ALONE_LAYER_NS 8000.0
+#define ALONE_HIDDEN_NS 2.0
+/* Work handed out to all threads in a layer, rounds of landed slices not counted. */
+#define RUNS_ATTENTION 3
+#define RUNS_DELTA 4
+#define RUNS_MOE 6
+
+/* ---- products -------------------------------------------------------------------------------- */
+
+static bool role_is_in(enum ps_role role, enum ps_forecast_part part)
+{
+    if (ps_role_is_vector(role) || role == PS_ROLE_DELTA_CONV)
+        return false;
+    if (role >= PS_ROLE_SHARED_GATE && role <= PS_ROLE_DENSE_DOWN)
+        return part == PS_PART_SHARED;
+    return part == PS_PART_MIXER && role >= PS_ROLE_ATTN_Q && role < PS_ROLE_SHARED_GATE;
+}
+
+static int expert_products(const struct ps_config *c, const struct ps_config_layer *l,
+                           struct ps_forecast_product *products)
+{
+    uint32_t fold = (uint32_t)ps_min_u64(PS_FOLD_NEURONS, c->expert_width);
+
+    if (l->ffn != PS_FFN_MOE)
+        return 0;
+    products[0] = (struct ps_forecast_product){l->gate_type, c->hidden, c->expert_width};
+    products[1] = (struct ps_forecast_product){l->up_type, c->hidden, c->expert_width};
+    products[2] = (struct ps_forecast_product){
+        l->down_type, fold, (uint64_t)c->hidden * ps_div_up(c->expert_width, fold)};
+    return 3;
+}
+
+int ps_forecast_products(const struct ps_model *model, uint32_t layer, enum ps_forecast_part part,
+                         struct ps_forecast_product *products)
+{
+    int count = 0;
+
+    if (part == PS_PART_EXPERT)
+        return expert_products(&model->config, &model->config.layers[layer], products);
+    for (uint32_t i = 0; i < model->tensor_count && count < PS_FORECAST_PRODUCT_MAX; i++) {
+        const struct ps_config_tensor *t = &model->tensors[i];
+        uint64_t rows, cols;
+        if (t->layer != layer || t->role < PS_ROLE_LAYER_FIRST || !role_is_in(t->role, part))
+            continue;
+        ps_role_shape(&model->config, t->role, &rows, &cols);
+        products[count++] = (struct ps_forecast_product){t->type, (uint32_t)cols, rows};
+    }
+    return count;
+}
+
+struct ps_forecast_product ps_forecast_head(const struct ps_model *model)
+{
+    const struct ps_config *c = &model->config;
+    struct ps_forecast_product head = {PS_TYPE_F32, c->hidden, c->vocab_rows};
+
+    /* The head follows the embedding, which serves where there is none. */
+    for (uint32_t i = 0; i < model->tensor_count; i++) {
+        const struct ps_config_tensor *t = &model->tensors[i];
+        if (t->role == PS_ROLE_EMBED || t->role == PS_ROLE_HEAD)
+            head.type = t->type;
+        if (t->role == PS_ROLE_HEAD)
+            break;
+    }
+    return head;
+}
+
+/* Experts that at least one of the tokens chooses, each as likely as any other. */
+static double union_of(const struct ps_config *c, uint32_t used, uint32_t tokens)
+{
+    return c->expert_count * (1 - pow(1 - (double)used / c->expert_count, tokens));
+}
+
+uint32_t ps_forecast_expert_vectors(const struct ps_config *c, uint32_t used, uint32_t chunk)
+{
+    return (uint32_t)ceil((double)chunk * used / union_of(c, used, chunk));
+}
+
+static double rate_guess(const struct ps_machine *m, const struct ps_forecast_product *p,
+                         uint32_t vectors, bool is_q8)
+{
+    double bytes_per_weight = (double)ps_row_bytes(p->type, p->cols) / p->cols;
+    bool many = vectors >= MANY, q8 = is_q8 && ps_q8_has(p->type);
+    double share = many ? (q8 ? OPS_SHARE_MANY_Q8 : OPS_SHARE_MANY_FLOAT)
+                        : (q8 ? OPS_SHARE_ONE_Q8 : OPS_SHARE_ONE_FLOAT);
+    double by_ops = share * m->float_ops_per_s / (2.0 * vectors) * bytes_per_weight;
+
+    return fmin(by_ops, MEMORY_SHARE * m->read_bytes_per_s);
+}
+
+double ps_machine_rate_of(const struct ps_machine *machine, const struct ps_forecast_product *p,
+                          uint32_t vectors, bool is_q8)
+{
+    const struct ps_machine_rate *best = NULL;
+    double nearest = 0;
+
+    for (int i = 0; i < machine->rate_count; i++) {
+        const struct ps_machine_rate *r = &machine->rates[i];
+        double apart = fabs(log((double)r->vectors / vectors));
+        if (r->type != p->type || r->cols != p->cols || (best && apart >= nearest))
+            continue;
+        best = r;
+        nearest = apart;
+    }
+    if (!best)
+        return rate_guess(machine, p, vectors, is_q8);
+    return best->bytes_per_s * (best->vectors > 1 ? (double)best->vectors / vectors : 1);
+}
+
+/* ---- one layer ------------------------------------------------------------------------------- */
+
+struct forecasting {
+    struct ps_model *model;
+    const struct ps_config *config;
+    const struct ps_machine *machine;
+    const struct ps_forecast_options *options;
+    struct ps_engine_options engine; /* resolved */
+    struct ps_state_shape state;
+    bool is_q8;
+    double drive_bytes_per_s, drive_fill_s; /* of all drives; the first read's delay */
+};
+
+static double part_seconds(const struct forecasting *f, uint32_t layer, enum ps_forecast_part part,
+                           uint32_t vectors)
+{
+    struct ps_forecast_product p[PS_FORECAST_PRODUCT_MAX];
+    int count = ps_forecast_products(f->model, layer, part, p);
+    double sum = 0;
+
+    for (int i = 0; i < count; i++)
+        sum += (double)(p[i].rows * ps_row_bytes(p[i].type, p[i].cols)) /
+               ps_machine_rate_of(f->machine, &p[i], vectors, f->is_q8);
+    return sum;
+}
+
+static uint64_t part_bytes(const struct forecasting *f, uint32_t layer, enum ps_forecast_part part)
+{
+    struct ps_forecast_product p[PS_FORECAST_PRODUCT_MAX];
+    int count = ps_forecast_products(f->model, layer, part, p);
+    uint64_t sum = 0;
+
+    for (int i = 0; i < count; i++)
+        sum += p[i].rows * ps_row_bytes(p[i].type, p[i].cols);
+    return sum;
+}
+
+/* Bytes of state that a layer goes through for one token, half of the context filled: keys and
+ * values once, a recurrent state to and fro. */
+static double state_bytes(const struct forecasting *f, uint32_t layer)
+{
+    if (f->config->layers[layer].mixer == PS_MIXER_ATTENTION)
+        return (double)(f->state.kv_row_bytes * f->engine.ctx);
+    return 2.0 * (double)f->state.delta_layer_bytes;
+}
+
+static double alone_seconds(const struct forecasting *f, uint32_t layer)
+{
+    const struct ps_config_layer *l = &f->config->layers[layer];
+    double run_ns = f->machine->run_ns > 0 ? f->machine->run_ns : RUN_NS_UNKNOWN;
+    int runs = l->mixer == PS_MIXER_ATTENTION ? RUNS_ATTENTION : RUNS_DELTA;
+
+    runs = f->machine->threads > 1 ? runs + RUNS_MOE : 0;
+    return (ALONE_LAYER_NS + ALONE_HIDDEN_NS * f->config->hidden + runs * run_ns) / 1e9;
+}
+
+static uint64_t expert_bytes(const struct forecasting *f, uint32_t layer)
+{
+    struct ps_object_info info;
+    int64_t object = ps_volume_find_streamed(f->model->volume, layer, 0);
+
+    if (object < 0)
+        return 0;
+    ps_volume_object(f->model->volume, (uint32_t)object, &info);
+    return info.bytes;
+}
+
+static double read_seconds(const struct forecasting *f, double bytes)
+{
+    return bytes > 0 ? f->drive_fill_s + bytes / f->drive_bytes_per_s : 0;
+}
+
+/* ---- decoding -------------------------------------------------------------------------------- */
+
+struct spent {
+    double seconds, compute, waiting;
+    double product_bytes, product_seconds; /* of weights */
+};
+
+/*
+ * The slower of a layer's reads and its arithmetic, for every number of misses that it may have:
+ * the mean of the slower is more than the slower of the means. The last slice that lands is
+ * computed behind the reads.
+ */
+static void decode_experts(const struct forecasting *f, uint32_t layer, double hit, struct spent *s)
+{
+    uint32_t k = f->engine.experts_used;
+    double one = part_seconds(f, layer, PS_PART_EXPERT, 1);
+    double compute = part_seconds(f, layer, PS_PART_SHARED, 1) + k * one;
+    uint64_t bytes = expert_bytes(f, layer);
+    struct ps_object_info info;
+    double chance = pow(hit, k), tail;
+
+    ps_volume_object(f->model->volume,
+                     (uint32_t)ps_volume_find_streamed(f->model->volume, layer, 0), &info);
+    tail = one / info.slice_count;
+    s->compute += compute;
+    s->product_seconds += compute;
+    s->product_bytes +=
+        (double)(part_bytes(f, layer, PS_PART_SHARED) + k * part_bytes(f, layer, PS_PART_EXPERT));
+    if (f->drive_bytes_per_s <= 0 || hit >= 1) {
+        s->seconds += compute;
+        return;
+    }
+    for (uint32_t misses = 0; misses <= k; misses++) {
+        double reads = read_seconds(f, (double)misses * (double)bytes);
+        double time = fmax(misses ? reads + tail : 0, compute);
+        s->seconds += chance * time;
+        s->waiting += chance * (time - compute);
+        /* The next term of the binomial distribution; from one end only if hits are possible. */
+        if (hit > 0)
+            chance *= (1 - hit) / hit * (k - misses) / (misses + 1);
+        else
+            chance = misses + 1 == k ? 1 : 0;
+    }
+}
+
+static void decode_layer(const struct forecasting *f, uint32_t layer, double hit, struct spent *s)
+{
+    double products = part_seconds(f, layer, PS_PART_MIXER, 1);
+    double mixer = products + alone_seconds(f, layer) +
+                   state_bytes(f, layer) / (MEMORY_SHARE * f->machine->read_bytes_per_s);
+
+    s->seconds += mixer;
+    s->compute += mixer;
+    s->product_seconds += products;
+    s->product_bytes += (double)part_bytes(f, layer, PS_PART_MIXER);
+    if (f->config->layers[layer].ffn == PS_FFN_MOE) {
+        decode_experts(f, layer, hit, s);
+        return;
+    }
+    double dense = part_seconds(f, layer, PS_PART_SHARED, 1);
+    s->seconds += dense;
+    s->compute += dense;
+}
+
+static double head_seconds(const struct forecasting *f)
+{
+    struct ps_forecast_product head = ps_forecast_head(f->model);
+
+    return (double)(head.rows * ps_row_bytes(head.type, head.cols)) /
+           ps_machine_rate_of(f->machine, &head, 1, f->is_q8);
+}
+
+static struct ps_forecast_rate rate_from(const struct forecasting *f, const struct spent *s,
+                                         double tokens)
+{
+    struct ps_forecast_rate rate = {.tokens_per_s = tokens / s->seconds,
+                                    .read_share = s->waiting / s->seconds};
+    double reached = s->product_seconds > 0 ? s->product_bytes / s->product_seconds : 0;
+
+    if (rate.read_share >= 0.5)
+        rate.limit = PS_LIMIT_DRIVES;
+    else
+        rate.limit =
+            reached > 0.6 * f->machine->read_bytes_per_s ? PS_LIMIT_MEMORY : PS_LIMIT_ARITHMETIC;
+    return rate;
+}
+
+static struct spent decode_spent(const struct forecasting *f, double hit)
+{
+    struct spent s = {0};
+
+    for (uint32_t l = 0; l < f->config->layer_count; l++)
+        decode_layer(f, l, hit, &s);
+    double head = head_seconds(f);
+    s.seconds += head;
+    s.compute += head;
+    return s;
+}
+
+static struct ps_forecast_rate decode_rate(const struct forecasting *f, double hit)
+{
+    struct spent s = decode_spent(f, hit);
+
+    if (hit < 1 && f->drive_bytes_per_s <= 0)
+        return (struct ps_forecast_rate){0};
+    return rate_from(f, &s, 1);
+}
+
+static struct ps_forecast_rate decode_overlapped(const struct forecasting *f, double missed_bytes)
+{
+    struct spent s = decode_spent(f, 1);
+
+    if (missed_bytes > 0 && f->drive_bytes_per_s <= 0)
+        return (struct ps_forecast_rate){0};
+    if (missed_bytes > 0) {
+        double reads = missed_bytes / f->drive_bytes_per_s;
+        s.waiting = fmax(reads - s.seconds, 0);
+        s.seconds = fmax(reads, s.seconds);
+        struct ps_forecast_rate rate = rate_from(f, &s, 1);
+        if (s.waiting > 0)
+            rate.limit = PS_LIMIT_DRIVES;
+        return rate;
+    }
+    return rate_from(f, &s, 1);
+}
+
+/* ---- prompts --------------------------------------------------------------------------------- */
+
+/* Scores and sums over half of the prompt, or the recurrent state for every token: the latter stays
+ * in the caches of the core that computes its head. */
+static double prefill_state_seconds(const struct forecasting *f, uint32_t layer, double tokens,
+                                    double prompt)
+{
+    const struct ps_config *c = f->config;
+
+    if (c->layers[layer].mixer == PS_MIXER_ATTENTION)
+        return tokens * prompt / 2 * 4.0 * c->head_count * c->head_dim /
+               (ATTENTION_OPS_SHARE * f->machine->float_ops_per_s);
+    return tokens * 6.0 * c->delta_v_heads * c->delta_k_dim * c->delta_v_dim /
+           (ATTENTION_OPS_SHARE * f->machine->float_ops_per_s);
+}
+
+/* Experts are taken in the order of the drives, chunk after chunk: of what does not fit as a whole
+ * an LRU holds nothing when it is asked for again. */
+static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double fraction)
+{
+    const struct ps_config *c = f->config;
+    uint32_t asked = f->options->prompt_tokens ? f->options->prompt_tokens : PROMPT_TOKENS;
+    uint32_t prompt = (uint32_t)ps_min_u64(asked, f->engine.ctx);
+    uint32_t chunk = (uint32_t)ps_min_u64(prompt, f->engine.chunk_tokens);
+    double chunks = ceil((double)prompt / chunk), distinct, missed;
+    uint32_t vectors = ps_forecast_expert_vectors(c, f->engine.experts_used, chunk);
+    struct spent s = {0};
+
+    distinct = union_of(c, f->engine.experts_used, chunk);
+    missed = fraction < distinct / c->expert_count ? distinct : distinct * (1 - fraction);
+    if (missed > 0 && f->drive_bytes_per_s <= 0)
+        return (struct ps_forecast_rate){0};
+    for (uint32_t l = 0; l < c->layer_count; l++) {
+        double mixer = part_seconds(f, l, PS_PART_MIXER, chunk) +
+                       prefill_state_seconds(f, l, chunk, prompt) + alone_seconds(f, l);
+        double compute = part_seconds(f, l, PS_PART_SHARED, chunk) +
+                         distinct * part_seconds(f, l, PS_PART_EXPERT, vectors);
+        double reads = c->layers[l].ffn == PS_FFN_MOE && missed > 0
+                           ? read_seconds(f, missed * (double)expert_bytes(f, l))
+                           : 0;
+        s.seconds += mixer + fmax(reads, compute);
+        s.compute += mixer + compute;
+        s.waiting += fmax(reads - compute, 0);
+    }
+    s.seconds = s.seconds * chunks + head_seconds(f);
+    s.waiting *= chunks;
+    return rate_from(f, &s, prompt);
+}
+
+/* ---- the forecast ---------------------------------------------------------------------------- */
+
+/* Every expert is cut over all drives: it is there when the last has brought its share. */
+static void find_drives(struct forecasting *f)
+{
+    const struct ps_forecast_options *o = f->options;
+    double sum = 0;
+
+    for (int i = 0; i < o->drive_count; i++) {
+        const struct ps_member_profile *d = &o->drives[i];
+        double alone = (double)d->latency_ns / 1e9, rate = (double)d->bytes_per_s;
+        if (rate <= 0)
+            return;
+        sum += rate;
+        f->drive_fill_s = fmax(f->drive_fill_s, alone - (double)d->request_bytes / rate);
+    }
+    f->drive_bytes_per_s = sum;
+    for (int i = 0; i < o->drive_count && o->shares; i++)
+        if (o->shares[i] > 0)
+            f->drive_bytes_per_s =
+                fmin(f->drive_bytes_per_s, (double)o->drives[i].bytes_per_s / o->shares[i]);
+}
+
+static void find_hits(const struct forecasting *f, struct ps_forecast *out)
+{
+    uint32_t experts = f->config->expert_count, layers = 0;
+    struct ps_hit_rate rate;
+
+    for (uint32_t l = 0; l < f->config->layer_count; l++)
+        layers += f->config->layers[l].ffn == PS_FFN_MOE;
+    out->cached_fraction = (double)out->plan.expert_slots / ((double)experts * layers);
+    if (f->options->reuse) {
+        rate.central = ps_reuse_hit_rate(f->options->reuse, out->plan.expert_slots);
+        rate.low = rate.high = rate.central;
+    } else if (f->options->routing == PS_ROUTING_UNIFORM) {
+        bool none = out->cached_fraction < (double)f->engine.experts_used / experts;
+        rate.central = none ? 0 : fmin(out->cached_fraction, 1);
+        rate.low = rate.high = rate.central;
+    } else {
+        ps_reuse_predict(out->cached_fraction, f->engine.experts_used, experts, &rate);
+    }
+    out->hit_low = rate.low;
+    out->hit_central = rate.central;
+    out->hit_high = rate.high;
+}
+
+static void find_bytes(const struct forecasting *f, struct ps_forecast *out)
+{
+    struct ps_forecast_product head = ps_forecast_head(f->model);
+    double resident = 0;
+
+    for (uint32_t l = 0; l < f->config->layer_count; l++) {
+        resident += (double)(part_bytes(f, l, PS_PART_MIXER) + part_bytes(f, l, PS_PART_SHARED)) +
+                    state_bytes(f, l);
+        if (f->config->layers[l].ffn == PS_FFN_MOE)
+            out->routed_bytes += f->engine.experts_used * expert_bytes(f, l);
+    }
+    out->resident_bytes = (uint64_t)resident + head.rows * ps_row_bytes(head.type, head.cols);
+    out->missed_bytes = (uint64_t)((1 - out->hit_central) * (double)out->routed_bytes);
+}
+
+int ps_model_forecast(struct ps_model *model, const struct ps_forecast_options *options,
+                      struct ps_forecast *out, struct ps_error *err)
+{
+    struct forecasting f = {
+        .model = model, .config = &model->config, .machine = options->machine, .options = options};
+
+    memset(out, 0, sizeof(*out));
+    int rc = ps_engine_plan_make(model, options->engine, &f.engine, NULL, &out->plan, err);
+    if (rc < 0)
+        return rc;
+    f.is_q8 = ps_activations_are_q8(&f.engine);
+    ps_state_shape(&model->config, &f.engine, &f.state);
+    find_drives(&f);
+    find_hits(&f, out);
+    find_bytes(&f, out);
+    out->drive_bytes_per_s = f.drive_bytes_per_s;
+    if (!f.machine)
+        return 0;
+    out->decode = decode_rate(&f, out->hit_central);
+    out->decode_low = decode_rate(&f, out->hit_low);
+    out->decode_high = decode_rate(&f, out->hit_high);
+    out->decode_overlapped = decode_overlapped(&f, (double)out->missed_bytes);
+    out->prefill = prefill_rate(&f, out->cached_fraction);
+    return 0;
+}

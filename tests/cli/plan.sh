@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# penstock plan: presets without weights, a checkpoint beside its volume, forecasts that follow from what
+# they are told, and one sentence for what cannot be understood.
+. "$(dirname "$0")/common.sh"
+need_jq
+
+machine=cores=16,memory=200G,flops=1.5T
+# Two drives of 7 GB/s and 64 GiB: bytes as published, and every cause in its direction.
+json '.forecast.routed_bytes == 4246732800 and .fits and .forecast.hit_rate.low < .forecast.hit_rate.high
+    and .forecast.decode_low.tokens_per_s < .forecast.decode.tokens_per_s
+    and .forecast.decode.tokens_per_s < .forecast.decode_high.tokens_per_s
+    and .forecast.decode.tokens_per_s < .forecast.decode_overlapped.tokens_per_s
+    and .more.drive.decode.tokens_per_s > .forecast.decode.tokens_per_s
+    and .more.memory.hit_rate.central > .forecast.hit_rate.central
+    and .forecast.prefill.limit == "drives"' \
+    "$penstock" plan QWEN3.5-397B --quant q4_k --memory 64G --drives 2x7.0G --machine $machine --json
+# Everything in memory: nothing waits for drives, and none need be known.
+json '.forecast.missed_bytes == 0 and .forecast.decode.waiting_share == 0 and .forecast.prefill.tokens_per_s > 0
+    and .forecast.decode.limit != "drives" and (.more | has("drive") or has("memory") | not)' \
+    "$penstock" plan olmoe --memory 64G --machine $machine --json
+json '.forecast.decode == null and .forecast.routed_bytes > 0' \
+    "$penstock" plan mixtral-8x22b --memory 40G --machine $machine --json
+quiet "$penstock" plan mixtral-8x7b --memory 16G
+grep -q 'machine probe' out.txt || die "no word of how to get tokens/s: $(cat out.txt)"
+
+# A checkpoint's table is its volume's but for some hundred KiB of what a process holds.
+quiet "$penstock" layout "$demo_gguf" v
+"$penstock" plan v --memory 24M --ctx 512 --json >volume.json
+"$penstock" plan "$demo_gguf" --memory 24M --ctx 512 --json >source.json
+jq -e -n --slurpfile a volume.json --slurpfile b source.json '
+    [$a[0], $b[0]] | map([.lines[1:4], .chunk_tokens]) | .[0] == .[1]' >/dev/null ||
+    die "a checkpoint is planned otherwise than its volume: $(cat source.json)"
+apart=$(jq -n --slurpfile a volume.json --slurpfile b source.json \
+    '($a[0].floor_bytes - $b[0].floor_bytes) | if . < 0 then -. else . end')
+((apart <= 2 << 20)) || die "the floors are $apart bytes apart"
+# Measured here and now.
+json '.machine.probed and .forecast.decode.tokens_per_s > 0 and (.drives | length) == 1' \
+    "$penstock" plan v --memory 24M --ctx 512 --machine probe --drives 2G --routing uniform --json
+
+fails 1 'Mixtral-8x22B' "$penstock" plan gpt-oss
+fails 1 'several' "$penstock" plan mixtral
+fails 1 '--drives.*2x7.0G' "$penstock" plan olmoe --drives 7Q
+fails 1 '--drives' "$penstock" plan olmoe --drives 65x1G
+fails 1 '--drives' "$penstock" plan olmoe --drives ''
+fails 1 '--machine.*cores=16' "$penstock" plan olmoe --machine cores=16
+fails 1 '--machine' "$penstock" plan olmoe --machine cores=16,memory=200G,flops=1.5T,
+fails 1 'not understood' "$penstock" plan olmoe --quant q5
+fails 1 '--quant' "$penstock" plan v --quant q4_0
+fails 2 '--routing' "$penstock" plan v --routing zipf
+fails 1 'MiB' "$penstock" plan qwen3-next --memory 1G
