@@ -209,19 +209,19 @@ int plan_machine_probe(struct plan_machine *machine, struct ps_model *model,
 {
     struct ps_region region = {0};
     struct ps_pool *pool = NULL;
-    int rc = ps_pool_open(&pool, options->threads, err);
 
     *machine = (struct plan_machine){.is_known = true, .is_probed = true};
+    /* The model first: its plan counts what the process has held so far. */
+    int rc = ps_machine_measure(&machine->machine, model, options, err);
+    if (rc == 0)
+        rc = ps_pool_open(&pool, options->threads, err);
     if (rc == 0)
         rc = ps_region_map(&region, READ_BYTES, -1, err);
     if (rc == 0) {
-        machine->machine.threads = ps_pool_thread_count(pool);
         machine->machine.read_bytes_per_s = bench_read_rate(pool, region.base, READ_BYTES);
         machine->machine.float_ops_per_s = bench_float_rate(pool);
     }
     ps_region_unmap(&region);
     ps_pool_close(&pool);
-    if (rc == 0)
-        rc = ps_machine_measure(&machine->machine, model, options, err);
     return rc;
 }
