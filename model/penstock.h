@@ -244,7 +244,15 @@ enum ps_routing {
     PS_ROUTING_UNIFORM, /* every expert as likely as any other: models of random weights */
 };
 
-struct ps_reuse; /* hit rates from a trace of one's own (model/reuse.h) */
+/*
+ * Hit rates from a trace of this model (docs/trace.md): the first half of its tokens warms the
+ * cache, the second is counted. *out is owned by the caller. Errors: those of ps_trace_open and
+ * ps_trace_next; -PS_ERR_ARGUMENT for another model's trace.
+ */
+struct ps_reuse;
+int ps_reuse_open_trace(struct ps_reuse **out, const char *path, const struct ps_model *model,
+                        struct ps_error *err);
+void ps_reuse_close(struct ps_reuse **reuse);
 
 struct ps_forecast_options {
     const struct ps_engine_options *engine; /* NULL = defaults */

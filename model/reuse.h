@@ -9,13 +9,11 @@
 
 #include <stdint.h>
 
-#include "core/error.h"
+#include "model/penstock.h"
 
-struct ps_reuse;
-
-/* For layers * experts objects. *out is owned by the caller. Errors: -ENOMEM, -PS_ERR_ARGUMENT. */
+/* For layers * experts objects. *out is owned by the caller (ps_reuse_close).
+ * Errors: -ENOMEM, -PS_ERR_ARGUMENT. */
 int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, struct ps_error *err);
-void ps_reuse_close(struct ps_reuse **reuse);
 
 /*
  * An access to an expert (layer < layers, expert < experts). Counted or not, it ages the others.

@@ -3,6 +3,7 @@
 
 #include "core/util.h"
 #include "model/reuse.h"
+#include "model/trace.h"
 #include "util.h"
 
 #define LAYERS 3
@@ -97,12 +98,69 @@ static void test_curves(void **state)
     assert_true(rate.high == 0);
 }
 
+#define TRACE_TOKENS 40
+#define TRACE_LAYERS 16u
+#define TRACE_USED 8u
+
+/* 40 tokens that take the same experts every second time: all of the second half hit with room for
+ * two tokens, none with room for one. */
+static void test_own_trace(void **state)
+{
+    static uint16_t experts[TRACE_LAYERS * TRACE_USED];
+    uint32_t layers[TRACE_LAYERS];
+    uint64_t bytes[TRACE_LAYERS] = {0};
+    struct ps_trace_info info = {.token_count = TRACE_TOKENS,
+                                 .layer_count = TRACE_LAYERS,
+                                 .expert_count = 64,
+                                 .experts_used = TRACE_USED,
+                                 .layers = layers,
+                                 .expert_bytes = bytes};
+    struct ps_model_describe_options olmoe = {.source = "olmoe", .member_count = 1};
+    struct ps_model_describe_options other = {.source = "mixtral-8x7b", .member_count = 1};
+    struct ps_trace_writer *writer;
+    struct ps_model *model;
+    struct ps_reuse *reuse;
+    struct ps_error err = {0};
+    char dir[256], path[300];
+
+    (void)state;
+    ps_test_dir_make(dir, sizeof(dir));
+    snprintf(path, sizeof(path), "%s/t.trace", dir);
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    for (uint32_t l = 0; l < TRACE_LAYERS; l++)
+        layers[l] = l;
+    assert_int_equal(ps_trace_writer_open(&writer, file, path, &info, &err), 0);
+    for (uint32_t t = 0; t < TRACE_TOKENS; t++) {
+        struct ps_trace_token token = {.id = t, .begins = t == 0, .experts = experts};
+        for (uint32_t i = 0; i < TRACE_LAYERS * TRACE_USED; i++)
+            experts[i] = (uint16_t)(i % TRACE_USED + t % 2 * 20);
+        assert_int_equal(ps_trace_writer_add(writer, &token, &err), 0);
+    }
+    assert_int_equal(ps_trace_writer_finish(writer, &err), 0);
+    ps_trace_writer_close(&writer);
+    fclose(file);
+    assert_int_equal(ps_model_describe(&model, &olmoe, &err), 0);
+    assert_int_equal(ps_reuse_open_trace(&reuse, path, model, &err), 0);
+    assert_true(ps_reuse_hit_rate(reuse, TRACE_LAYERS * TRACE_USED) == 0);
+    assert_true(ps_reuse_hit_rate(reuse, 2 * TRACE_LAYERS * TRACE_USED) == 1);
+    ps_reuse_close(&reuse);
+    ps_model_close(&model);
+    assert_int_equal(ps_model_describe(&model, &other, &err), 0);
+    assert_int_equal(ps_reuse_open_trace(&reuse, path, model, &err), -PS_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "16 layers of 64"));
+    assert_int_equal(ps_reuse_open_trace(&reuse, dir, model, &err) < 0, 1);
+    ps_model_close(&model);
+    ps_test_dir_remove(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_lru),
         cmocka_unit_test(test_first_touches),
         cmocka_unit_test(test_curves),
+        cmocka_unit_test(test_own_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,12 +6,12 @@
 
 #include "tools/plan.h"
 
-enum { KEY_JSON = 1, KEY_QUANT, KEY_DRIVES, KEY_MACHINE, KEY_ROUTING, KEY_PROMPT };
+enum { KEY_JSON = 1, KEY_QUANT, KEY_DRIVES, KEY_MACHINE, KEY_ROUTING, KEY_PROMPT, KEY_TRACE };
 
 struct plan_args {
     struct tool_volume volume;
     struct ps_engine_options engine;
-    const char *quant, *drives, *machine;
+    const char *quant, *drives, *machine, *trace;
     enum ps_routing routing;
     uint32_t prompt;
     bool json;
@@ -43,6 +43,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--routing: \"%s\" is neither real nor uniform", arg);
         args->routing = strcmp(arg, "uniform") == 0 ? PS_ROUTING_UNIFORM : PS_ROUTING_REAL;
         return 0;
+    case KEY_TRACE:
+        args->trace = arg;
+        return 0;
     case KEY_PROMPT:
         args->prompt = (uint32_t)tool_number(state, "--prompt", arg, 1, 1u << 24);
         return 0;
@@ -67,6 +70,8 @@ static const struct argp_option options[] = {
      0},
     {"routing", KEY_ROUTING, "real|uniform", 0,
      "hit rates as of models in use (default), or of random weights", 0},
+    {"trace", KEY_TRACE, "FILE", 0,
+     "hit rates of this model's own trace, as penstock trace writes it", 0},
     {"prompt", KEY_PROMPT, "N", 0, "tokens of the prompt that prefill is forecast for (512)", 0},
     {"json", KEY_JSON, NULL, 0, "print it as JSON", 0},
     {0}};
@@ -165,6 +170,7 @@ static struct ps_forecast_options forecast_options(const struct plan_result *r,
         .shares = r->drives.has_shares ? r->drives.shares : NULL,
         .drive_count = r->drives.count,
         .routing = args->routing,
+        .reuse = r->reuse,
         .prompt_tokens = args->prompt,
     };
 }
@@ -250,7 +256,10 @@ int cmd_plan(int argc, char **argv)
         rc = model_open(&result, &args, &err);
     if (rc < 0)
         return tool_fail(&err);
-    rc = plan_find(&result, &args, &err);
+    if (args.trace != NULL)
+        rc = ps_reuse_open_trace(&result.reuse, args.trace, result.model, &err);
+    if (rc == 0)
+        rc = plan_find(&result, &args, &err);
     if (rc == 0 || rc == -PS_ERR_MEMORY_FLOOR) {
         if (args.json)
             status = tool_json_print(plan_json(&result));
@@ -259,6 +268,7 @@ int cmd_plan(int argc, char **argv)
     }
     if (rc < 0)
         status = tool_end(rc, &err);
+    ps_reuse_close(&result.reuse);
     ps_model_close(&result.model);
     return status;
 }

@@ -25,7 +25,8 @@ struct plan_result {
     double more_drive_bytes_per_s;
     struct plan_drives drives;
     struct plan_machine machine;
-    const char *hits_from; /* what the hit rates follow from */
+    struct ps_reuse *reuse; /* of a trace, or NULL */
+    const char *hits_from;  /* what the hit rates follow from */
     bool is_volume, fits;
 };
 

@@ -46,5 +46,6 @@ fails 1 '--machine.*cores=16' "$penstock" plan olmoe --machine cores=16
 fails 1 '--machine' "$penstock" plan olmoe --machine cores=16,memory=200G,flops=1.5T,
 fails 1 'not understood' "$penstock" plan olmoe --quant q5
 fails 1 '--quant' "$penstock" plan v --quant q4_0
+fails 1 'v: ' "$penstock" plan olmoe --trace v
 fails 2 '--routing' "$penstock" plan v --routing zipf
 fails 1 'MiB' "$penstock" plan qwen3-next --memory 1G
