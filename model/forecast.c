@@ -32,6 +32,13 @@
 #define RUNS_ATTENTION 3
 #define RUNS_DELTA 4
 #define RUNS_MOE 6
+#define RUNS_ROUND 2 /* of a prompt: experts are taken as many at once as there are rows for */
+/* What all threads do for each token of a prompt besides products: norms, sums, rounding, copies of
+ * its row for every expert and back, by the width of the model; top-k, by its experts. */
+#define TOKEN_HIDDEN_NS 0.3
+#define TOKEN_PASSES 8
+#define TOKEN_EXPERT_PASSES 3
+#define TOKEN_ROUTE_NS 2.0
 
 /* ---- products -------------------------------------------------------------------------------- */
 
@@ -348,6 +355,18 @@ static double prefill_state_seconds(const struct forecasting *f, uint32_t layer,
            (ATTENTION_OPS_SHARE * f->machine->float_ops_per_s);
 }
 
+static double prefill_token_seconds(const struct forecasting *f, double tokens)
+{
+    const struct ps_config *c = f->config;
+    double passes = TOKEN_PASSES + TOKEN_EXPERT_PASSES * f->engine.experts_used;
+    double run_ns = f->machine->run_ns > 0 ? f->machine->run_ns : RUN_NS_UNKNOWN;
+    double rows = fmax(f->engine.chunk_tokens, PS_EXPERT_PAIRS);
+    double rounds = f->machine->threads > 1 ? ceil(tokens * f->engine.experts_used / rows) : 0;
+    double ns = passes * TOKEN_HIDDEN_NS * c->hidden + TOKEN_ROUTE_NS * c->expert_count;
+
+    return (tokens * ns / f->machine->threads + rounds * RUNS_ROUND * run_ns) / 1e9;
+}
+
 /* Experts are taken in the order of the drives, chunk after chunk: of what does not fit as a whole
  * an LRU holds nothing when it is asked for again. */
 static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double fraction)
@@ -366,7 +385,8 @@ static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double 
         return (struct ps_forecast_rate){0};
     for (uint32_t l = 0; l < c->layer_count; l++) {
         double mixer = part_seconds(f, l, PS_PART_MIXER, chunk) +
-                       prefill_state_seconds(f, l, chunk, prompt) + alone_seconds(f, l);
+                       prefill_state_seconds(f, l, chunk, prompt) + alone_seconds(f, l) +
+                       prefill_token_seconds(f, chunk);
         double compute = part_seconds(f, l, PS_PART_SHARED, chunk) +
                          distinct * part_seconds(f, l, PS_PART_EXPERT, vectors);
         double reads = c->layers[l].ffn == PS_FFN_MOE && missed > 0
