@@ -24,6 +24,10 @@
 #define ATTENTION_OPS_SHARE 0.3
 #define MANY 8u /* vectors */
 #define RUN_NS_UNKNOWN 2000.0
+#define WAKE_NS_UNKNOWN 20000.0
+/* Threads that a layer's reads wake one after the other: the one that issues them, the one that
+ * waits for them, and then those that compute. */
+#define READ_WAKES 3
 /* Norms, residuals, rounding, top-k, leases: what one thread does alone in a layer, by the width of
  * the model. */
 #define ALONE_LAYER_NS 8000.0
@@ -210,7 +214,11 @@ static uint64_t expert_bytes(const struct forecasting *f, uint32_t layer)
 
 static double read_seconds(const struct forecasting *f, double bytes)
 {
-    return bytes > 0 ? f->drive_fill_s + bytes / f->drive_bytes_per_s : 0;
+    double wake_ns = f->machine->wake_ns > 0 ? f->machine->wake_ns : WAKE_NS_UNKNOWN;
+
+    if (bytes <= 0)
+        return 0;
+    return READ_WAKES * wake_ns / 1e9 + f->drive_fill_s + bytes / f->drive_bytes_per_s;
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */

@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "core/util.h"
 #include "model/forecast.h"
@@ -17,6 +18,8 @@
 #define SAMPLE_NS 10000000u
 #define SAMPLES 5
 #define RUNS 2000
+#define WAKES 200
+#define WAKE_PAUSE_NS 200000
 /* Bytes of all types that are numbers of some size, whatever the format: no denormals. */
 #define FILL 0x3c
 
@@ -177,6 +180,21 @@ static double measure_run(struct ps_pool *pool)
     return (double)(ps_now_ns() - begin_ns) / RUNS;
 }
 
+/* The same behind a pause as long as a read. */
+static double measure_wake(struct ps_pool *pool)
+{
+    const struct timespec pause = {.tv_nsec = WAKE_PAUSE_NS};
+    uint64_t ns = 0;
+
+    for (int i = 0; i < WAKES; i++) {
+        nanosleep(&pause, NULL);
+        uint64_t begin_ns = ps_now_ns();
+        ps_pool_run(pool, run_nothing, NULL);
+        ns += ps_now_ns() - begin_ns;
+    }
+    return (double)ns / WAKES;
+}
+
 int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
                        const struct ps_engine_options *options, struct ps_error *err)
 {
@@ -202,6 +220,7 @@ int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
         machine->threads = o.threads;
         machine->is_here = true;
         machine->run_ns = measure_run(m.pool);
+        machine->wake_ns = measure_wake(m.pool);
         machine->rate_count = 0;
         rc = measure_layers(&m, machine, model, 1, 1);
         if (rc == 0)

@@ -220,8 +220,9 @@ struct ps_machine {
     int threads;
     double read_bytes_per_s; /* plain reads of memory */
     double float_ops_per_s;  /* multiply-adds of floats count as two */
-    double run_ns; /* handing work to all threads and waiting for the last; 0: not known */
-    bool is_here;  /* rates were measured, on this machine, for one model and its options */
+    double run_ns;  /* handing work to all threads and waiting for the last; 0: not known */
+    double wake_ns; /* the same where they have gone to sleep; 0: not known */
+    bool is_here;   /* rates were measured, on this machine, for one model and its options */
     struct ps_machine_rate { /* of products with weights of a type, rows of so many columns */
         uint32_t type, cols;
         uint32_t vectors; /* multiplied at once */
@@ -232,9 +233,9 @@ struct ps_machine {
 
 /*
  * Measures the products that the model is made of with this process's CPUs, at the sizes that the
- * engine asks for with these options: adds rates and run_ns to a machine whose other figures the
- * caller has filled in. Takes about 60 ms for each, and memory of 256 MiB at most. Errors: -ENOMEM,
- * those of ps_model_plan.
+ * engine asks for with these options: adds rates, run_ns and wake_ns to a machine whose other
+ * figures the caller has filled in. Takes about 60 ms for each, and memory of 256 MiB at most.
+ * Errors: -ENOMEM, those of ps_model_plan.
  */
 int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
                        const struct ps_engine_options *options, struct ps_error *err);

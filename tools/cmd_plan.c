@@ -156,8 +156,9 @@ static int basis_find(struct plan_result *r, struct plan_args *args, struct ps_e
     if (rc < 0 || args->drives != NULL)
         return rc;
     if (r->is_volume)
-        return plan_drives_of_volume(&r->drives, ps_model_volume(r->model), probe, err);
-    return probe && access(path, F_OK) == 0 ? plan_drives_of_source(&r->drives, path, err) : 0;
+        return plan_drives_of_volume(&r->drives, r->model, probe, err);
+    return probe && access(path, F_OK) == 0 ? plan_drives_of_source(&r->drives, r->model, path, err)
+                                            : 0;
 }
 
 static struct ps_forecast_options forecast_options(const struct plan_result *r,

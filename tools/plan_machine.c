@@ -9,6 +9,7 @@
 
 #include "core/mem.h"
 #include "core/pool.h"
+#include "core/util.h"
 #include "tools/bench_machine.h"
 #include "tools/plan.h"
 #include "tools/profile.h"
@@ -16,6 +17,8 @@
 #define READ_BYTES (UINT64_C(192) << 20)
 #define REQUEST_BYTES (1u << 20)
 #define DEPTH 8u
+#define BANDWIDTH_NS UINT64_C(800000000)
+#define LATENCY_NS UINT64_C(400000000)
 /* Of a drive that nobody has measured: between a request and its first byte. */
 #define ACCESS_NS 100000u
 #define RATE_MAX 1e15
@@ -91,6 +94,44 @@ int plan_drives_parse(struct plan_drives *drives, const char *spec, struct ps_er
         spec, PS_MEMBER_COUNT_MAX);
 }
 
+/*
+ * Reads of the size and in the number that the model asks for when every expert of a layer misses,
+ * and alone. Means, not medians: a layer waits for its slowest read, so what happens rarely counts
+ * as well.
+ */
+static int drive_measure(const char *path, const struct ps_model *model,
+                         struct ps_member_profile *profile, struct ps_error *err)
+{
+    struct ps_measure_result many, alone;
+    struct ps_model_info info;
+
+    ps_model_info(model, &info);
+    uint64_t request = ps_min_u64(ps_align_up(info.expert_bytes_max, 4096), REQUEST_BYTES);
+    uint64_t reads = info.experts_used * ps_div_up(info.expert_bytes_max, request);
+    struct ps_measure_options options = {.paths = &path,
+                                         .path_count = 1,
+                                         .request_bytes = (uint32_t)request,
+                                         .depth = (uint32_t)ps_min_u64(reads, DEPTH),
+                                         .ns_max = BANDWIDTH_NS,
+                                         .seed = ps_now_ns(),
+                                         .stop = tool_stop_flag()};
+    int rc = ps_measure_run(&options, &many, err);
+    profile->depth = options.depth;
+    options.depth = 1;
+    options.ns_max = LATENCY_NS;
+    options.seed++;
+    if (rc == 0)
+        rc = ps_measure_run(&options, &alone, err);
+    if (rc < 0)
+        return rc;
+    if (many.is_blank)
+        tool_warn_blank(path);
+    profile->request_bytes = options.request_bytes;
+    profile->bytes_per_s = many.bytes_per_s;
+    profile->latency_ns = alone.request_count ? alone.ns / alone.request_count : 0;
+    return 0;
+}
+
 static bool same_place(const char *a, const char *b)
 {
     struct ps_drive_info x, y;
@@ -101,9 +142,10 @@ static bool same_place(const char *a, const char *b)
     return stat(a, &s) == 0 && stat(b, &t) == 0 && s.st_dev == t.st_dev;
 }
 
-int plan_drives_of_volume(struct plan_drives *drives, const struct ps_volume *volume,
-                          bool is_probed, struct ps_error *err)
+int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bool is_probed,
+                          struct ps_error *err)
 {
+    const struct ps_volume *volume = ps_model_volume(model);
     const char *paths[PS_MEMBER_COUNT_MAX];
 
     *drives = (struct plan_drives){.has_shares = true,
@@ -127,7 +169,7 @@ int plan_drives_of_volume(struct plan_drives *drives, const struct ps_volume *vo
         paths[drives->count++] = info.path;
         if (!is_probed)
             drives->drives[at] = *recorded;
-        int rc = is_probed ? tool_drive_measure(info.path, &drives->drives[at], err) : 0;
+        int rc = is_probed ? drive_measure(info.path, model, &drives->drives[at], err) : 0;
         if (rc < 0)
             return rc;
     }
@@ -155,7 +197,8 @@ static bool largest_file(const char *folder, char *path, size_t path_bytes)
     return most > 0;
 }
 
-int plan_drives_of_source(struct plan_drives *drives, const char *path, struct ps_error *err)
+int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, const char *path,
+                          struct ps_error *err)
 {
     char file[4096];
     struct stat st;
@@ -163,7 +206,7 @@ int plan_drives_of_source(struct plan_drives *drives, const char *path, struct p
     *drives = (struct plan_drives){.count = 1, .origin = "measured now"};
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode) && largest_file(path, file, sizeof(file)))
         path = file;
-    return tool_drive_measure(path, &drives->drives[0], err);
+    return drive_measure(path, model, &drives->drives[0], err);
 }
 
 /* ---- machines -------------------------------------------------------------------------------- */

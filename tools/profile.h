@@ -35,9 +35,6 @@ int tool_profile_read(const char *path, const char *const *members, int member_c
 int tool_profile_read_all(const char *path, struct ps_member_profile *profiles,
                           struct ps_error *err);
 
-/* A look of one second at the drive at a path, or under that file. Errors of ps_measure_run. */
-int tool_drive_measure(const char *path, struct ps_member_profile *profile, struct ps_error *err);
-
 /*
  * Reads all that a profile file says of the drives in it, in its order, into probes[capacity].
  * Returns how many. Errors: -errno of reading; -PS_ERR_FORMAT (no profile file, or without points);

@@ -72,7 +72,7 @@ static uint64_t rate_of(const struct place *places, int count,
     return profiles[member].bytes_per_s / sharing;
 }
 
-int tool_drive_measure(const char *path, struct ps_member_profile *profile, struct ps_error *err)
+static int measure_one(const char *path, struct ps_member_profile *profile, struct ps_error *err)
 {
     struct ps_measure_options options = {
         .paths = &path,
@@ -117,7 +117,7 @@ static int measure_all(const struct place *places, int count, struct ps_member_p
             continue;
         int rc = -ENODEV;
         if (places[i].read_path != NULL)
-            rc = tool_drive_measure(places[i].read_path, &profiles[i], err);
+            rc = measure_one(places[i].read_path, &profiles[i], err);
         else
             ps_error_set(err, rc, places[i].member, "it lies on no drive of this machine");
         if (rc < 0)
