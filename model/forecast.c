@@ -478,6 +478,11 @@ int ps_model_forecast(struct ps_model *model, const struct ps_forecast_options *
 
     memset(out, 0, sizeof(*out));
     int rc = ps_engine_plan_make(model, options->engine, &f.engine, NULL, &out->plan, err);
+    if (options->plan && (rc == 0 || rc == -PS_ERR_MEMORY_FLOOR)) {
+        out->plan = *options->plan;
+        f.engine.chunk_tokens = out->plan.chunk_tokens;
+        rc = 0;
+    }
     if (rc < 0)
         return rc;
     f.is_q8 = ps_activations_are_q8(&f.engine);

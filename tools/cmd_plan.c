@@ -196,6 +196,7 @@ static int changes_find(struct plan_result *r, const struct plan_args *args, str
         what.drives = drives;
         what.drive_count = count + 1;
         what.shares = NULL;
+        what.plan = &r->now.plan;
         rc = ps_model_forecast(r->model, &what, &r->drive, err);
         r->has_drive = rc == 0;
     }
@@ -212,20 +213,17 @@ static int changes_find(struct plan_result *r, const struct plan_args *args, str
 /* -PS_ERR_MEMORY_FLOOR: the plan is there to be shown all the same. */
 static int plan_find(struct plan_result *r, struct plan_args *args, struct ps_error *err)
 {
-    int rc = ps_model_plan(r->model, &args->engine, &r->now.plan, err);
+    static struct ps_plan plan;
 
+    args->engine.prompt_tokens = args->prompt;
+    int rc = ps_model_plan(r->model, &args->engine, &plan, err);
+    r->now.plan = plan;
     if (rc == 0)
         rc = basis_find(r, args, err);
     if (rc == 0) {
         struct ps_forecast_options what = forecast_options(r, args);
-        /* What was measured in between is no part of a run's memory. */
-        args->engine.memory_bytes = r->now.plan.budget_bytes;
-        forget_peak();
+        what.plan = &plan;
         rc = ps_model_forecast(r->model, &what, &r->now, err);
-        if (rc == -PS_ERR_MEMORY_FLOOR) { /* it fitted before the measurement */
-            args->engine.memory_bytes = PS_MEMORY_MIN;
-            rc = ps_model_forecast(r->model, &what, &r->now, err);
-        }
     }
     r->fits = rc == 0;
     if (rc == 0 && r->machine.is_known)
@@ -239,8 +237,9 @@ static int specs_parse(struct plan_result *r, const struct plan_args *args, stru
 
     if (rc == 0 && args->machine != NULL && strcmp(args->machine, "probe") != 0)
         rc = plan_machine_parse(&r->machine, args->machine, err);
-    r->hits_from =
-        args->routing == PS_ROUTING_UNIFORM ? "uniform routing" : "traces of four other models";
+    r->hits_from = args->trace != NULL                   ? "the model's own trace"
+                   : args->routing == PS_ROUTING_UNIFORM ? "uniform routing"
+                                                         : "traces of four other models";
     return rc;
 }
 
