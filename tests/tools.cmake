@@ -14,7 +14,7 @@ set(cli_environment
   PENSTOCK_CPACK=${CMAKE_CPACK_COMMAND})
 foreach(name usage input plan demo batch perplexity quality emulated exact session damage stop resume rebalance memory docs bench
         bench_compute bench_modes drives probe timeline install
-        trace replay)
+        trace train_predictor replay)
   add_test(NAME cli_${name} COMMAND ${BASH_PROGRAM} ${CMAKE_CURRENT_SOURCE_DIR}/cli/${name}.sh)
   set_tests_properties(cli_${name} PROPERTIES LABELS cli SKIP_RETURN_CODE 77 TIMEOUT 600
     ENVIRONMENT "${cli_environment}")

@@ -27,6 +27,8 @@ static const struct command {
      cmd_quality},
     {"tokenize", "turn text into token ids, or back", cmd_tokenize},
     {"trace", "record which experts a text makes the model choose, or import a trace", cmd_trace},
+    {"train-predictor", "teach the predictor from traces what the model's routers will choose",
+     cmd_train_predictor},
     {"drives", "list the NVMe drives, their health and what they hold", cmd_drives},
     {"probe", "measure a drive at every request size and depth", cmd_probe},
     {"replay", "play a trace on a cache, drives and a predictor that are not there", cmd_replay},
@@ -41,7 +43,7 @@ static void usage_print(FILE *file)
           "from disk.\n\n",
           file);
     for (size_t i = 0; i < COMMAND_COUNT; i++)
-        fprintf(file, "  %-12s%s\n", commands[i].name, commands[i].summary);
+        fprintf(file, "  %-17s%s\n", commands[i].name, commands[i].summary);
     fputs("\n"
           "penstock COMMAND --help (or penstock help COMMAND) shows a command's options;\n"
           "penstock --version shows the version.\n",

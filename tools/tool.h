@@ -35,6 +35,7 @@ int cmd_perplexity(int argc, char **argv);
 int cmd_quality(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_trace(int argc, char **argv);
+int cmd_train_predictor(int argc, char **argv);
 int cmd_drives(int argc, char **argv);
 int cmd_probe(int argc, char **argv);
 int cmd_replay(int argc, char **argv);

@@ -16,7 +16,7 @@ quiet "$penstock" layout "$demo_gguf" v
 same example.txt run.txt "the example and penstock run"
 [ -s example.txt ] || die "the example prints nothing"
 
-for command in layout info verify scrub rebalance wipe plan run batch logits perplexity quality tokenize trace drives probe replay bench "bench io" "bench modes" "bench decode" "bench kernel"; do
+for command in layout info verify scrub rebalance wipe plan run batch logits perplexity quality tokenize trace train-predictor drives probe replay bench "bench io" "bench modes" "bench decode" "bench kernel"; do
     read -ra words <<<"$command"
     "$penstock" "${words[@]}" --help >help.txt
     mapfile -t options < <(grep -oE "^ +(-[a-z], +)?--[a-z-]+" help.txt | grep -oE -- "--[a-z-]+")

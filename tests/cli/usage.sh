@@ -5,7 +5,7 @@
 fails 2 'Usage: penstock' "$penstock"
 fails 2 'no command' "$penstock" frobnicate
 fails 2 'no command' "$penstock" help frobnicate
-for command in layout info verify scrub rebalance wipe plan run batch logits perplexity quality tokenize trace probe replay bench "bench io" "bench modes" "bench decode"; do
+for command in layout info verify scrub rebalance wipe plan run batch logits perplexity quality tokenize trace train-predictor probe replay bench "bench io" "bench modes" "bench decode"; do
     read -ra words <<<"$command"
     fails 2 'unrecognized option' "$penstock" "${words[@]}" --frobnicate
     fails 2 'name ' "$penstock" "${words[@]}"

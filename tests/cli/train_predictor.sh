@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The learned predictor: finds more than the gate on what it was not trained with, is the same for any number of
+# threads, is kept in the volume beside what was there, and is refused in a sentence where it cannot be trained.
+. "$(dirname "$0")/common.sh"
+need_jq
+
+quiet "$penstock" layout "$demo_gguf" demo
+head -c 16000 "$demo_text" >text
+quiet "$penstock" trace demo --file text --ctx 512 --hidden --out hidden
+json '.rank == 16 and .tokens > 4000 and .tokens_held_out > 400 and .bytes < 65536 and (.depths | length) == 3
+      and (.depths | map(.layers) == [7, 6, 5])
+      and (.depths | map(.learned.recall_2k >= .gate.recall_2k and .kept <= .layers) | all)
+      and .depths[1].learned.recall_2k > .depths[1].gate.recall_2k + 0.01
+      and .depths[2].kept > 0' \
+    "$penstock" train-predictor demo hidden --passes 2 --threads 2 --json
+quiet "$penstock" verify demo
+# Again into the same volume, and to a file: layers are trained one by one, in any number of threads.
+quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --out one --threads 1 --memory 1M
+quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --out two --threads 2
+same one two "a predictor does not depend on the threads"
+quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8
+quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --seed 2 --out other
+! cmp -s one other || die "the seed changes nothing"
+
+fails 1 '64 KB|room' "$penstock" train-predictor demo hidden --passes 1 --rank 64
+quiet "$penstock" trace demo --file text --tokens 200 --out plain
+fails 1 'plain: holds no router inputs.*--hidden' "$penstock" train-predictor demo plain
+quiet "$penstock" trace demo --file text --tokens 20 --out short --hidden
+fails 1 'short: has 20 tokens' "$penstock" train-predictor demo hidden short
+fails 1 'text: is not a trace' "$penstock" train-predictor demo text
+printf '[[0, 1]]\n' >pairs
+quiet "$penstock" trace --import pairs --out imported --model other
+fails 1 'imported: is a trace of another model' "$penstock" train-predictor demo imported
+head -c 100000 hidden >cut
+fails 1 'cut off' "$penstock" train-predictor demo cut
+fails 2 'TRACE' "$penstock" train-predictor demo
+fails 2 'multiple of 8' "$penstock" train-predictor demo hidden --rank 12
