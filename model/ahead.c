@@ -6,13 +6,14 @@
 
 #include "core/util.h"
 #include "model/predictor.h"
+#include "model/predictor_learned.h"
 
 /* Layers for which an oracle is asked: their reads together are even where a layer's are not. */
 #define ORACLE_LAYERS 3u
 
 int ps_predictor_from_name(const char *name)
 {
-    static const char *const names[] = {"off", "gate", "oracle"};
+    static const char *const names[] = {"off", "gate", "learned", "oracle"};
 
     for (size_t i = 0; i < PS_ARRAY_LEN(names); i++) {
         if (strcmp(name, names[i]) == 0)
@@ -68,7 +69,7 @@ static void find_missing(struct ps_engine *engine, uint32_t first)
 }
 
 /* The gate's first ranks for each token, by what they are worth together. */
-static void guess_by_gate(struct ps_engine *engine, uint32_t layer, uint32_t n)
+static void guess_by_gate(struct ps_engine *engine, uint32_t from, uint32_t layer, uint32_t n)
 {
     const struct ps_config *c = engine->config;
     struct ps_work *w = &engine->work;
@@ -79,6 +80,10 @@ static void guess_by_gate(struct ps_engine *engine, uint32_t layer, uint32_t n)
     for (uint32_t t = 0; t < n; t++)
         engine->k->add(w->guess_x + t * hidden, w->y + t * hidden, hidden);
     ps_predict_gate(engine, layer, w->guess_x, n);
+    for (uint32_t t = 0;
+         engine->learned && ps_learned_has(engine->learned, layer, layer - from) && t < n; t++)
+        ps_learned_apply(engine->learned, layer, layer - from, w->xn + t * hidden,
+                         w->guess_p + (size_t)t * c->expert_count);
     memset(w->guess_need, 0, c->expert_count * sizeof(float));
     for (uint32_t t = 0; t < n; t++) {
         uint32_t found = ps_top_k(w->guess_p + (size_t)t * c->expert_count, c->expert_count, ranks,
@@ -216,7 +221,7 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     }
     if (!ps_prefetch_wants(&a->prefetch))
         return;
-    guess_by_gate(engine, next, n);
+    guess_by_gate(engine, layer, next, n);
     find_missing(engine, 0);
     double gain_ns = choose(engine);
     ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));

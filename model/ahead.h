@@ -9,7 +9,12 @@
 #include "model/engine.h"
 
 /* The kinds of options.predictor. */
-enum ps_predictor { PS_PREDICTOR_OFF, PS_PREDICTOR_GATE, PS_PREDICTOR_ORACLE };
+enum ps_predictor {
+    PS_PREDICTOR_OFF,
+    PS_PREDICTOR_GATE,
+    PS_PREDICTOR_LEARNED,
+    PS_PREDICTOR_ORACLE
+};
 
 /* The kind of a name, or -1. */
 int ps_predictor_from_name(const char *name);

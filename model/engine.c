@@ -10,6 +10,7 @@
 #include "core/util.h"
 #include "model/ahead.h"
 #include "model/engine.h"
+#include "model/predictor_learned.h"
 
 static struct ps_weight *weight_slot(struct ps_engine *engine, const struct ps_config_tensor *t)
 {
@@ -138,6 +139,15 @@ static void log_pages(const struct ps_engine *engine)
                (unsigned long long)ps_div_up(engine->plan.total_bytes, 2u << 20));
 }
 
+/* Before the plan is made, which sees what is in memory already. */
+static int load_learned(struct ps_engine *engine, const struct ps_engine_options *options,
+                        struct ps_error *err)
+{
+    if (!options || !options->predictor || strcmp(options->predictor, "learned") != 0)
+        return 0;
+    return ps_learned_load(&engine->learned, engine->model, options->predictor_file, err);
+}
+
 int ps_engine_open(struct ps_engine **out, struct ps_model *model,
                    const struct ps_engine_options *options, struct ps_error *err)
 {
@@ -155,7 +165,10 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     engine->model = model;
     engine->config = &model->config;
     engine->k = ps_kernels_get(ps_cpu_level());
-    rc = ps_engine_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
+    rc = load_learned(engine, options, err);
+    if (rc >= 0)
+        rc =
+            ps_engine_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
     if (rc < 0)
         goto fail;
     engine->thread_count = engine->options.threads;
@@ -221,6 +234,7 @@ void ps_engine_close(struct ps_engine **engine)
     ps_usage_close(e);
     ps_region_unmap(&e->state_region);
     ps_region_unmap(&e->work_region);
+    ps_learned_close(&e->learned);
     free(e->inv_freq);
     free(e->layers);
     if (e->model->engine == e)

@@ -195,6 +195,7 @@ struct ps_engine {
     float *inv_freq; /* [rope_dims / 2], rounded to float as the reference has them */
 
     struct ps_ahead ahead;
+    struct ps_learned *learned;                        /* NULL: the gate alone guesses */
     struct ps_session *sessions[PS_SESSION_COUNT_MAX]; /* by state, or NULL */
     uint64_t eval_count; /* an eval invalidates the logits of those before it */
     uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns, sample_ns;

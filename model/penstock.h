@@ -179,9 +179,11 @@ struct ps_engine_options {
     const char *kv;          /* keys and values: "f32", "f16", "q8_0" (0010); NULL = "f16" */
     uint32_t kv_window;      /* attention sees the first 4 tokens and the last so many; bounds the
                                 memory of keys and values, changes the output (0011); 0 = all */
-    const char *predictor;   /* "off", "gate", or "oracle" (ps_session_oracle); NULL = "off" */
-    uint32_t chunk_tokens;   /* most prompt tokens per pass; 0 = as memory allows */
-    uint32_t prompt_tokens;  /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
+    const char
+        *predictor; /* "off", "gate", "learned" or "oracle" (ps_session_oracle); NULL = "off" */
+    const char *predictor_file; /* of "learned"; NULL = in the volume */
+    uint32_t chunk_tokens;      /* most prompt tokens per pass; 0 = as memory allows */
+    uint32_t prompt_tokens; /* of the longest prompt to come, for chunk_tokens 0; 0 = not known */
     uint32_t sessions; /* that can be open at a time, each with its state; 0 = 1; at most 256 */
     const volatile int *stop; /* non-zero: eval returns -EINTR at the next layer; may be NULL */
     uint32_t timeline_events; /* room for so many events of ps_engine_timeline; 0 = no timeline */

@@ -303,7 +303,8 @@ static int resolve(const struct ps_model *model, const struct ps_engine_options 
         out->predictor = "off";
     if (ps_predictor_from_name(out->predictor) < 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--predictor",
-                            "\"%s\" is not a predictor; there are off and gate", out->predictor);
+                            "\"%s\" is not a predictor; there are off, gate and learned",
+                            out->predictor);
     return resolve_kv(&model->config, out, err);
 }
 

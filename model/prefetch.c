@@ -11,6 +11,10 @@
 /* Layers without guesses, while they do not pay, after which they are tried. */
 #define TRY_LAYERS 61u
 #define NOTE_WEIGHT 0.05
+/* Tokens of a turn, and the most turns until the slower way is tried again. */
+#define TURN_TOKENS 8u
+#define TURNS_MAX 64u
+#define TIME_WEIGHT 0.06
 
 void ps_prefetch_init(struct ps_prefetch *p)
 {
@@ -70,8 +74,35 @@ double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, doub
     return ends_within * (chance * pace->idle_ns - (1 - chance) * time_ns(pace, pace->delay_bytes));
 }
 
+void ps_prefetch_time(struct ps_prefetch *p, double ns)
+{
+    double *mean = &p->token_ns[p->is_off ? 0 : 1];
+
+    /* The first of a turn still has, or lacks, what the turn before it has read. */
+    if (p->turn_tokens > 0)
+        *mean += (ns - *mean) * (*mean == 0 ? 1 : TIME_WEIGHT);
+    if (++p->turn_tokens < TURN_TOKENS)
+        return;
+    p->turn_tokens = 0;
+    if (p->token_ns[0] == 0 || p->token_ns[1] == 0) {
+        p->is_off = !p->is_off;
+        return;
+    }
+    bool off_is_faster = p->token_ns[0] < p->token_ns[1];
+    if (p->is_off != off_is_faster) { /* the slower way was tried, or has just become it */
+        p->is_off = off_is_faster;
+        p->pause = (uint32_t)ps_min_u64(p->pause * 2 + 4, TURNS_MAX);
+        p->turns = 0;
+    } else if (++p->turns >= p->pause) {
+        p->is_off = !p->is_off;
+        p->turns = 0;
+    }
+}
+
 bool ps_prefetch_wants(struct ps_prefetch *p)
 {
+    if (p->is_off)
+        return false;
     p->is_try = p->gain_ns <= p->cost_ns;
     if (p->is_try && p->passed < TRY_LAYERS) {
         p->passed++;

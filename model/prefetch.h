@@ -20,7 +20,12 @@ struct ps_prefetch {
     float made[PS_PREFETCH_RANKS];  /* and of all of them; older ones count less */
     double gain_ns, cost_ns; /* of guessing for a layer, lately; cost: of making the guesses */
     uint32_t passed;         /* layers since guesses were made */
-    bool is_try;             /* they were made, or not, in spite of winning nothing */
+    /* Tokens are timed with guesses and without, by turns. */
+    double token_ns[2];    /* without, with: of a token, lately; 0: not known */
+    bool is_off;           /* guesses are not made in this turn */
+    uint32_t turn_tokens;  /* of this turn */
+    uint32_t turns, pause; /* with what is faster since the other was tried; until it is again */
+    bool is_try;           /* they were made, or not, in spite of winning nothing */
 };
 
 void ps_prefetch_init(struct ps_prefetch *p);
@@ -49,6 +54,13 @@ double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, doub
  * and then to see whether they would. To be called once for each layer.
  */
 bool ps_prefetch_wants(struct ps_prefetch *p);
+
+/*
+ * A token took so long. What no reckoning shows, as threads that get in each other's way, shows in
+ * the time: tokens with guesses and without take turns until it is known which are faster, then the
+ * slower way is tried ever more rarely. While guesses lose, ps_prefetch_wants is false.
+ */
+void ps_prefetch_time(struct ps_prefetch *p, double ns);
 
 /* Guesses for a layer have been made: what they win by the above, and the time it took. */
 void ps_prefetch_note(struct ps_prefetch *p, double gain_ns, double cost_ns);

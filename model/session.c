@@ -220,6 +220,8 @@ int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_co
     }
     ps_usage_add(engine, &before, decode ? &engine->decode_usage : &engine->prefill_usage);
     count_tokens(engine, decode, id_count, ps_now_ns() - start);
+    if (decode)
+        ps_prefetch_time(&engine->ahead.prefetch, (double)(ps_now_ns() - start));
     return 0;
 }
 

@@ -113,13 +113,34 @@ static void test_switch(void **state)
     assert_true(ps_prefetch_wants(&p) && ps_prefetch_wants(&p));
 }
 
+/* Tokens that take turn_ns[0] without guesses and turn_ns[1] with them: most go the faster way, and
+ * where that changes, the other one is found. */
+static void test_time(void **state)
+{
+    static const double ns[2][2] = {{100, 80}, {100, 120}};
+    struct ps_prefetch p;
+    (void)state;
+
+    ps_prefetch_init(&p);
+    for (int phase = 0; phase < 6; phase++) {
+        const double *turn_ns = ns[phase % 2];
+        uint32_t slow = 0;
+        for (uint32_t i = 0; i < 20000; i++) {
+            slow += i >= 2000 && p.is_off == (turn_ns[1] < turn_ns[0]);
+            ps_prefetch_time(&p, turn_ns[p.is_off ? 0 : 1] + (i % 7) * 0.5);
+        }
+        assert_in_range(slow, 100, 900);
+    }
+    p.is_off = true;
+    assert_false(ps_prefetch_wants(&p));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gain),
-        cmocka_unit_test(test_least_chance),
-        cmocka_unit_test(test_learn),
-        cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_gain),  cmocka_unit_test(test_least_chance),
+        cmocka_unit_test(test_learn), cmocka_unit_test(test_switch),
+        cmocka_unit_test(test_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,8 @@ enum {
     KEY_EXPERTS_USED,
     KEY_CTX,
     KEY_MEMORY,
-    KEY_PREDICTOR
+    KEY_PREDICTOR,
+    KEY_PREDICTOR_FILE
 };
 
 uint64_t tool_number(struct argp_state *state, const char *option, const char *text, uint64_t min,
@@ -150,6 +151,9 @@ static error_t engine_parse(int key, char *arg, struct argp_state *state)
     case KEY_PREDICTOR:
         options->predictor = arg;
         return 0;
+    case KEY_PREDICTOR_FILE:
+        options->predictor_file = arg;
+        return 0;
     case KEY_KV_WINDOW:
         options->kv_window = (uint32_t)tool_number(state, "--kv-window", arg, 1, UINT32_MAX);
         return 0;
@@ -185,9 +189,11 @@ static const struct argp_option engine_options[] = {
      "and quality), or q8_0; CHANGES THE OUTPUT a little",
      0},
     {"predictor", KEY_PREDICTOR, "NAME", 0,
-     "what guesses the experts to read ahead: gate (default of run and batch) or off (default of "
-     "the others)",
+     "what guesses the experts to read ahead: gate (default of run and batch), learned (see "
+     "train-predictor) or off (default of the others)",
      0},
+    {"predictor-file", KEY_PREDICTOR_FILE, "FILE", 0,
+     "what train-predictor --out wrote (default: what is in the volume)", 0},
     {"kv-window", KEY_KV_WINDOW, "N", 0,
      "attention sees the first 4 tokens and the last N only, so that keys and values of no more "
      "are "

@@ -22,6 +22,18 @@ quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8
 quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --seed 2 --out other
 ! cmp -s one other || die "the seed changes nothing"
 
+# What is learned may be guessed with, and changes nothing else.
+run=("$penstock" run demo -p 'Emma was' -n 40 --temp 0 --memory 26M)
+quiet "${run[@]}" --predictor off
+mv out.txt without.txt
+for options in '--predictor learned' '--predictor learned --predictor-file two'; do
+    read -ra words <<<"$options"
+    quiet "${run[@]}" "${words[@]}" --stats stats.json
+    same out.txt without.txt "the text with $options"
+    jq -e '.guesses.read > 0 and .guesses.right > 0' stats.json >/dev/null || die "no guesses: $(cat stats.json)"
+done
+fails 1 'hidden' "${run[@]}" --predictor learned --predictor-file hidden
+
 fails 1 '64 KB|room' "$penstock" train-predictor demo hidden --passes 1 --rank 64
 quiet "$penstock" trace demo --file text --tokens 200 --out plain
 fails 1 'plain: holds no router inputs.*--hidden' "$penstock" train-predictor demo plain
