@@ -39,26 +39,26 @@ static void residual_task(struct ps_engine *engine, void *ctx, int thread_idx, u
     engine->k->add(engine->work.x + token * h, engine->work.y + token * h, h);
 }
 
-static void embed(struct ps_engine *engine, const int32_t *ids, uint32_t n)
+struct embed_run {
+    const int32_t *ids;
+};
+
+/* The token's row of the embedding, and the angles of its position. */
+static void embed_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
 {
+    const struct embed_run *run = ctx;
     const struct ps_weight *w = &engine->embed;
-
-    for (uint32_t i = 0; i < n; i++)
-        ps_row_decode(w->type, w->data + (uint64_t)ids[i] * w->stride_bytes,
-                      engine->work.x + (uint64_t)i * w->cols, w->cols);
-}
-
-static void make_rope(struct ps_engine *engine, uint32_t n)
-{
     uint32_t half = engine->config->rope_dims / 2;
+    double scale = (double)engine->config->rope_scale;
 
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t j = 0; j < half; j++) {
-            double angle = (double)engine->inv_freq[j] * engine->work.tokens[i].position;
-            double scale = (double)engine->config->rope_scale;
-            engine->work.rope_cos[i * half + j] = (float)(scale * cos(angle));
-            engine->work.rope_sin[i * half + j] = (float)(scale * sin(angle));
-        }
+    (void)thread_idx;
+    ps_row_decode(w->type, w->data + (uint64_t)run->ids[token] * w->stride_bytes,
+                  engine->work.x + token * w->cols, w->cols);
+    for (uint32_t j = 0; j < half; j++) {
+        double angle = (double)engine->inv_freq[j] * engine->work.tokens[token].position;
+        engine->work.rope_cos[token * half + j] = (float)(scale * cos(angle));
+        engine->work.rope_sin[token * half + j] = (float)(scale * sin(angle));
+    }
 }
 
 static int run_layer(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_error *err)
@@ -93,8 +93,7 @@ int ps_forward_chunk(struct ps_engine *engine, const int32_t *ids, uint32_t n, s
 {
     uint64_t begin_ns = ps_usage_begin(engine);
 
-    embed(engine, ids, n);
-    make_rope(engine, n);
+    ps_tasks_run(engine, embed_task, &(struct embed_run){ids}, n);
     for (uint32_t layer = 0; layer < engine->config->layer_count; layer++) {
         if (engine->options.stop && *engine->options.stop)
             return ps_error_set(err, -EINTR, NULL, "stopped");

@@ -435,21 +435,52 @@ static void compute_round(struct ps_engine *engine, struct moe_run *run)
     }
 }
 
+/* Floats that one thread moves before the others have woken. */
+#define SERIAL_FLOATS 65536u
+/* Values of a token that are added as one task. */
+#define RETIRE_COLS 128u
+
+struct retire_run {
+    struct moe_run *moe;
+    uint32_t end; /* jobs [moe->head, end) are finished */
+    size_t cols;  /* of one task */
+};
+
+/* A block of columns of all finished jobs: no two tasks meet, and each takes the experts in order.
+ */
+static void retire_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t block)
+{
+    const struct retire_run *run = ctx;
+    size_t hidden = run->moe->shape.hidden, col = block * run->cols;
+    size_t cols = ps_min_u64(run->cols, hidden - col);
+
+    (void)thread_idx;
+    for (uint32_t j = run->moe->head; j < run->end; j++) {
+        const struct ps_expert_job *job = &engine->work.jobs[j];
+        const uint32_t *token = engine->work.pair_token + job->pair_begin;
+        const float *weight = engine->work.pair_weight + job->pair_begin;
+        const float *out = engine->work.expert_out + job->row * hidden + col;
+        for (uint32_t i = 0; i < job->pair_count; i++)
+            engine->k->axpy(engine->work.y + token[i] * hidden + col, weight[i], out + i * hidden,
+                            cols);
+    }
+}
+
 /* Adds finished experts to their tokens, in ascending order of the experts, and ends their leases.
  */
 static void retire(struct ps_engine *engine, struct moe_run *run)
 {
-    size_t hidden = run->shape.hidden;
+    struct retire_run retiring = {.moe = run, .end = run->head, .cols = run->shape.hidden};
+    uint64_t pairs = 0;
 
-    while (run->head < run->tail && engine->work.jobs[run->head].done_slices == run->slice_count) {
-        const struct ps_expert_job *job = &engine->work.jobs[run->head];
-        for (uint32_t i = 0; i < job->pair_count; i++)
-            engine->k->axpy(engine->work.y + engine->work.pair_token[job->pair_begin + i] * hidden,
-                            engine->work.pair_weight[job->pair_begin + i],
-                            engine->work.expert_out + (job->row + i) * hidden, hidden);
+    while (retiring.end < run->tail &&
+           engine->work.jobs[retiring.end].done_slices == run->slice_count)
+        pairs += engine->work.jobs[retiring.end++].pair_count;
+    if (pairs * run->shape.hidden > SERIAL_FLOATS)
+        retiring.cols = RETIRE_COLS;
+    ps_tasks_run(engine, retire_task, &retiring, ps_div_up(run->shape.hidden, retiring.cols));
+    for (; run->head < retiring.end; run->head++)
         ps_store_put(engine->store, &engine->work.leases[run->head]);
-        run->head++;
-    }
 }
 
 /* Rows are a ring: jobs take them in order and give them back in order. Returns the first of
@@ -469,27 +500,55 @@ static int64_t find_rows(const struct ps_engine *engine, struct moe_run *run, ui
     return count < first - run->row_tail ? (int64_t)run->row_tail : -1;
 }
 
-/* Only in the form that the layer's gate and up matrices take. */
-static void gather(struct ps_engine *engine, const struct moe_run *run,
-                   const struct ps_expert_job *job)
+/* The inputs of a job, only in the form that the layer's gate and up matrices take, and its sums.
+ */
+static void gather_job(struct ps_engine *engine, const struct moe_run *run, uint32_t job_idx)
 {
-    size_t hidden = engine->config->hidden;
+    const struct ps_expert_job *job = &engine->work.jobs[job_idx];
+    const uint32_t *token = engine->work.pair_token + job->pair_begin;
+    size_t hidden = engine->config->hidden, xq_bytes = ps_q8_bytes(hidden);
 
     for (uint32_t i = 0; run->takes_floats && i < job->pair_count; i++)
-        memcpy(engine->work.expert_x + (job->row + i) * hidden,
-               engine->work.xn + engine->work.pair_token[job->pair_begin + i] * hidden,
+        memcpy(engine->work.expert_x + (job->row + i) * hidden, engine->work.xn + token[i] * hidden,
                hidden * sizeof(float));
     for (uint32_t i = 0; run->takes_q8 && i < job->pair_count; i++)
-        memcpy(engine->work.expert_xq + (job->row + i) * ps_q8_bytes(hidden),
-               engine->work.token_xq +
-                   engine->work.pair_token[job->pair_begin + i] * ps_q8_bytes(hidden),
-               ps_q8_bytes(hidden));
+        memcpy(engine->work.expert_xq + (job->row + i) * xq_bytes,
+               engine->work.token_xq + token[i] * xq_bytes, xq_bytes);
     memset(engine->work.expert_out + job->row * hidden, 0,
            job->pair_count * hidden * sizeof(float));
 }
 
+struct gather_run {
+    const struct moe_run *moe;
+    uint32_t begin; /* first job */
+};
+
+static void gather_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task_idx)
+{
+    const struct gather_run *run = ctx;
+
+    (void)thread_idx;
+    gather_job(engine, run->moe, run->begin + (uint32_t)task_idx);
+}
+
+/* Jobs [begin, tail), whose reads have started. */
+static void gather(struct ps_engine *engine, const struct moe_run *run, uint32_t begin)
+{
+    struct gather_run gathering = {run, begin};
+    uint64_t pairs = 0;
+
+    for (uint32_t j = begin; j < run->tail; j++)
+        pairs += engine->work.jobs[j].pair_count;
+    if (pairs * run->shape.hidden > SERIAL_FLOATS) {
+        ps_tasks_run(engine, gather_task, &gathering, run->tail - begin);
+        return;
+    }
+    for (uint32_t j = begin; j < run->tail; j++)
+        gather_job(engine, run, j);
+}
+
 /* Leases as many experts as there are slots and rows: their reads start now. */
-static int fill_window(struct ps_engine *engine, struct moe_run *run, struct ps_error *err)
+static int lease_window(struct ps_engine *engine, struct moe_run *run, struct ps_error *err)
 {
     while (run->tail < run->job_count) {
         struct ps_expert_job *job = &engine->work.jobs[run->tail];
@@ -504,10 +563,19 @@ static int fill_window(struct ps_engine *engine, struct moe_run *run, struct ps_
             return rc;
         job->row = (uint32_t)row;
         run->row_tail = job->row + job->pair_count;
-        gather(engine, run, job);
         run->tail++;
     }
     return 0;
+}
+
+static int fill_window(struct ps_engine *engine, struct moe_run *run, struct ps_error *err)
+{
+    uint32_t begin = run->tail;
+    int rc = lease_window(engine, run, err);
+
+    if (rc >= 0)
+        gather(engine, run, begin);
+    return rc;
 }
 
 static int run_experts(struct ps_engine *engine, struct moe_run *run, struct ps_error *err)
@@ -576,20 +644,37 @@ static void report_inputs(struct ps_engine *engine, uint32_t layer, uint32_t n)
     }
 }
 
+static void shared_scale_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+{
+    size_t hidden = engine->config->hidden;
+    float *y = engine->work.y + token * hidden;
+
+    (void)ctx;
+    (void)thread_idx;
+    engine->k->scale(y, ps_sigmoidf(engine->work.shared_scale[token]), y, hidden);
+}
+
+static void clear_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t token)
+{
+    size_t hidden = engine->config->hidden;
+
+    (void)ctx;
+    (void)thread_idx;
+    memset(engine->work.y + token * hidden, 0, hidden * sizeof(float));
+}
+
 /* y = sigmoid(gate_inp . x) * shared(x), or zero without a shared expert. */
 static void run_shared(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     const struct ps_config *c = engine->config;
-    size_t hidden = c->hidden;
 
     if (!c->shared_width) {
-        memset(engine->work.y, 0, n * hidden * sizeof(float));
+        ps_tasks_run(engine, clear_task, NULL, n);
         return;
     }
     ps_shared_run(engine, layer, n);
-    for (uint32_t t = 0; c->shared_gate && t < n; t++)
-        engine->k->scale(engine->work.y + t * hidden, ps_sigmoidf(engine->work.shared_scale[t]),
-                         engine->work.y + t * hidden, hidden);
+    if (c->shared_gate)
+        ps_tasks_run(engine, shared_scale_task, NULL, n);
 }
 
 int ps_moe_run(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_error *err)

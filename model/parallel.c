@@ -10,9 +10,24 @@ struct tasks {
     struct ps_engine *engine;
     ps_task_fn *fn;
     void *ctx;
-    uint64_t count;
+    uint64_t count, grain;
     _Atomic uint64_t next;
 };
+
+/*
+ * Light tasks, one for every token of a prompt, are taken several at a time: a counter that all
+ * threads change costs as much as some of them. What is left at the end is at most a sixteenth of a
+ * thread's share.
+ */
+#define GRAINS_EACH 16u
+#define GRAIN_MAX 16u
+
+static uint64_t grain_of(const struct ps_engine *engine, uint64_t task_count)
+{
+    uint64_t grain = task_count / ((uint64_t)engine->thread_count * GRAINS_EACH);
+
+    return ps_max_u64(1, ps_min_u64(grain, GRAIN_MAX));
+}
 
 static void tasks_thread(void *ctx, int thread_idx, int thread_count)
 {
@@ -20,11 +35,14 @@ static void tasks_thread(void *ctx, int thread_idx, int thread_count)
     uint64_t begin = ps_usage_clock(t->engine), done = 0;
 
     (void)thread_count;
-    for (;; done++) {
-        uint64_t i = atomic_fetch_add_explicit(&t->next, 1, memory_order_relaxed);
+    for (;;) {
+        uint64_t i = atomic_fetch_add_explicit(&t->next, t->grain, memory_order_relaxed);
+        uint64_t end = ps_min_u64(i + t->grain, t->count);
         if (i >= t->count)
             break;
-        t->fn(t->engine, t->ctx, thread_idx, i);
+        done += end - i;
+        for (; i < end; i++)
+            t->fn(t->engine, t->ctx, thread_idx, i);
     }
     if (done > 0)
         ps_usage_thread(t->engine, thread_idx, begin, done);
@@ -34,7 +52,11 @@ static void tasks_thread(void *ctx, int thread_idx, int thread_count)
  * cannot change a bit. */
 void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t task_count)
 {
-    struct tasks t = {.engine = engine, .fn = fn, .ctx = ctx, .count = task_count};
+    struct tasks t = {.engine = engine,
+                      .fn = fn,
+                      .ctx = ctx,
+                      .count = task_count,
+                      .grain = grain_of(engine, task_count)};
 
     if (task_count <= 1 || engine->thread_count == 1) {
         /* One task alone is a norm or the like, not worth its own measurement. */
