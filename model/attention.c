@@ -97,6 +97,16 @@ static void prepare_task(struct ps_engine *engine, void *ctx, int thread_idx, ui
         clip(new_v(engine, token), engine->state.kv_row, c->qkv_clip);
 }
 
+static void store_row(const struct ps_engine *engine, const float *values, uint8_t *row)
+{
+    const struct ps_state_shape *s = &engine->state;
+
+    if (s->kv_type == PS_TYPE_F16)
+        engine->k->to_half((uint16_t *)(void *)row, values, s->kv_row);
+    else
+        ps_row_encode(s->kv_type, values, row, s->kv_row);
+}
+
 static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint64_t task)
 {
     const struct attention_run *run = ctx;
@@ -106,8 +116,8 @@ static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     uint8_t *k = state_k(engine, run, token), *v = state_v(engine, run, token);
 
     (void)thread_idx;
-    ps_row_encode(s->kv_type, new_k(engine, token), k + at, s->kv_row);
-    ps_row_encode(s->kv_type, new_v(engine, token), v + at, s->kv_row);
+    store_row(engine, new_k(engine, token), k + at);
+    store_row(engine, new_v(engine, token), v + at);
     if (s->kv_sink_row > 0 && position < PS_KV_SINKS) {
         uint64_t sink = (s->kv_sink_row + position) * s->kv_row_bytes;
         memcpy(k + sink, k + at, s->kv_row_bytes);

@@ -276,6 +276,12 @@ static void rope(float *x, const float *cos, const float *sin, size_t half)
     }
 }
 
+static void to_half(uint16_t *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = ps_f32_to_f16(x[i]);
+}
+
 static struct ps_kernels tables[PS_CPU_LEVEL_COUNT];
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
@@ -298,6 +304,7 @@ static void fill_tables(void)
         .delta_step = delta_step,
         .conv_step = conv_step,
         .rope = rope,
+        .to_half = to_half,
     };
 
     /* The functions that fill a level are compiled for it, and the compiler uses what it may: they

@@ -141,6 +141,9 @@ struct ps_kernels {
      * each as fma(x[j], c, -(x[j+half] * s)) and fma(x[j+half], c, x[j] * s).
      */
     void (*rope)(float *x, const float *cos, const float *sin, size_t half);
+
+    /* y[i] = x[i] as a half float, rounded to nearest even, as ps_f32_to_f16 does. */
+    void (*to_half)(uint16_t *y, const float *x, size_t n);
 };
 
 /*

@@ -184,6 +184,12 @@ static ALWAYS_INLINE v16 v_from_halves(const uint16_t *half)
                   _mm256_cvtph_ps(_mm_loadu_si128((const void *)(half + 8))));
 }
 
+static ALWAYS_INLINE void v_to_halves(uint16_t *half, v16 v)
+{
+    _mm_storeu_si128((void *)half, _mm256_cvtps_ph(v.low, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((void *)(half + 8), _mm256_cvtps_ph(v.high, _MM_FROUND_TO_NEAREST_INT));
+}
+
 static ALWAYS_INLINE void decode_f32(const uint8_t *src, const float *scale, v16 *w)
 {
     (void)scale;

@@ -162,6 +162,11 @@ static ALWAYS_INLINE v16 v_from_halves(const uint16_t *half)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)half));
 }
 
+static ALWAYS_INLINE void v_to_halves(uint16_t *half, v16 v)
+{
+    _mm256_storeu_si256((void *)half, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 static ALWAYS_INLINE void decode_f32(const uint8_t *src, const float *scale, v16 *w)
 {
     (void)scale;

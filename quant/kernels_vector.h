@@ -631,6 +631,19 @@ static void rope(float *x, const float *cos, const float *sin, size_t half)
 #undef STEP
 }
 
+static void to_half(uint16_t *y, const float *x, size_t n)
+{
+    size_t i = 0;
+
+    for (; i + PS_LANES <= n; i += PS_LANES)
+        v_to_halves(y + i, v_load(x + i));
+    if (i < n) {
+        uint16_t edge[PS_LANES];
+        v_to_halves(edge, load_upto(x + i, n - i));
+        memcpy(y + i, edge, (n - i) * sizeof(*y));
+    }
+}
+
 static void init_table(struct ps_kernels *table)
 {
     table->matmul = matmul;
@@ -649,4 +662,5 @@ static void init_table(struct ps_kernels *table)
     table->delta_step = delta_step;
     table->conv_step = conv_step;
     table->rope = rope;
+    table->to_half = to_half;
 }

@@ -270,6 +270,32 @@ static void same_rope(const struct ps_kernels *s, const struct ps_kernels *v, en
     check_done();
 }
 
+/* Magnitudes about those of halves, large, ordinary and denormal, and some just between two of
+ * them.
+ */
+static void same_to_half(const struct ps_kernels *s, const struct ps_kernels *v,
+                         enum check_kind kind)
+{
+    size_t n = random_length(0);
+    float *x = filled(0, n, kind);
+    uint16_t *e = check_bytes(1, n * sizeof(*e)), *g = check_bytes(2, n * sizeof(*g));
+    float size = ldexpf(1, (int)check_between(0, 44) - 28);
+
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof(bits));
+        if (check_random() % 2 && isfinite(x[i]))
+            bits = (bits & 0xffffe000) | (uint32_t)(0x0fff + check_between(0, 2));
+        memcpy(&x[i], &bits, sizeof(bits));
+        x[i] *= size;
+    }
+    check_case("to_half, %s, n %zu", check_kind_name(kind), n);
+    s->to_half(e, x, n);
+    v->to_half(g, x, n);
+    check_same_bytes("y", (const uint8_t *)e, (const uint8_t *)g, n * sizeof(*e));
+    check_done();
+}
+
 void check_vectors(const struct ps_kernels *scalar, const struct ps_kernels *level)
 {
     for (int kind = 0; kind < CHECK_KIND_COUNT; kind++) {
@@ -282,6 +308,7 @@ void check_vectors(const struct ps_kernels *scalar, const struct ps_kernels *lev
             same_weighted_sum(scalar, level, (enum check_kind)kind);
             same_conv(scalar, level, (enum check_kind)kind);
             same_rope(scalar, level, (enum check_kind)kind);
+            same_to_half(scalar, level, (enum check_kind)kind);
         }
         for (int i = 0; i < 40; i++)
             same_delta(scalar, level, (enum check_kind)kind);

@@ -86,6 +86,11 @@ static void run_rope(struct vector_work *w)
     w->k->rope(w->c, w->a, w->b, HEAD_LEN / 2);
 }
 
+static void run_to_half(struct vector_work *w)
+{
+    w->k->to_half((uint16_t *)(void *)w->c, w->a, VECTOR_LEN);
+}
+
 static const struct {
     const char *name;
     vector_fn *run;
@@ -103,6 +108,7 @@ static const struct {
     {"delta_step, 128 x 128", run_delta_step},
     {"conv_step, 4096 x 4", run_conv_step},
     {"rope, 128", run_rope},
+    {"to_half, 4096", run_to_half},
 };
 
 /* Values in [-1, 1): arithmetic on denormals or NaN would be timed otherwise. */
