@@ -17,6 +17,7 @@
 #include "core/util.h"
 #include "quant/kernels.h"
 #include "quant/q8.h"
+#include "tools/bench_count.h"
 #include "tools/bench_machine.h"
 #include "tools/bench_vector.h"
 
@@ -31,6 +32,13 @@
  */
 #define SCALAR_ROWS 8u
 #define MANY_COLUMNS 64u /* from here on arithmetic counts, not bytes */
+/* Weights of one thread that stay in the second cache of every processor of the last ten years. */
+#define CACHED_BYTES (192u << 10)
+/* Rows and most columns whose instructions are counted: rows are done by eight at most. */
+#define COUNTED_ROWS 8u
+#define COUNTED_COLS 4096u
+/* Share of plain reads from which on a kernel counts as bound by them. */
+#define READ_BOUND 0.85
 
 static const uint32_t columns[] = {1, 4, 64, COLUMNS_MAX};
 #define COLUMNS_COUNT PS_ARRAY_LEN(columns)
@@ -64,6 +72,7 @@ struct job {
     enum ps_cpu_level level;
     bool is_q8;
     uint32_t n;
+    bool cached; /* the same weights again and again */
     size_t row_bytes, matrix_bytes, matrix_count;
 };
 
@@ -223,28 +232,18 @@ static void machine_measure(struct bench *b)
 /* ---- the kernels ------------------------------------------------------------------------------
  */
 
-/* This thread's rows of one matrix; the unit is a row. */
-static uint64_t matmul_step(void *ctx, int thread, int threads, uint64_t step)
+static void rows_multiply(const struct job *job, const uint8_t *w, size_t rows, size_t cols,
+                          float *y)
 {
-    const struct job *job = ctx;
     const struct bench *b = job->bench;
-    uint64_t begin, end;
 
-    ps_pool_share(b->args.rows, 1, thread, threads, &begin, &end);
-    if (job->level == PS_CPU_SCALAR && job->n >= MANY_COLUMNS)
-        end = ps_min_u64(end, begin + SCALAR_ROWS);
-    if (begin >= end)
-        return 0;
-    const uint8_t *w = (const uint8_t *)b->weights.base +
-                       step % job->matrix_count * job->matrix_bytes + begin * job->row_bytes;
-    float *y = b->y + (size_t)thread * COLUMNS_MAX * b->args.rows;
     if (job->is_q8) {
         ps_q8_kernels_get(job->level)
             ->matmul(&(struct ps_q8_matmul){.type = job->type,
                                             .w = w,
                                             .w_stride_bytes = job->row_bytes,
-                                            .rows = end - begin,
-                                            .cols = b->args.cols,
+                                            .rows = rows,
+                                            .cols = cols,
                                             .x = b->x8,
                                             .x_stride_bytes = b->x8_stride_bytes,
                                             .y = y,
@@ -255,15 +254,64 @@ static uint64_t matmul_step(void *ctx, int thread, int threads, uint64_t step)
             ->matmul(&(struct ps_matmul){.type = job->type,
                                          .w = w,
                                          .w_stride_bytes = job->row_bytes,
-                                         .rows = end - begin,
-                                         .cols = b->args.cols,
+                                         .rows = rows,
+                                         .cols = cols,
                                          .x = b->x,
                                          .ldx = b->args.cols,
                                          .y = y,
                                          .ldy = b->args.rows,
                                          .n = job->n});
     }
+}
+
+/* This thread's rows of one matrix; the unit is a row. */
+static uint64_t matmul_step(void *ctx, int thread, int threads, uint64_t step)
+{
+    const struct job *job = ctx;
+    const struct bench *b = job->bench;
+    uint64_t begin, end;
+
+    ps_pool_share(b->args.rows, 1, thread, threads, &begin, &end);
+    if (job->level == PS_CPU_SCALAR && job->n >= MANY_COLUMNS)
+        end = ps_min_u64(end, begin + SCALAR_ROWS);
+    if (job->cached) {
+        uint64_t rows = ps_max_u64(COUNTED_ROWS, CACHED_BYTES / job->row_bytes);
+        end = ps_min_u64(end, begin + rows);
+        step = 0;
+    }
+    if (begin >= end)
+        return 0;
+    const uint8_t *w = (const uint8_t *)b->weights.base +
+                       step % job->matrix_count * job->matrix_bytes + begin * job->row_bytes;
+    rows_multiply(job, w, end - begin, b->args.cols,
+                  b->y + (size_t)thread * COLUMNS_MAX * b->args.rows);
     return end - begin;
+}
+
+struct count_run {
+    const struct job *job;
+    size_t rows, cols;
+};
+
+static void count_rows(void *ctx)
+{
+    const struct count_run *run = ctx;
+    rows_multiply(run->job, run->job->bench->weights.base, run->rows, run->cols,
+                  run->job->bench->y);
+}
+
+/* Instructions for 32 weights of one column, or 0 if they cannot be counted: of sixteen rows, less
+ * those of eight, so that what a call takes besides is left out. */
+static double block_instructions(const struct job *job)
+{
+    size_t cols = ps_min_u64(job->bench->args.cols, COUNTED_COLS);
+    struct count_run once = {job, COUNTED_ROWS, cols}, twice = {job, 2 * COUNTED_ROWS, cols};
+
+    if (job->bench->args.rows < 2 * COUNTED_ROWS)
+        return 0;
+    uint64_t few = bench_instructions(count_rows, &once);
+    uint64_t many = bench_instructions(count_rows, &twice);
+    return few == 0 || many <= few ? 0 : (double)(many - few) / COUNTED_ROWS / ((double)cols / 32);
 }
 
 /* Whether the level multiplies otherwise than the one below. */
@@ -289,6 +337,33 @@ static json_t *cell_measure(struct job *job, uint32_t n)
                      rows_per_s * 2.0 * job->bench->args.cols * n);
 }
 
+/*
+ * Why one column is as slow as it is: `memory` where it comes near to plain reads, `instructions`
+ * where it would not even with the weights in the second cache, else `both`: each leaves room for
+ * READ_BOUND, but they do not overlap enough.
+ */
+static const char *bound_name(double rate, double cached_rate, double read_rate)
+{
+    if (rate >= READ_BOUND * read_rate)
+        return "memory";
+    return cached_rate < READ_BOUND * read_rate ? "instructions" : "both";
+}
+
+/* The scalar level is never bound by memory, and would take long to count. */
+static json_t *bound_measure(struct job *job, const json_t *cells)
+{
+    if (job->level == PS_CPU_SCALAR || tool_stop_status() != 0)
+        return json_null();
+    job->n = 1;
+    job->cached = true;
+    double cached_rate = bench_rate(job->bench->pool, matmul_step, job) * (double)job->row_bytes;
+    job->cached = false;
+    double rate = json_number_value(json_object_get(json_array_get(cells, 0), "bytes_per_s"));
+    return json_pack("{s:f, s:f, s:s}", "cached_bytes_per_s", cached_rate, "instructions",
+                     block_instructions(job), "by",
+                     bound_name(rate, cached_rate, job->bench->read_rate));
+}
+
 static json_t *row_measure(struct job *job)
 {
     json_t *cells = json_array();
@@ -298,9 +373,10 @@ static json_t *row_measure(struct job *job)
     machine_measure(job->bench);
     for (size_t i = 0; i < COLUMNS_COUNT && tool_stop_status() == 0; i++)
         json_array_append_new(cells, cell_measure(job, columns[i]));
-    return json_pack("{s:s, s:s, s:s, s:o}", "type", ps_type_info(job->type)->name, "activations",
-                     job->is_q8 ? "q8" : "f32", "level", ps_cpu_level_name(job->level), "columns",
-                     cells);
+    json_t *bound = bound_measure(job, cells);
+    return json_pack("{s:s, s:s, s:s, s:o, s:o}", "type", ps_type_info(job->type)->name,
+                     "activations", job->is_q8 ? "q8" : "f32", "level",
+                     ps_cpu_level_name(job->level), "columns", cells, "bound", bound);
 }
 
 static void type_measure(struct bench *b, uint32_t type, json_t *list)
@@ -421,6 +497,48 @@ static void row_print(const struct bench *b, const json_t *row)
     printf("\n");
 }
 
+/* The share of the shorter of two times, of reading and of computing, that passed during the other.
+ */
+static double overlap_of(double rate, double cached_rate, double read_rate)
+{
+    double compute = 1 / cached_rate, read = 1 / read_rate;
+    double shorter = compute < read ? compute : read;
+    double share = (compute + read - 1 / rate) / shorter;
+
+    return share < 0 ? 0 : share > 1 ? 1 : share;
+}
+
+static void bound_print(const struct bench *b, const json_t *row)
+{
+    const json_t *bound = json_object_get(row, "bound");
+    const json_t *cell = json_array_get(json_object_get(row, "columns"), 0);
+    double rate = real_of(cell, "bytes_per_s"), cached = real_of(bound, "cached_bytes_per_s");
+
+    if (!json_is_object(bound) || rate == 0 || cached == 0)
+        return;
+    printf("%-8s %-4s %-7s  %8.2f (%3.0f %%)  %8.2f (%3.0f %%)", text_of(row, "type"),
+           text_of(row, "activations"), text_of(row, "level"), rate / 1e9,
+           100 * rate / b->read_rate, cached / 1e9, 100 * cached / b->read_rate);
+    if (real_of(bound, "instructions") > 0)
+        printf("  %12.1f", real_of(bound, "instructions"));
+    else
+        printf("  %12s", "-");
+    printf("  %s", text_of(bound, "by"));
+    if (strcmp(text_of(bound, "by"), "both") == 0)
+        printf(", overlapping by %.0f %%", 100 * overlap_of(rate, cached, b->read_rate));
+    printf("\n");
+}
+
+static void bounds_print(const struct bench *b, const json_t *rows)
+{
+    printf("\nOne column: GB/s of weights from memory and from the second cache, each beside plain "
+           "reads of memory;\ninstructions for 32 weights; what it is bound by\n"
+           "%-8s %-4s %-7s  %17s  %17s  %12s  %s\n",
+           "weights", "x", "level", "from memory", "from the cache", "instructions", "bound by");
+    for (size_t i = 0; i < json_array_size(rows); i++)
+        bound_print(b, json_array_get(rows, i));
+}
+
 static void vectors_print(const json_t *list)
 {
     if (json_array_size(list) == 0)
@@ -446,6 +564,7 @@ static void result_print(const struct bench *b, const json_t *json)
     head_print(b);
     for (size_t i = 0; i < json_array_size(rows); i++)
         row_print(b, json_array_get(rows, i));
+    bounds_print(b, rows);
     vectors_print(json_object_get(json, "other"));
 }
 

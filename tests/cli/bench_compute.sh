@@ -19,7 +19,10 @@ json '.threads == 2 and .rows == 48 and .cols == 256 and .working_set_bytes == 1
     all(.matmul[]; .type == "Q8_0") and
     ([.matmul[] | select(.activations == "f32") | .level] | index("scalar")) == 0 and
     all(.matmul[].columns; [.[].columns] == [1, 4, 64, 512]) and
-    all(.matmul[].columns[]; .bytes_per_s > 0 and .flops > 0)' \
+    all(.matmul[].columns[]; .bytes_per_s > 0 and .flops > 0) and
+    all(.matmul[]; (.bound == null) == (.level == "scalar")) and
+    all(.matmul[].bound | values; .cached_bytes_per_s > 0 and
+        (.by | IN("memory", "instructions", "both")))' \
     env PENSTOCK_CPU=avx2 "$penstock" bench kernel --type Q8_0 --shape 48x256 --threads 2 \
     --working-set 1M --json
 quiet env PENSTOCK_CPU=scalar "$penstock" bench kernel --type f32 --shape 3x32 --working-set 64K
