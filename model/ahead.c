@@ -176,21 +176,19 @@ static double object_bytes(const struct ps_engine *engine, uint32_t layer)
 }
 
 /* Marks the guesses that are to be read. Returns what they win on average, in ns. */
-static double choose(struct ps_engine *engine)
+static double choose(struct ps_engine *engine, const struct ps_store_pace *pace)
 {
     struct ps_ahead *a = &engine->ahead;
-    struct ps_store_pace pace;
     double gain_ns = 0, ahead_bytes = 0;
+    double least = ps_prefetch_least_chance(pace);
 
-    ps_store_pace(engine->store, &pace);
-    double least = ps_prefetch_least_chance(&pace);
     for (uint32_t i = 0; i < a->guess_count; i++) {
         struct ps_guess *g = &engine->work.guesses[i];
         g->is_wanted = g->is_missing && (double)g->chance >= least;
         if (!g->is_wanted)
             continue;
         double bytes = object_bytes(engine, g->layer);
-        gain_ns += ps_prefetch_gain_ns(&pace, (double)g->chance, ahead_bytes, bytes);
+        gain_ns += ps_prefetch_gain_ns(pace, (double)g->chance, ahead_bytes, bytes);
         ahead_bytes += bytes;
     }
     return gain_ns;
@@ -201,14 +199,20 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     struct ps_ahead *a = &engine->ahead;
     uint32_t next = next_moe(engine->config, layer);
     uint64_t begin_ns = ps_now_ns();
+    struct ps_store_pace pace;
 
     a->guess_count = a->guess_next = 0;
     a->is_ranked = false;
     if (a->predictor == PS_PREDICTOR_OFF || a->capacity == 0)
         return;
+    /* Before the drives have been seen to pause there is nothing to be won, and nothing to learn.
+     */
+    ps_store_pace(engine->store, &pace);
+    if (pace.idle_ns <= 0)
+        return;
     if (a->predictor == PS_PREDICTOR_ORACLE && has_oracle(engine, n)) {
         guess_by_oracle(engine, layer, n);
-        choose(engine);
+        choose(engine, &pace);
         return;
     }
     if (next == engine->config->layer_count)
@@ -216,14 +220,14 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     if (n > PS_GUESS_TOKENS) {
         guess_all(engine, next, n);
         find_missing(engine, 0);
-        choose(engine);
+        choose(engine, &pace);
         return;
     }
     if (!ps_prefetch_wants(&a->prefetch))
         return;
     guess_by_gate(engine, layer, next, n);
     find_missing(engine, 0);
-    double gain_ns = choose(engine);
+    double gain_ns = choose(engine, &pace);
     ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));
 }
 

@@ -79,6 +79,7 @@ fails 1 'is not an answer' "$penstock" batch v --in long.jsonl --out p4.jsonl
 fails 1 'member of a volume' "$penstock" batch v --in in.jsonl --out v
 same p4.jsonl before.jsonl "answers before and after a refusal"
 if command -v flock >/dev/null; then
+    # shellcheck disable=SC2094  # refused before it is read
     (flock 9 && fails 1 'another batch' "$penstock" batch v --in in.jsonl --out p4.jsonl) 9<p4.jsonl
 fi
 

@@ -22,6 +22,7 @@ timeline t.json '[.traceEvents[] | select(.name == "process_name") | .args.name]
 timeline t.json '[.traceEvents[] | select(.name == "thread_name" and .pid == 1) | .args.name] ==
     ["layers and waits", "thread 0", "thread 1", "reading thread"]'
 # Events of one track nest; a nanosecond is 0.001.
+# shellcheck disable=SC2016  # of jq
 timeline t.json '[.traceEvents[] | select(.ph == "X")] | group_by([.pid, .tid]) | all(.[];
     sort_by(.ts, -.dur) | reduce .[] as $e ({ends: [], nest: true};
         .ends |= map(select(. > $e.ts + 0.0005)) |

@@ -28,9 +28,8 @@ quiet "${run[@]}" --predictor off
 mv out.txt without.txt
 for options in '--predictor learned' '--predictor learned --predictor-file two'; do
     read -ra words <<<"$options"
-    quiet "${run[@]}" "${words[@]}" --stats stats.json
+    quiet "${run[@]}" "${words[@]}"
     same out.txt without.txt "the text with $options"
-    jq -e '.guesses.read > 0 and .guesses.right > 0' stats.json >/dev/null || die "no guesses: $(cat stats.json)"
 done
 fails 1 'hidden' "${run[@]}" --predictor learned --predictor-file hidden
 
@@ -43,7 +42,7 @@ fails 1 'text: is not a trace' "$penstock" train-predictor demo text
 printf '[[0, 1]]\n' >pairs
 quiet "$penstock" trace --import pairs --out imported --model other
 fails 1 'imported: is a trace of another model' "$penstock" train-predictor demo imported
-head -c 100000 hidden >cut
-fails 1 'cut off' "$penstock" train-predictor demo cut
+head -c 100000 hidden >torn
+fails 1 'cut off' "$penstock" train-predictor demo torn
 fails 2 'TRACE' "$penstock" train-predictor demo
 fails 2 'multiple of 8' "$penstock" train-predictor demo hidden --rank 12
