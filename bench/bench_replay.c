@@ -135,7 +135,7 @@ static void run_engine(struct bench *b, uint64_t memory_bytes, bool is_warm, ps_
     stop_on(ps_engine_open(&engine, b->model, &options, &err), &err);
     stop_on(ps_session_open(&session, engine, &err), &err);
     ps_session_on_route(session, fn, b);
-    for (int i = 0; i <= is_warm; i++)
+    for (int i = 0; i < (is_warm ? 2 : 1); i++)
         decode(b, session, engine, run);
     ps_session_close(&session);
     ps_engine_close(&engine);

@@ -320,7 +320,7 @@ static void found_count(const float *p, uint32_t experts, const uint16_t *chosen
     for (uint32_t i = 0; i < k && chosen[i] != UINT16_MAX; i++) {
         uint32_t before = 0, c = chosen[i];
         for (uint32_t e = 0; e < experts; e++)
-            before += p[e] > p[c] || (p[e] == p[c] && e < c);
+            before += p[e] > p[c] || (e < c && p[e] == p[c]);
         *found_k += before < k;
         *found_2k += before < 2 * k;
     }

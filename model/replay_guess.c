@@ -135,12 +135,12 @@ static uint32_t guess_by_trace(const struct ps_replay *r, uint64_t token, uint32
                                uint32_t depth, uint32_t *guess)
 {
     const struct ps_trace_info *info = &r->info;
-    struct ps_trace_token t = {.ranks = r->ranks + token * info->layer_count * info->depth_count *
-                                                       info->rank_count};
+    struct ps_trace_token t = {.ranks = r->ranks};
     uint32_t count = 0;
 
     if (!r->ranks || depth > info->depth_count)
         return 0;
+    t.ranks += token * info->layer_count * info->depth_count * info->rank_count;
     const uint16_t *ranks = ps_trace_ranks(info, &t, layer, depth);
     for (; count < info->rank_count && ranks[count] != PS_TRACE_NONE; count++)
         guess[count] = ranks[count];

@@ -113,21 +113,26 @@ static void lists_are_complete(void **state)
 static void document_agrees(void **state)
 {
     FILE *file = fopen(PS_SOURCE_DIR "/docs/format.md", "re");
-    const struct table *table = &tables[0];
+    const struct table *table = NULL;
     char line[512], name[64];
     size_t offset, bytes, seen = 0, row = 0;
     (void)state;
     assert_non_null(file);
     while (fgets(line, sizeof(line), file) != NULL) {
         if (sscanf(line, "### `struct %63[a-z_]`, %zu bytes", name, &bytes) == 2) {
-            assert_true(seen == 0 || row == table->count);
+            assert_true(!table || row == table->count);
             assert_true(seen < TABLE_COUNT);
             table = &tables[seen++];
             row = 0;
             assert_string_equal(name, table->name);
             assert_int_equal(bytes, table->bytes);
-        } else if (sscanf(line, "| %zu | %zu | `%63[a-z0-9_]` |", &offset, &bytes, name) == 3) {
-            assert_true(seen > 0 && row < table->count);
+        } else if (line[0] ==
+                   '#') { /* what is not of the volume itself has no struct in the list */
+            assert_true(!table || row == table->count);
+            table = NULL;
+        } else if (table &&
+                   sscanf(line, "| %zu | %zu | `%63[a-z0-9_]` |", &offset, &bytes, name) == 3) {
+            assert_true(row < table->count);
             if (strcmp(name, table->fields[row].name) != 0)
                 fail_msg("%s: row %zu is %s, not %s", table->name, row, name,
                          table->fields[row].name);
@@ -138,7 +143,7 @@ static void document_agrees(void **state)
     }
     fclose(file);
     assert_int_equal(seen, TABLE_COUNT);
-    assert_int_equal(row, table->count);
+    assert_true(!table || row == table->count);
 }
 
 int main(void)

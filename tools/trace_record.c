@@ -200,7 +200,7 @@ static void found_count(struct recorder *r, const uint16_t *experts, const uint1
     for (uint32_t i = 0; i < r->info.experts_used; i++) {
         report->chosen[depth]++;
         for (uint32_t j = 0; j < report->rank_2k; j++) {
-            report->found_k[depth] += guess[j] == experts[i] && j < r->info.experts_used;
+            report->found_k[depth] += j < r->info.experts_used && guess[j] == experts[i];
             report->found_2k[depth] += guess[j] == experts[i];
         }
     }
