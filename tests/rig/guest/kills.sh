@@ -1,14 +1,14 @@
 #!/bin/bash
 # Layouts and rebalances that are killed at random points, by SIGKILL and by a power cut: what opens
 # then is whole, the same command with --resume completes it, and verify passes.
-# The short version does 2 of each, --full 10. RIG_SEED=N chooses the points of another run again.
+# The short version does 1 of each, --full 10. RIG_SEED=N chooses the points of another run again.
 # rig kills: --drives 4 --nodes 1 --mem 2G --drive-size 64M --throttle-bps 12M --volatile-cache --timeout 800
 . "$(dirname "$0")/common.sh"
 need jq
 
 readonly lead_s=0.4 # the cut is timed from here on, for its own program takes a while to start
 readonly canary=3   # a drive without a member
-count=2
+count=1
 [ -z "$RIG_FULL" ] || count=10
 kinds=(layout:kill layout:cut)
 if "$penstock" help rebalance >/dev/null 2>&1; then kinds+=(rebalance:kill rebalance:cut); fi
