@@ -11,3 +11,5 @@ foreach(script ${guest_scripts})
   endforeach()
 endforeach()
 set_tests_properties(rig_deb PROPERTIES FIXTURES_REQUIRED packages)
+# Minutes of emulation each, and what they look at is looked at by others, too: tools/check --long.
+set_tests_properties(rig_deb rig_numa2 rig_probe PROPERTIES LABELS "rig;long")

@@ -108,8 +108,10 @@ wipe
 # second may have too little left to read to say anything.)
 goes_on()
 {
-    local what=$1 name=${drive[$2]} fault=$3 line=$4 memory index processes=() process
+    local what=$1 name=${drive[$2]} fault=$3 line=$4 memory memory_f32 index processes=() process
     memory=$(memory_of "${members[0]}")
+    memory_f32=$(memory_of "${members[0]}" --kv f32 --activations f32)
+    rm -f long.f32*
     say "two copies: $what"
     for index in "${!members[@]}"; do [ "${members[index]}" != "$name" ] || break; done
     : >text
@@ -117,10 +119,11 @@ goes_on()
         --memory "$memory" --stats stats.json >text 2>err.run </dev/null &
     processes+=($!)
     timeout --signal=KILL 120 "$penstock" logits "${members[@]}" --ids "$(seq -s, 100 123)" --decode \
-        --threads 1 --memory "$(memory_of "${members[0]}" --kv f32 --activations f32)" \
-        --out long.f32 >out.txt 2>err.logits </dev/null &
+        --threads 1 --memory "$memory_f32" --out long.f32 >out.txt 2>err.logits </dev/null &
     processes+=($!)
     wait_for "the first text" test -s text
+    # The file is there once the members are open.
+    wait_for "the first logits" compgen -G 'long.f32*'
     "$fault" "$2"
     for process in "${processes[@]}"; do
         kill -0 "$process" || die "$what: it was too late: $(cat err.run err.logits)"
