@@ -51,12 +51,14 @@ static uint32_t next_moe(const struct ps_config *c, uint32_t layer)
     return layer;
 }
 
-/* Marks which of guesses [first, guess_count), all of one layer, would have to be read. */
+/* Fills in of guesses [first, guess_count), all of one layer, whether they would have to be read,
+ * and how much that is. */
 static void find_missing(struct ps_engine *engine, uint32_t first)
 {
     struct ps_ahead *a = &engine->ahead;
     struct ps_work *w = &engine->work;
     uint32_t count = a->guess_count - first;
+    struct ps_object_info info;
 
     if (count == 0)
         return;
@@ -64,8 +66,14 @@ static void find_missing(struct ps_engine *engine, uint32_t first)
         w->guess_experts[i] = w->guesses[first + i].expert;
     ps_store_missing(engine->store, w->guesses[first].layer, w->guess_experts, count,
                      w->guess_missing);
-    for (uint32_t i = 0; i < count; i++)
+    ps_volume_object(
+        engine->model->volume,
+        (uint32_t)ps_volume_find_streamed(engine->model->volume, w->guesses[first].layer, 0),
+        &info);
+    for (uint32_t i = 0; i < count; i++) {
         w->guesses[first + i].is_missing = w->guess_missing[i];
+        w->guesses[first + i].bytes = (float)info.bytes;
+    }
 }
 
 /* The gate's first ranks for each token, by what they are worth together. */
@@ -166,34 +174,6 @@ static bool has_oracle(const struct ps_engine *engine, uint32_t n)
     return false;
 }
 
-static double object_bytes(const struct ps_engine *engine, uint32_t layer)
-{
-    struct ps_object_info info;
-
-    ps_volume_object(engine->model->volume,
-                     (uint32_t)ps_volume_find_streamed(engine->model->volume, layer, 0), &info);
-    return (double)info.bytes;
-}
-
-/* Marks the guesses that are to be read. Returns what they win on average, in ns. */
-static double choose(struct ps_engine *engine, const struct ps_store_pace *pace)
-{
-    struct ps_ahead *a = &engine->ahead;
-    double gain_ns = 0, ahead_bytes = 0;
-    double least = ps_prefetch_least_chance(pace);
-
-    for (uint32_t i = 0; i < a->guess_count; i++) {
-        struct ps_guess *g = &engine->work.guesses[i];
-        g->is_wanted = g->is_missing && (double)g->chance >= least;
-        if (!g->is_wanted)
-            continue;
-        double bytes = object_bytes(engine, g->layer);
-        gain_ns += ps_prefetch_gain_ns(pace, (double)g->chance, ahead_bytes, bytes);
-        ahead_bytes += bytes;
-    }
-    return gain_ns;
-}
-
 void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     struct ps_ahead *a = &engine->ahead;
@@ -212,7 +192,7 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
         return;
     if (a->predictor == PS_PREDICTOR_ORACLE && has_oracle(engine, n)) {
         guess_by_oracle(engine, layer, n);
-        choose(engine, &pace);
+        ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
         return;
     }
     if (next == engine->config->layer_count)
@@ -220,14 +200,14 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     if (n > PS_GUESS_TOKENS) {
         guess_all(engine, next, n);
         find_missing(engine, 0);
-        choose(engine, &pace);
+        ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
         return;
     }
     if (!ps_prefetch_wants(&a->prefetch))
         return;
     guess_by_gate(engine, layer, next, n);
     find_missing(engine, 0);
-    double gain_ns = choose(engine, &pace);
+    double gain_ns = ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
     ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));
 }
 

@@ -81,13 +81,6 @@ struct ps_fold_task {
     uint32_t job, slice, fold;
 };
 
-/* An expert that a layer may choose. */
-struct ps_guess {
-    uint32_t layer, expert;
-    float chance;
-    bool is_missing, is_wanted; /* not in memory when it was guessed; worth its read */
-};
-
 /* One that is read, or has been, for a layer that has not been routed. */
 struct ps_staged {
     uint32_t layer, expert;

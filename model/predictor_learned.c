@@ -354,7 +354,7 @@ static void add_scaled(float *restrict y, const int8_t *restrict m, float x, uin
         y[c] += x * (float)m[c];
 }
 
-static void softmax(float *p, uint32_t count)
+void ps_learned_softmax(float *p, uint32_t count)
 {
     float max = p[0], sum = 0;
 
@@ -394,7 +394,7 @@ void ps_learned_apply(const struct ps_learned *learned, uint32_t layer, uint32_t
     for (uint32_t r = 0; r < h->rank; r++)
         add_scaled(p, (const int8_t *)b + (size_t)r * h->expert_count, low[r] * scales[r],
                    h->expert_count);
-    softmax(p, h->expert_count);
+    ps_learned_softmax(p, h->expert_count);
 }
 
 /* ---- writing ----------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ bool ps_learned_has(const struct ps_learned *learned, uint32_t layer, uint32_t d
 void ps_learned_apply(const struct ps_learned *learned, uint32_t layer, uint32_t depth,
                       const float *x, float *p);
 
+/* The softmax of the above, in place, the same on every processor. */
+void ps_learned_softmax(float *p, uint32_t count);
+
 /* ---- what training makes -------------------------------------------------------------------- */
 
 struct ps_learned_target {

@@ -181,18 +181,6 @@ static void axpy(float *restrict y, float a, const float *restrict x, uint32_t c
         y[i] += a * x[i];
 }
 
-static void softmax(float *p, uint32_t count)
-{
-    float max = p[0], sum = 0;
-
-    for (uint32_t e = 1; e < count; e++)
-        max = fmaxf(max, p[e]);
-    for (uint32_t e = 0; e < count; e++)
-        sum += p[e] = expf(p[e] - max);
-    for (uint32_t e = 0; e < count; e++)
-        p[e] /= sum;
-}
-
 /* low = A x of a token. */
 static void low_get(const struct training *t, const struct vectors *v, struct scratch *s)
 {
@@ -220,7 +208,7 @@ static void depth_learn(const struct training *t, const struct ps_samples *sampl
         s->p[e] = gate * s->log_p[e] + bias[e];
     for (uint32_t r = 0; r < rank; r++)
         axpy(s->p, s->low[r], b + (size_t)r * experts, experts);
-    softmax(s->p, experts);
+    ps_learned_softmax(s->p, experts);
     for (uint32_t i = 0; i < chosen_count; i++)
         s->p[chosen[i]] -= 1 / (float)chosen_count;
     v->gradient[t->places.gate[d]] += dot(s->p, s->log_p, experts);

@@ -74,6 +74,22 @@ double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, doub
     return ends_within * (chance * pace->idle_ns - (1 - chance) * time_ns(pace, pace->delay_bytes));
 }
 
+double ps_prefetch_choose(const struct ps_store_pace *pace, struct ps_guess *guesses,
+                          uint32_t count)
+{
+    double least = ps_prefetch_least_chance(pace), gain_ns = 0, ahead_bytes = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        struct ps_guess *g = &guesses[i];
+        g->is_wanted = g->is_missing && (double)g->chance >= least;
+        if (!g->is_wanted)
+            continue;
+        gain_ns += ps_prefetch_gain_ns(pace, (double)g->chance, ahead_bytes, (double)g->bytes);
+        ahead_bytes += (double)g->bytes;
+    }
+    return gain_ns;
+}
+
 void ps_prefetch_time(struct ps_prefetch *p, double ns)
 {
     double *mean = &p->token_ns[p->is_off ? 0 : 1];

@@ -28,6 +28,14 @@ struct ps_prefetch {
     bool is_try;           /* they were made, or not, in spite of winning nothing */
 };
 
+/* An expert that a layer may choose. */
+struct ps_guess {
+    uint32_t layer, expert;
+    float chance;
+    float bytes;                /* that its read takes */
+    bool is_missing, is_wanted; /* not in memory when it was guessed; worth its read */
+};
+
 void ps_prefetch_init(struct ps_prefetch *p);
 
 /* How likely the expert at a rank (0 = first) is chosen if it is not in memory. */
@@ -48,6 +56,11 @@ double ps_prefetch_least_chance(const struct ps_store_pace *pace);
  * it; less what it costs. */
 double ps_prefetch_gain_ns(const struct ps_store_pace *pace, double chance, double ahead_bytes,
                            double bytes);
+
+/* Marks those of the missing guesses that are worth their reads, which are made in this order.
+ * Returns what they win on average, in ns. */
+double ps_prefetch_choose(const struct ps_store_pace *pace, struct ps_guess *guesses,
+                          uint32_t count);
 
 /*
  * Whether guesses should be made for the next layer: while they win more than they cost, and now

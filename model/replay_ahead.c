@@ -70,10 +70,11 @@ static void guess_layer(struct ps_replay_ahead *a, uint64_t token, uint32_t laye
     count = (uint32_t)ps_min_u64(count, a->guess_capacity - a->guess_count);
     ps_store_missing(a->store, layer, a->experts, count, a->is_missing);
     for (uint32_t i = 0; i < count; i++)
-        a->guesses[a->guess_count++] = (struct ps_replay_guessed){
+        a->guesses[a->guess_count++] = (struct ps_guess){
             .layer = layer,
             .expert = a->experts[i],
-            .chance = is_sure ? 1 : ps_prefetch_chance(&a->prefetch, i),
+            .chance = is_sure ? 1 : (float)ps_prefetch_chance(&a->prefetch, i),
+            .bytes = (float)a->expert_bytes,
             .is_missing = a->is_missing[i],
         };
     /* Guesses one layer ahead are settled next, and learned from. */
@@ -81,29 +82,11 @@ static void guess_layer(struct ps_replay_ahead *a, uint64_t token, uint32_t laye
         a->ranked_count = is_sure ? 0 : count;
 }
 
-static double choose(struct ps_replay_ahead *a)
-{
-    struct ps_store_pace pace;
-    double gain_ns = 0, ahead_bytes = 0;
-
-    ps_store_pace(a->store, &pace);
-    double least = ps_prefetch_least_chance(&pace);
-    for (uint32_t i = 0; i < a->guess_count; i++) {
-        struct ps_replay_guessed *g = &a->guesses[i];
-        g->is_wanted = g->is_missing && g->chance >= least;
-        if (!g->is_wanted)
-            continue;
-        double bytes = (double)a->expert_bytes;
-        gain_ns += ps_prefetch_gain_ns(&pace, g->chance, ahead_bytes, bytes);
-        ahead_bytes += bytes;
-    }
-    return gain_ns;
-}
-
 bool ps_replay_ahead_guess(struct ps_replay_ahead *a, uint64_t token, uint32_t layer)
 {
     const struct ps_trace_info *info = &a->replay->info;
     bool is_oracle = a->options->predictor == PS_REPLAY_ORACLE;
+    struct ps_store_pace pace;
 
     a->guess_count = a->guess_next = a->ranked_count = 0;
     if (a->options->predictor == PS_REPLAY_OFF || a->capacity == 0)
@@ -118,7 +101,8 @@ bool ps_replay_ahead_guess(struct ps_replay_ahead *a, uint64_t token, uint32_t l
             break;
         guess_layer(a, then, (uint32_t)(at % info->layer_count), d);
     }
-    double gain_ns = choose(a);
+    ps_store_pace(a->store, &pace);
+    double gain_ns = ps_prefetch_choose(&pace, a->guesses, a->guess_count);
     if (!is_oracle)
         ps_prefetch_note(&a->prefetch, gain_ns,
                          (double)ps_max_u64(a->options->compute.predict_ns, 1));
@@ -130,7 +114,7 @@ bool ps_replay_ahead_guess(struct ps_replay_ahead *a, uint64_t token, uint32_t l
 void ps_replay_ahead_issue(struct ps_replay_ahead *a)
 {
     for (; a->guess_next < a->guess_count; a->guess_next++) {
-        const struct ps_replay_guessed *g = &a->guesses[a->guess_next];
+        const struct ps_guess *g = &a->guesses[a->guess_next];
         if (!g->is_wanted)
             continue;
         if (a->staged_count == ps_min_u64(a->capacity, a->guess_capacity))
@@ -157,7 +141,7 @@ void ps_replay_ahead_settle(struct ps_replay_ahead *a, uint32_t layer, const uin
             ps_prefetch_learn(&a->prefetch, i, a->is_chosen[a->guesses[i].expert]);
     }
     for (uint32_t i = 0; i < a->staged_count; i++) {
-        const struct ps_replay_guessed s = a->staged[i];
+        const struct ps_guess s = a->staged[i];
         if (s.layer != layer)
             a->staged[left++] = s;
         else if (a->is_chosen[s.expert])

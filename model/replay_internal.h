@@ -28,12 +28,6 @@ uint32_t ps_replay_guess(const struct ps_replay *replay, const struct ps_replay_
 
 /* ---- reads ahead ----------------------------------------------------------------------------- */
 
-struct ps_replay_guessed {
-    uint32_t layer, expert;
-    double chance;
-    bool is_missing, is_wanted;
-};
-
 struct ps_replay_ahead {
     const struct ps_replay *replay;
     const struct ps_replay_options *options;
@@ -42,7 +36,7 @@ struct ps_replay_ahead {
     uint64_t expert_bytes;  /* and of what size */
     uint32_t depth;
     struct ps_prefetch prefetch;
-    struct ps_replay_guessed *guesses, *staged; /* [guess_capacity] */
+    struct ps_guess *guesses, *staged; /* [guess_capacity] */
     uint32_t guess_capacity, guess_count, guess_next, ranked_count, staged_count;
     uint32_t *experts; /* [E] */
     bool *is_missing, *is_chosen;

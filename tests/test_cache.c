@@ -309,6 +309,28 @@ static void test_slices_of_no_node(void **state)
     close_cache(cache, table);
 }
 
+/* To be asked for next: a guess is one no more, and what is touched goes last. `slot_idx` is being
+ * read, and all others are leased. */
+static void check_touch(struct ps_cache *cache, uint32_t slot_idx)
+{
+    struct ps_slot *slots = cache->slots;
+
+    slots[slot_idx].fetch.landed_count = slots[slot_idx].fetch.slice_count = SLICES;
+    slots[slot_idx].fetch.is_left = false;
+    ps_cache_finish(cache, slot_idx);
+    ps_cache_release(cache, slot_idx);
+    ps_cache_touch(cache, slot_idx);
+    assert_int_equal(cache->lists[0].lru.newest, slot_idx);
+    uint32_t right = ps_cache_stage(cache, 9);
+    assert_int_equal(right, slot_idx);
+    slots[right].fetch.slice_count = slots[right].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, right);
+    ps_cache_touch(cache, right);
+    assert_int_equal(cache->staged_count, 0);
+    assert_int_equal(cache->lists[0].lru.newest, right);
+    assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
+}
+
 /* Guesses have a list of their own, give way to demand, and become like others by use. */
 static void test_staged(void **state)
 {
@@ -365,21 +387,7 @@ static void test_staged(void **state)
     assert_int_equal(ps_cache_take(cache, 8), wrong);
     assert_int_equal(cache->staged_count, 0);
 
-    /* To be asked for next: a guess is one no more, and what is touched goes last. */
-    slots[wrong].fetch.landed_count = slots[wrong].fetch.slice_count = SLICES;
-    slots[wrong].fetch.is_left = false;
-    ps_cache_finish(cache, wrong);
-    ps_cache_release(cache, wrong);
-    ps_cache_touch(cache, wrong);
-    assert_int_equal(cache->lists[0].lru.newest, wrong);
-    uint32_t right = ps_cache_stage(cache, 9);
-    assert_int_equal(right, wrong);
-    slots[right].fetch.slice_count = slots[right].fetch.landed_count = SLICES;
-    ps_cache_finish(cache, right);
-    ps_cache_touch(cache, right);
-    assert_int_equal(cache->staged_count, 0);
-    assert_int_equal(cache->lists[0].lru.newest, right);
-    assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
+    check_touch(cache, wrong);
     ps_cache_release(cache, other);
     close_cache(cache, table);
 }
