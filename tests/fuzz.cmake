@@ -19,6 +19,7 @@ function(ps_fuzz NAME)
   add_test(NAME fuzz_${NAME}_replay
            COMMAND fuzz_${NAME}_replay ${CMAKE_CURRENT_SOURCE_DIR}/corpus/${NAME})
   set_tests_properties(fuzz_${NAME}_replay PROPERTIES LABELS fuzz TIMEOUT 600)
+  ps_label(fuzz_${NAME}_replay fuzz)
 endfunction()
 
 ps_fuzz(tokenizer SOURCES fuzz_tokenizer.c LINK penstock_model)
