@@ -1,13 +1,16 @@
 /*
- * bench_batch VOLUME MEMORY_MIB ROUNDS TOPICS STAY N...: tokens/s of N sequences decoded together,
- * for every N, with token streams that are the same for every program and every N: with TOPICS > 0
- * a sequence stays with the tokens of its topic with probability STAY, which makes neighbours
- * choose alike in a model that was made so; 0 draws any token. Each N runs ROUNDS tokens in all, a
- * third of them to warm up. Prints a line for each: bytes read and experts asked for are per token.
+ * bench_batch VOLUME MEMORY_MIB TOKENS TOPICS STAY own|one SEQUENCES...: tokens/s of so many
+ * sequences decoded together, with token streams that are the same for every program: with TOPICS
+ * > 0 a sequence stays with the tokens of its topic with probability STAY, which makes neighbours
+ * choose alike in a model that was made so; 0 draws any token. Sequences change their topic each
+ * for itself (own) or all at once, as the questions about one document do (one). TOKENS tokens in
+ * all, a third of them to warm up. Prints a line for each: bytes read and experts asked for are per
+ * token.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,9 +18,10 @@
 #include "model/penstock.h"
 
 #define SEQUENCE_COUNT_MAX 256
+#define FIRST UINT64_C(88172645463325252)
 
 struct stream {
-    uint64_t random;
+    uint64_t random, topic_random;
     uint32_t topic;
 };
 
@@ -27,14 +31,22 @@ struct bench {
     uint64_t memory_bytes;
     uint32_t tokens, topics;
     double stay;
+    bool is_one_topic;
 };
 
-static uint32_t draw(struct stream *s)
+static uint32_t draw(uint64_t *random)
 {
-    s->random ^= s->random << 13;
-    s->random ^= s->random >> 7;
-    s->random ^= s->random << 17;
-    return (uint32_t)(s->random >> 20);
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    return (uint32_t)(*random >> 20);
+}
+
+static void stream_start(const struct bench *b, struct stream *s, uint32_t sequence)
+{
+    s->random = FIRST ^ (sequence + 1) * UINT64_C(0x9E3779B97F4A7C15);
+    s->topic_random = b->is_one_topic ? FIRST : s->random;
+    s->topic = b->topics > 0 ? draw(&s->topic_random) % b->topics : 0;
 }
 
 static int32_t next_token(const struct bench *b, struct stream *s)
@@ -42,10 +54,10 @@ static int32_t next_token(const struct bench *b, struct stream *s)
     uint32_t vocab = b->info.vocab_rows - 3; /* without the end tokens of the synthetic models */
 
     if (b->topics == 0)
-        return (int32_t)(draw(s) % vocab);
-    if (draw(s) % 100000 / 1e5 > b->stay)
-        s->topic = draw(s) % b->topics;
-    return (int32_t)(s->topic + b->topics * (draw(s) % (vocab / b->topics)));
+        return (int32_t)(draw(&s->random) % vocab);
+    if (draw(&s->topic_random) % 100000 / 1e5 > b->stay)
+        s->topic = draw(&s->topic_random) % b->topics;
+    return (int32_t)(s->topic + b->topics * (draw(&s->random) % (vocab / b->topics)));
 }
 
 /* Steps of one token each. Returns < 0 with *err filled. */
@@ -98,9 +110,7 @@ static int run_count(const struct bench *b, uint32_t count, struct ps_error *err
     options.ctx = steps + 1;
     int rc = ps_engine_open(&engine, b->model, &options, err);
     for (uint32_t i = 0; rc >= 0 && i < count; i++) {
-        streams[i] = (struct stream){88172645463325252u ^ (i + 1) * 0x9E3779B97F4A7C15u, 0};
-        if (b->topics > 0)
-            streams[i].topic = draw(&streams[i]) % b->topics;
+        stream_start(b, &streams[i], i);
         rc = ps_session_open(&sessions[i], engine, err);
     }
     if (rc >= 0)
@@ -147,15 +157,17 @@ int main(int argc, char **argv)
     struct bench b = {0};
     int status = 0;
 
-    if (argc < 7) {
-        fprintf(stderr, "usage: bench_batch VOLUME MEMORY_MIB TOKENS TOPICS STAY SEQUENCES...\n");
+    if (argc < 8 || (strcmp(argv[6], "own") != 0 && strcmp(argv[6], "one") != 0)) {
+        fprintf(stderr, "usage: bench_batch VOLUME MEMORY_MIB TOKENS TOPICS STAY own|one "
+                        "SEQUENCES...\n");
         return 2;
     }
     b.memory_bytes = strtoull(argv[2], NULL, 10) << 20;
     b.tokens = (uint32_t)strtoul(argv[3], NULL, 10);
     b.topics = (uint32_t)strtoul(argv[4], NULL, 10);
     b.stay = strtod(argv[5], NULL);
-    for (int i = 6; status == 0 && i < argc; i++) {
+    b.is_one_topic = strcmp(argv[6], "one") == 0;
+    for (int i = 7; status == 0 && i < argc; i++) {
         unsigned long count = strtoul(argv[i], NULL, 10);
         if (count == 0 || count > SEQUENCE_COUNT_MAX || b.tokens / count < 3) {
             fprintf(stderr, "bench_batch: %s: not a number of sequences for so few tokens\n",
