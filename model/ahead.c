@@ -94,23 +94,27 @@ static void guess_by_gate(struct ps_engine *engine, uint32_t from, uint32_t laye
                          w->guess_p + (size_t)t * c->expert_count);
     memset(w->guess_need, 0, c->expert_count * sizeof(float));
     for (uint32_t t = 0; t < n; t++) {
-        uint32_t found = ps_top_k(w->guess_p + (size_t)t * c->expert_count, c->expert_count, ranks,
-                                  w->guess_experts);
+        uint32_t *ranked = w->guess_ranks + (size_t)t * ranks;
+        uint32_t found =
+            ps_top_k(w->guess_p + (size_t)t * c->expert_count, c->expert_count, ranks, ranked);
         for (uint32_t r = 0; r < found; r++) {
-            float *need = &w->guess_need[w->guess_experts[r]];
+            float *need = &w->guess_need[ranked[r]];
             double chance = ps_prefetch_chance(&engine->ahead.prefetch, r);
             *need = 1 - (1 - *need) * (float)(1 - chance);
         }
     }
-    /* Of one token the ranks stay as they are, and can be learned from. */
-    engine->ahead.is_ranked = n == 1;
-    uint32_t count = engine->ahead.is_ranked
-                         ? ranks
-                         : ps_top_k(w->guess_need, c->expert_count,
-                                    (uint32_t)ps_min_u64((uint64_t)ranks * n, c->expert_count),
-                                    w->guess_experts);
+    engine->ahead.ranked_tokens = n;
+    engine->ahead.rank_count = ranks;
+    const uint32_t *best = w->guess_ranks;
+    uint32_t count = ranks;
+    if (n > 1) {
+        count =
+            ps_top_k(w->guess_need, c->expert_count,
+                     (uint32_t)ps_min_u64((uint64_t)ranks * n, c->expert_count), w->guess_experts);
+        best = w->guess_experts;
+    }
     for (uint32_t i = 0; i < count; i++)
-        add_guess(engine, layer, w->guess_experts[i], (double)w->guess_need[w->guess_experts[i]]);
+        add_guess(engine, layer, best[i], (double)w->guess_need[best[i]]);
 }
 
 /* So many tokens choose most experts of a layer between them, in the order of the drives. */
@@ -125,7 +129,7 @@ static void guess_all(struct ps_engine *engine, uint32_t layer, uint32_t n)
 }
 
 /* Marks in guess_need what the oracle says of a layer for the tokens of the chunk, or, `next`, for
- * as many that come after them. */
+ * the one after the last of each session. */
 static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint32_t n)
 {
     struct ps_work *w = &engine->work;
@@ -135,8 +139,8 @@ static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint
         const struct ps_session *session = w->tokens[t].session;
         for (run = 1; t + run < n && w->tokens[t + run].session == session; run++)
             ;
-        for (uint32_t i = t; session->oracle && i < t + run; i++) {
-            uint32_t position = w->tokens[i].position + (next ? run : 0);
+        for (uint32_t i = next ? t + run - 1 : t; session->oracle && i < t + run; i++) {
+            uint32_t position = w->tokens[i].position + (next ? 1 : 0);
             uint32_t count =
                 session->oracle(session->oracle_ctx, layer, position, w->guess_experts);
             for (uint32_t j = 0; j < ps_min_u64(count, engine->options.experts_used); j++)
@@ -182,7 +186,7 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     struct ps_store_pace pace;
 
     a->guess_count = a->guess_next = 0;
-    a->is_ranked = false;
+    a->ranked_tokens = 0;
     if (a->predictor == PS_PREDICTOR_OFF || a->capacity == 0)
         return;
     /* Before the drives have been seen to pause there is nothing to be won, and nothing to learn.
@@ -223,7 +227,7 @@ void ps_ahead_issue(struct ps_engine *engine)
             continue;
         if (a->staged_count == a->capacity)
             return;
-        int rc = ps_store_prefetch(engine->store, g->layer, g->expert, NULL);
+        int rc = ps_store_prefetch(engine->store, g->layer, g->expert, (double)g->chance, NULL);
         if (rc < 0)
             return;
         if (rc == 0)
@@ -252,6 +256,37 @@ static void settle_staged(struct ps_engine *engine, uint32_t layer)
     a->staged_count = left;
 }
 
+static bool has_chosen(const struct ps_engine *engine, uint32_t token, uint32_t expert)
+{
+    uint32_t k = engine->options.experts_used;
+    const uint32_t *route = engine->work.route + (size_t)token * k;
+
+    for (uint32_t i = 0; i < k; i++)
+        if (route[i] == expert)
+            return true;
+    return false;
+}
+
+/* How often each rank was right, of what was not in memory when it was guessed for the layer. */
+static void learn(struct ps_engine *engine, uint32_t layer)
+{
+    struct ps_ahead *a = &engine->ahead;
+    struct ps_work *w = &engine->work;
+
+    if (a->ranked_tokens == 0)
+        return;
+    memset(w->guess_missing, 0, engine->config->expert_count * sizeof(*w->guess_missing));
+    for (uint32_t i = 0; i < a->guess_count; i++)
+        if (w->guesses[i].layer == layer)
+            w->guess_missing[w->guesses[i].expert] = w->guesses[i].is_missing;
+    for (uint32_t i = 0; i < a->ranked_tokens * a->rank_count; i++) {
+        uint32_t expert = w->guess_ranks[i];
+        if (w->guess_missing[expert])
+            ps_prefetch_learn(&a->prefetch, i % a->rank_count,
+                              has_chosen(engine, i / a->rank_count, expert));
+    }
+}
+
 void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count)
 {
     struct ps_ahead *a = &engine->ahead;
@@ -261,12 +296,9 @@ void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_coun
         memset(w->guess_chosen, 0, engine->config->expert_count * sizeof(*w->guess_chosen));
         for (uint32_t j = 0; j < job_count; j++)
             w->guess_chosen[w->jobs[j].expert] = true;
-        for (uint32_t i = 0; a->is_ranked && i < a->guess_count; i++) {
-            if (w->guesses[i].layer == layer && w->guesses[i].is_missing)
-                ps_prefetch_learn(&a->prefetch, i, w->guess_chosen[w->guesses[i].expert]);
-        }
+        learn(engine, layer);
         settle_staged(engine, layer);
-        a->guess_count = a->guess_next = 0;
+        a->guess_count = a->guess_next = a->ranked_tokens = 0;
     }
     for (uint32_t j = 0; j < job_count; j++)
         w->guess_experts[j] = w->jobs[j].expert;

@@ -143,6 +143,7 @@ struct ps_work {
     float *guess_p;                  /* [PS_GUESS_TOKENS, E] */
     float *guess_need;               /* [E] */
     uint32_t *guess_experts;         /* [E] */
+    uint32_t *guess_ranks;           /* [PS_GUESS_TOKENS, 2 K] experts, best first */
     bool *guess_missing;             /* [E] */
     bool *guess_chosen;              /* [E] */
     struct ps_guess *guesses;        /* [guess_capacity] best first */
@@ -161,7 +162,8 @@ struct ps_ahead {
     uint32_t capacity; /* objects that guesses may hold */
     struct ps_prefetch prefetch;
     uint32_t guess_count, guess_next; /* in work.guesses; from guess_next on not asked for yet */
-    bool is_ranked;                   /* they stand in the order of the ranks of one token */
+    uint32_t ranked_tokens;           /* in work.guess_ranks: */
+    uint32_t rank_count;              /* experts for each of them */
     uint32_t staged_count;            /* in work.staged */
     uint64_t read_count, right_count; /* guesses that were read, and those that were right */
 };

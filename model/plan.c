@@ -168,6 +168,7 @@ static void place_guesses(struct ps_arena *a, const struct ps_work_size *size, s
     w->guess_p = ps_arena_take(a, tokens * experts, sizeof(float));
     w->guess_need = ps_arena_take(a, experts, sizeof(float));
     w->guess_experts = ps_arena_take(a, experts, sizeof(uint32_t));
+    w->guess_ranks = ps_arena_take(a, tokens * 2 * size->experts_used, sizeof(uint32_t));
     w->guess_missing = ps_arena_take(a, experts, sizeof(bool));
     w->guess_chosen = ps_arena_take(a, experts, sizeof(bool));
     w->guess_capacity = (uint32_t)(PS_GUESS_DEPTH * experts);

@@ -90,8 +90,14 @@ double ps_prefetch_choose(const struct ps_store_pace *pace, struct ps_guess *gue
     return gain_ns;
 }
 
-void ps_prefetch_time(struct ps_prefetch *p, double ns)
+void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
 {
+    if (width != p->width) {
+        p->width = width;
+        p->token_ns[0] = p->token_ns[1] = 0;
+        p->turn_tokens = p->turns = p->pause = 0;
+        p->is_off = false;
+    }
     double *mean = &p->token_ns[p->is_off ? 0 : 1];
 
     /* The first of a turn still has, or lacks, what the turn before it has read. */

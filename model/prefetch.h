@@ -21,7 +21,8 @@ struct ps_prefetch {
     double gain_ns, cost_ns; /* of guessing for a layer, lately; cost: of making the guesses */
     uint32_t passed;         /* layers since guesses were made */
     /* Tokens are timed with guesses and without, by turns. */
-    double token_ns[2];    /* without, with: of a token, lately; 0: not known */
+    uint32_t width;        /* tokens that are evaluated together, */
+    double token_ns[2];    /* without, with: and how long they take, lately; 0: not known */
     bool is_off;           /* guesses are not made in this turn */
     uint32_t turn_tokens;  /* of this turn */
     uint32_t turns, pause; /* with what is faster since the other was tried; until it is again */
@@ -69,11 +70,12 @@ double ps_prefetch_choose(const struct ps_store_pace *pace, struct ps_guess *gue
 bool ps_prefetch_wants(struct ps_prefetch *p);
 
 /*
- * A token took so long. What no reckoning shows, as threads that get in each other's way, shows in
- * the time: tokens with guesses and without take turns until it is known which are faster, then the
- * slower way is tried ever more rarely. While guesses lose, ps_prefetch_wants is false.
+ * `width` tokens, of one sequence each, took so long together. What no reckoning shows, as threads
+ * that get in each other's way, shows in the time: tokens with guesses and without take turns until
+ * it is known which are faster, then the slower way is tried ever more rarely, all anew for another
+ * width. While guesses lose, ps_prefetch_wants is false.
  */
-void ps_prefetch_time(struct ps_prefetch *p, double ns);
+void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns);
 
 /* Guesses for a layer have been made: what they win by the above, and the time it took. */
 void ps_prefetch_note(struct ps_prefetch *p, double gain_ns, double cost_ns);

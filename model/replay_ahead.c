@@ -119,7 +119,7 @@ void ps_replay_ahead_issue(struct ps_replay_ahead *a)
             continue;
         if (a->staged_count == ps_min_u64(a->capacity, a->guess_capacity))
             return;
-        int rc = ps_store_prefetch(a->store, g->layer, g->expert, NULL);
+        int rc = ps_store_prefetch(a->store, g->layer, g->expert, (double)g->chance, NULL);
         if (rc < 0)
             return;
         if (rc == 0)

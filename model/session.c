@@ -221,7 +221,7 @@ int ps_session_eval(struct ps_session *session, const int32_t *ids, size_t id_co
     ps_usage_add(engine, &before, decode ? &engine->decode_usage : &engine->prefill_usage);
     count_tokens(engine, decode, id_count, ps_now_ns() - start);
     if (decode)
-        ps_prefetch_time(&engine->ahead.prefetch, (double)(ps_now_ns() - start));
+        ps_prefetch_time(&engine->ahead.prefetch, 1, (double)(ps_now_ns() - start));
     return 0;
 }
 
@@ -326,5 +326,7 @@ int ps_session_eval_batch(const struct ps_session_input *inputs, size_t count, s
     }
     ps_usage_add(engine, &before, decode ? &engine->decode_usage : &engine->prefill_usage);
     count_tokens(engine, decode, tokens, ps_now_ns() - start);
+    if (decode)
+        ps_prefetch_time(&engine->ahead.prefetch, (uint32_t)count, (double)(ps_now_ns() - start));
     return 0;
 }

@@ -169,8 +169,10 @@ static void forget(struct ps_cache *cache, uint32_t slot_idx)
 
 static void set_staged(struct ps_cache *cache, struct ps_slot *slot, bool is_staged)
 {
-    cache->staged_count += is_staged;
-    cache->staged_count -= slot->is_staged;
+    uint32_t change = (uint32_t)is_staged - (uint32_t)slot->is_staged;
+
+    cache->staged_count += change;
+    cache->lists[slot->class_idx].staged_count += change;
     slot->is_staged = is_staged;
 }
 
@@ -269,6 +271,7 @@ static uint32_t take(struct ps_cache *cache, uint32_t object, bool is_guess)
     slot->lease_count = 0;
     slot->fetch.object = object;
     slot->fetch.error = 0;
+    slot->was_guessed = is_guess;
     place_slices(cache, slot_idx, object);
     cache->slot_of[object] = slot_idx;
     return slot_idx;
@@ -285,14 +288,15 @@ uint32_t ps_cache_take(struct ps_cache *cache, uint32_t object)
     return slot_idx;
 }
 
-uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object)
+uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object, uint32_t most)
 {
-    uint32_t slot_idx = take(cache, object, true);
+    struct ps_cache_lists *lists = &cache->lists[cache->class_of[object]];
+    uint32_t slot_idx = lists->staged_count < most ? take(cache, object, true) : PS_CACHE_NONE;
 
     if (slot_idx != PS_CACHE_NONE) {
         set_staged(cache, &cache->slots[slot_idx], true);
         cache->slots[slot_idx].order = ++cache->order_count;
-        cache->lists[cache->slots[slot_idx].class_idx].orphan_count++;
+        lists->orphan_count++;
     }
     return slot_idx;
 }
@@ -314,16 +318,21 @@ void ps_cache_lease(struct ps_cache *cache, uint32_t slot_idx)
     else
         cache->lists[slot->class_idx].orphan_count--;
     set_staged(cache, slot, false);
+    slot->was_guessed = false;
 }
 
 void ps_cache_touch(struct ps_cache *cache, uint32_t slot_idx)
 {
-    assert(cache->slots[slot_idx].state == PS_SLOT_READY &&
-           cache->slots[slot_idx].lease_count == 0);
-    list_remove(cache, slot_idx);
-    set_staged(cache, &cache->slots[slot_idx], false);
-    cache->slots[slot_idx].order = ++cache->order_count;
-    list_insert(cache, slot_idx);
+    struct ps_slot *slot = &cache->slots[slot_idx];
+    bool is_listed = slot->state == PS_SLOT_READY;
+
+    assert(slot->lease_count == 0);
+    if (is_listed)
+        list_remove(cache, slot_idx);
+    set_staged(cache, slot, false);
+    slot->order = ++cache->order_count;
+    if (is_listed)
+        list_insert(cache, slot_idx);
 }
 
 /* What is to happen with a slot without leases. */

@@ -94,7 +94,8 @@ struct ps_slot {
     uint64_t order;        /* when it was last let go: ascending from oldest to newest in a list */
     uint8_t state;         /* enum ps_slot_state */
     uint8_t class_idx;
-    bool is_staged; /* guessed, and not asked for so far */
+    bool is_staged;   /* guessed, and not asked for so far */
+    bool was_guessed; /* read on a guess, and not leased since */
 };
 
 struct ps_cache_list {
@@ -106,6 +107,7 @@ struct ps_cache_lists {
     uint32_t free;
     struct ps_cache_list lru, staged; /* READY slots without leases */
     uint32_t orphan_count;            /* being written to, but leased no more */
+    uint32_t staged_count;            /* slots with is_staged */
 };
 
 /*
@@ -182,8 +184,8 @@ uint32_t ps_cache_take(struct ps_cache *cache, uint32_t object);
 bool ps_cache_has_orphans(const struct ps_cache *cache, uint32_t object);
 
 /* The same for an object that is guessed: staged, without a lease; does not take other guesses'
- * slots. */
-uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object);
+ * slots, and leaves them `most` of its class at most. */
+uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object, uint32_t most);
 
 /* A guess has proved wrong. What is still being read of it is to be left by the caller afterwards:
  * the slot is free when that has come back. */
@@ -193,8 +195,8 @@ void ps_cache_unstage(struct ps_cache *cache, uint32_t slot);
 void ps_cache_lease(struct ps_cache *cache, uint32_t slot);
 void ps_cache_release(struct ps_cache *cache, uint32_t slot);
 
-/* What is in memory and nobody leases will be asked for shortly: it is the most recently used one
- * now, and no guess any more. */
+/* What is in memory or on its way, and nobody leases, will be asked for shortly: it is the most
+ * recently used one now, and no guess any more. */
 void ps_cache_touch(struct ps_cache *cache, uint32_t slot);
 
 /*

@@ -362,15 +362,19 @@ void ps_store_put(struct ps_store *store, struct ps_lease *lease);
 /*
  * Guesses that the object will be asked for: reads it with what the drives have to spare, behind
  * all that is demanded. ps_store_get then finds it in memory, or makes its reads demanded ones.
- * Never blocks. Returns 1 (in memory or on its way already), 0 (its reads are queued), -EAGAIN (no
- * slot for a guess: prefetch_count are held, or all is leased), -ENOENT, or the engine's error.
+ * chance (0 to 1) is how likely that is: so many of its reads may be with a drive that no more than
+ * one of them is in vain on average, two in any case. Never blocks. Returns 1 (in memory or on its
+ * way already), 0 (its reads are queued), -EAGAIN (no slot for a guess: prefetch_count are held, or
+ * half of what leases leave of the slots for objects of its size), -ENOENT, or the engine's error.
  */
-int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err);
+int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, double chance,
+                      struct ps_error *err);
 
 /*
  * What the drives can do for guesses. idle_ns: how long they are asked for nothing, on average,
  * between two objects that are demanded (of the last some dozen pauses). rate_bytes_per_s: what all
- * drives together give. delay_bytes: of guessed reads, what a demanded one waits for at most.
+ * drives together give. delay_bytes: of unsure guesses' reads, what a demanded one waits for at
+ * most.
  */
 struct ps_store_pace {
     double idle_ns, rate_bytes_per_s, delay_bytes;
@@ -383,7 +387,8 @@ uint32_t ps_store_missing(struct ps_store *store, uint32_t group, const uint32_t
                           uint32_t count, bool *is_missing);
 
 /* Objects of a group that are all to be leased next: none that is in memory goes to make room for
- * another one of them, unless all else is gone. */
+ * another one of them, unless all else is gone, and what was guessed and is on its way is demanded
+ * from now on. */
 void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *indexes,
                     uint32_t count);
 

@@ -369,10 +369,11 @@ static bool next_request(struct ps_scheduler *s, uint32_t queue_idx, struct ps_i
     uint32_t copy;
 
     for (int c = PS_FETCH_DEMAND; c < PS_FETCH_CLASS_COUNT; c++) {
-        uint32_t most = c == PS_FETCH_DEMAND ? d->depth : PS_PREFETCH_DEPTH;
-        if (d->in_flight >= most || ps_queue_is_stuck(d))
+        if (d->in_flight >= d->depth || ps_queue_is_stuck(d))
             return false;
         for (struct ps_fetch *f = s->heads[c]; f; f = f->next) {
+            if (c == PS_FETCH_PREFETCH && d->in_flight >= f->guess_depth)
+                continue;
             if (!find_part(s, queue_idx, f, &w, &copy))
                 continue;
             take_part(s, f, &w, copy, request);

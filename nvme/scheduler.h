@@ -30,7 +30,8 @@
 /* A drive that answers nothing for so long is taken to hang. A read that hangs twice is given up
  * after twice this time, within the 5 s that a user is promised a word. */
 #define PS_READ_TIMEOUT_NS UINT64_C(2000000000)
-/* Guessed reads leave a drive's queue this short, so that a demanded one waits for few of them. */
+/* Guessed reads leave a drive's queue this short at least, so that a demanded one waits for few of
+ * them; those of sure guesses fill it (ps_fetch.guess_depth). */
 #define PS_PREFETCH_DEPTH 2u
 /* What is read to see whether a drive that was given up has come back. */
 #define PS_TEST_READ_BYTES (128u << 10)
@@ -60,7 +61,8 @@ struct ps_fetch {
     uint32_t untaken;           /* parts that no drive has taken: > 0: queued */
     struct ps_part_place first; /* no part before it is untaken */
     enum ps_fetch_class class;
-    bool is_active; /* started and not yet handed to done() */
+    uint32_t guess_depth; /* PREFETCH: most reads with a drive when one of it is added */
+    bool is_active;       /* started and not yet handed to done() */
     bool is_streamed, is_queued;
     bool is_left;         /* nobody wants the rest: ends when its last read has come back */
     bool has_no_place;    /* failed because what hangs could not be read to other memory */

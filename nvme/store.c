@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ struct ps_store {
     struct ps_fetch whole[PS_STORE_WHOLE_COUNT]; /* what ps_store_read reads, or has given up */
     void *tables;
     uint64_t table_bytes, memory_bytes;
-    uint32_t prefetch_count;
+    uint32_t prefetch_count, lease_count; /* as in the options */
     uint64_t piece_bytes_max; /* what a drive reads of an object at once is not longer */
     uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
 };
@@ -174,6 +175,7 @@ static int open_store(struct ps_store **out, struct ps_volume *volume,
     store->volume = volume;
     store->source = plan.source_ctx;
     store->prefetch_count = plan.options.prefetch_count;
+    store->lease_count = plan.options.lease_count;
     store->piece_bytes_max = plan.piece_bytes_max;
     plan.source.ctx = &store->source;
     rc = place_tables(store, &plan, err);
@@ -394,11 +396,38 @@ static int wait_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx
     return rc;
 }
 
+static void drop_slot(struct ps_store *store, uint32_t slot_idx)
+{
+    struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
+    bool is_reading = fetch->is_active;
+
+    ps_cache_unstage(&store->cache, slot_idx);
+    if (is_reading)
+        ps_scheduler_leave(&store->scheduler, fetch);
+}
+
+/* Drops the guesses that hold slots for the object and are not read before all that is demanded. */
+static void drop_guesses(struct ps_store *store, uint32_t object)
+{
+    struct ps_cache *cache = &store->cache;
+
+    for (uint32_t i = 0; i < cache->plan.slot_count; i++) {
+        const struct ps_slot *slot = &cache->slots[i];
+        if (slot->is_staged && slot->class_idx == cache->class_of[object] &&
+            slot->fetch.untaken > 0)
+            drop_slot(store, i);
+    }
+}
+
 /* A slot for an object that is not in memory. */
 static int take_slot(struct ps_store *store, uint32_t object, uint32_t *slot_idx,
                      struct ps_error *err)
 {
     *slot_idx = ps_cache_take(&store->cache, object);
+    if (*slot_idx == PS_CACHE_NONE) {
+        drop_guesses(store, object);
+        *slot_idx = ps_cache_take(&store->cache, object);
+    }
     if (*slot_idx != PS_CACHE_NONE)
         return 0;
     int rc =
@@ -428,14 +457,14 @@ static int64_t find_object(const struct ps_store *store, uint32_t group, uint32_
 static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
                struct ps_error *err)
 {
-    bool was_staged = false;
+    bool was_guessed = false;
 
     if (store->scheduler.error)
         return engine_error(store, err);
     uint32_t slot_idx = ps_cache_find(&store->cache, object);
     if (slot_idx != PS_CACHE_NONE) {
-        was_staged = store->cache.slots[slot_idx].is_staged;
-        store->prefetches_used += was_staged;
+        was_guessed = store->cache.slots[slot_idx].was_guessed;
+        store->prefetches_used += store->cache.slots[slot_idx].is_staged;
         if (store->cache.slots[slot_idx].lease_count == 0)
             ps_scheduler_renew(&store->cache.slots[slot_idx].fetch);
         ps_cache_lease(&store->cache, slot_idx);
@@ -453,8 +482,8 @@ static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
     store->misses += !lease->was_hit;
     if (store->scheduler.timeline)
         record(store,
-               lease->was_hit ? (was_staged ? PS_EVENT_HIT_STAGED : PS_EVENT_HIT)
-                              : (was_staged ? PS_EVENT_MISS_STAGED : PS_EVENT_MISS),
+               lease->was_hit ? (was_guessed ? PS_EVENT_HIT_STAGED : PS_EVENT_HIT)
+                              : (was_guessed ? PS_EVENT_MISS_STAGED : PS_EVENT_MISS),
                object, 0);
     return lease->was_hit;
 }
@@ -560,30 +589,46 @@ void ps_store_put(struct ps_store *store, struct ps_lease *lease)
 
 /* ---- guesses --------------------------------------------------------------------------------- */
 
-static int prefetch(struct ps_store *store, uint32_t object, struct ps_error *err)
+/* Half of what leases leave of the class. */
+static uint32_t stage_most(const struct ps_store *store, uint32_t object)
+{
+    const struct ps_cache_plan *plan = &store->cache.plan;
+    const struct ps_cache_class *class = &plan->classes[store->cache.class_of[object]];
+    uint64_t leased =
+        ps_min_u64(store->lease_count, class->object_count) * (uint64_t)plan->copy_count;
+
+    return class->slot_count > leased ? (class->slot_count - (uint32_t)leased) / 2 : 0;
+}
+
+static int prefetch(struct ps_store *store, uint32_t object, double chance, struct ps_error *err)
 {
     if (store->scheduler.error)
         return engine_error(store, err);
     if (ps_cache_find(&store->cache, object) != PS_CACHE_NONE)
         return 1;
     uint32_t slot_idx = store->cache.staged_count < store->prefetch_count
-                            ? ps_cache_stage(&store->cache, object)
+                            ? ps_cache_stage(&store->cache, object, stage_most(store, object))
                             : PS_CACHE_NONE;
     if (slot_idx == PS_CACHE_NONE)
         return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
     store->prefetches++;
-    ps_scheduler_start(&store->scheduler, &store->cache.slots[slot_idx].fetch, PS_FETCH_PREFETCH);
+    struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
+    fetch->guess_depth = PS_PREFETCH_DEPTH;
+    if (chance > 1 - 1.0 / PS_PREFETCH_DEPTH)
+        fetch->guess_depth = chance < 1 ? (uint32_t)fmin(1 / (1 - chance), UINT32_MAX) : UINT32_MAX;
+    ps_scheduler_start(&store->scheduler, fetch, PS_FETCH_PREFETCH);
     return 0;
 }
 
-int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, struct ps_error *err)
+int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, double chance,
+                      struct ps_error *err)
 {
     int64_t object = find_object(store, group, index, err);
 
     if (object < 0)
         return (int)object;
     lock(store);
-    int rc = prefetch(store, (uint32_t)object, err);
+    int rc = prefetch(store, (uint32_t)object, chance, err);
     unlock(store);
     return rc;
 }
@@ -624,11 +669,12 @@ static void touch(struct ps_store *store, uint32_t object)
 
     if (slot_idx == PS_CACHE_NONE)
         return;
-    const struct ps_slot *slot = &store->cache.slots[slot_idx];
-    if (slot->state != PS_SLOT_READY || slot->lease_count > 0)
+    struct ps_slot *slot = &store->cache.slots[slot_idx];
+    if (slot->lease_count > 0 || (slot->state != PS_SLOT_READY && !slot->is_staged))
         return;
     store->prefetches_used += slot->is_staged;
     ps_cache_touch(&store->cache, slot_idx);
+    ps_scheduler_promote(&store->scheduler, &slot->fetch);
 }
 
 void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *indexes, uint32_t count)
@@ -642,29 +688,14 @@ void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *inde
     unlock(store);
 }
 
-static void drop(struct ps_store *store, uint32_t object)
-{
-    uint32_t slot_idx = ps_cache_find(&store->cache, object);
-
-    if (slot_idx == PS_CACHE_NONE || !store->cache.slots[slot_idx].is_staged)
-        return;
-    struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
-    bool is_reading = fetch->is_active;
-    ps_cache_unstage(&store->cache, slot_idx);
-    if (is_reading)
-        ps_scheduler_leave(&store->scheduler, fetch);
-}
-
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
 {
-    int64_t object = group < store->source.group_count
-                         ? ps_volume_find_streamed(store->volume, group, index)
-                         : -ENOENT;
-
-    if (object < 0)
-        return;
     lock(store);
-    drop(store, (uint32_t)object);
+    int64_t object = find_object(store, group, index, NULL);
+    uint32_t slot_idx =
+        object >= 0 ? ps_cache_find(&store->cache, (uint32_t)object) : PS_CACHE_NONE;
+    if (slot_idx != PS_CACHE_NONE && store->cache.slots[slot_idx].is_staged)
+        drop_slot(store, slot_idx);
     unlock(store);
 }
 

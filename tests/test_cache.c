@@ -321,12 +321,23 @@ static void check_touch(struct ps_cache *cache, uint32_t slot_idx)
     ps_cache_release(cache, slot_idx);
     ps_cache_touch(cache, slot_idx);
     assert_int_equal(cache->lists[0].lru.newest, slot_idx);
-    uint32_t right = ps_cache_stage(cache, 9);
+    uint32_t right = ps_cache_stage(cache, 9, 9);
     assert_int_equal(right, slot_idx);
     slots[right].fetch.slice_count = slots[right].fetch.landed_count = SLICES;
     ps_cache_finish(cache, right);
     ps_cache_touch(cache, right);
     assert_int_equal(cache->staged_count, 0);
+    assert_int_equal(cache->lists[0].lru.newest, right);
+    assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
+
+    /* The same while it is read; what was let go since is newer when it lands. */
+    right = ps_cache_stage(cache, 4, 1);
+    assert_int_equal(ps_cache_stage(cache, 5, 1), PS_CACHE_NONE);
+    ps_cache_touch(cache, right);
+    assert_int_equal(cache->staged_count + cache->lists[0].staged_count, 0);
+    assert_true(slots[right].was_guessed);
+    slots[right].fetch.slice_count = slots[right].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, right);
     assert_int_equal(cache->lists[0].lru.newest, right);
     assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
 }
@@ -340,7 +351,7 @@ static void test_staged(void **state)
     (void)state;
 
     assert_int_equal(cache->plan.slot_count, 3);
-    uint32_t used = ps_cache_take(cache, 0), guess = ps_cache_stage(cache, 1);
+    uint32_t used = ps_cache_take(cache, 0), guess = ps_cache_stage(cache, 1, 9);
     struct ps_slot *slots = cache->slots;
     slots[used].fetch.slice_count = slots[used].fetch.landed_count = SLICES;
     ps_cache_finish(cache, used);
@@ -359,9 +370,9 @@ static void test_staged(void **state)
     assert_int_equal(ps_cache_find(cache, 1), PS_CACHE_NONE);
     assert_int_equal(ps_cache_find(cache, 0), used);
     /* A guess takes the place of what was used least recently, but not that of another guess. */
-    uint32_t next = ps_cache_stage(cache, 4);
+    uint32_t next = ps_cache_stage(cache, 4, 9);
     assert_int_equal(next, used);
-    assert_int_equal(ps_cache_stage(cache, 5), PS_CACHE_NONE);
+    assert_int_equal(ps_cache_stage(cache, 5, 9), PS_CACHE_NONE);
 
     /* Asked for while it is read: a lease like any other. */
     ps_cache_lease(cache, next);
@@ -372,12 +383,12 @@ static void test_staged(void **state)
     assert_int_equal(cache->lists[0].lru.newest, next);
 
     /* Taken back: in memory, then while it is read. */
-    uint32_t wrong = ps_cache_stage(cache, 6);
+    uint32_t wrong = ps_cache_stage(cache, 6, 9);
     slots[wrong].fetch.landed_count = slots[wrong].fetch.slice_count = SLICES;
     ps_cache_finish(cache, wrong);
     ps_cache_unstage(cache, wrong);
     assert_int_equal(ps_cache_find(cache, 6), PS_CACHE_NONE);
-    wrong = ps_cache_stage(cache, 7);
+    wrong = ps_cache_stage(cache, 7, 9);
     slots[wrong].fetch.landed_count = 0;
     ps_cache_unstage(cache, wrong);
     assert_int_equal(ps_cache_find(cache, 7), PS_CACHE_NONE);

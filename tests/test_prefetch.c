@@ -127,7 +127,7 @@ static void test_time(void **state)
         uint32_t slow = 0;
         for (uint32_t i = 0; i < 20000; i++) {
             slow += i >= 2000 && p.is_off == (turn_ns[1] < turn_ns[0]);
-            ps_prefetch_time(&p, turn_ns[p.is_off ? 0 : 1] + (i % 7) * 0.5);
+            ps_prefetch_time(&p, 1, turn_ns[p.is_off ? 0 : 1] + (i % 7) * 0.5);
         }
         assert_in_range(slow, 100, 900);
     }

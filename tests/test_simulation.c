@@ -110,14 +110,14 @@ static void test_times(void **state)
     assert_true(touch(store, 0, 0));
 
     /* What was guessed is there when so much time has passed. */
-    assert_int_equal(ps_store_prefetch(store, 1, 3, &err), 0);
+    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), 0);
     assert_int_equal(ps_store_sim_advance(store, 5 * mib_ns, &err), 0);
     begin_ns = ps_store_sim_now_ns(store);
     assert_true(touch(store, 1, 3));
     assert_int_equal(ps_store_sim_now_ns(store), begin_ns);
 
     /* Half of the way it is a miss that takes the other half. */
-    assert_int_equal(ps_store_prefetch(store, 1, 4, &err), 0);
+    assert_int_equal(ps_store_prefetch(store, 1, 4, 0.5, &err), 0);
     assert_int_equal(ps_store_sim_advance(store, 2 * mib_ns, &err), 0);
     assert_false(touch(store, 1, 4));
     assert_true(ps_store_sim_now_ns(store) - begin_ns < 5 * mib_ns);

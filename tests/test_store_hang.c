@@ -65,7 +65,7 @@ static void test_guess(void **state)
 {
     (void)state;
     struct ps_store *store = open_store(&single, "hang@1", 0);
-    assert_int_equal(ps_store_prefetch(store, 0, 0, NULL), 0);
+    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, NULL), 0);
     usleep(3 * TIMEOUT_MS * 1000);
     ps_store_timeout_set(store, TIMEOUT_LONG_MS);
     assert_int_equal(read_object(&single, store, 0), 0);
