@@ -1,8 +1,9 @@
-// llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS: the other side of bench/vs_llama,
-// which compiles it against llama.cpp's headers and prebuilt libraries (in the folder LIBRARIES).
-// The same token ids as `penstock bench decode`, a round that is not timed before, llama.cpp's own
-// defaults (flash attention, repacking of weights), the whole model read before. Prints one line of
-// JSON: what was timed, and what the file says that a token touches.
+// llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS [IDS]: llama.cpp's side of the
+// benches, which compile it against its headers and prebuilt libraries (in the folder LIBRARIES).
+// The same token ids as `penstock bench decode`, or those in the file IDS, a round that is not
+// timed before, llama.cpp's own defaults (mmap, flash attention, repacking of weights unless
+// LLAMA_REPACK=0). Prints one line of JSON: what was timed, and what the file says that a token
+// touches.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
@@ -77,6 +78,18 @@ void quiet(ggml_log_level level, const char *text, void *)
     exit(1);
 }
 
+// Numbers, with commas or blanks between them.
+void read_ids(const char *path, std::vector<llama_token> &ids)
+{
+    FILE *file = fopen(path, "r");
+    if (file == nullptr)
+        fail("the file of token ids cannot be read");
+    for (llama_token &id : ids)
+        if (fscanf(file, "%d%*[, \n]", &id) != 1)
+            fail("the file holds too few token ids");
+    fclose(file);
+}
+
 void decode(llama_context *context, std::vector<llama_token> &ids, int begin, int count)
 {
     if (llama_decode(context, llama_batch_get_one(ids.data() + begin, count)) != 0 ||
@@ -88,8 +101,8 @@ void decode(llama_context *context, std::vector<llama_token> &ids, int begin, in
 
 int main(int argc, char **argv)
 {
-    if (argc != 7)
-        fail("usage: llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS");
+    if (argc < 7 || argc > 8)
+        fail("usage: llama_speed MODEL.gguf LIBRARIES THREADS PROMPT TOKENS ROUNDS [IDS]");
     int threads = atoi(argv[3]), prompt = atoi(argv[4]), tokens = atoi(argv[5]);
     int rounds = atoi(argv[6]);
     if (threads < 1 || prompt < 1 || tokens < 1 || rounds < 1)
@@ -97,7 +110,10 @@ int main(int argc, char **argv)
     llama_log_set(quiet, nullptr);
     ggml_backend_load_all_from_path(argv[2]);
     work sum = look_at(argv[1]);
-    llama_model *model = llama_model_load_from_file(argv[1], llama_model_default_params());
+    llama_model_params load = llama_model_default_params();
+    const char *repack = getenv("LLAMA_REPACK");
+    load.use_extra_bufts = repack == nullptr || strcmp(repack, "0") != 0;
+    llama_model *model = llama_model_load_from_file(argv[1], load);
     if (model == nullptr)
         fail("the model cannot be loaded");
     llama_context_params params = llama_context_default_params();
@@ -116,6 +132,8 @@ int main(int argc, char **argv)
         state = state * UINT64_C(6364136223846793005) + 1442695040888963407;
         id = static_cast<llama_token>((state >> 33) % vocab);
     }
+    if (argc == 8)
+        read_ids(argv[7], ids);
     std::string prefill_s, decode_s;
     for (int round = 0; round <= rounds; round++) {
         llama_memory_clear(llama_get_memory(context), true);
