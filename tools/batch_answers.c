@@ -55,7 +55,7 @@ static int refuse(const struct batch_answers *answers, size_t number, const stru
 {
     return ps_error_set(err, -PS_ERR_WOULD_DESTROY, answers->path,
                         "line %zu is not an answer to a request of %s with this model and these "
-                        "options; name another file",
+                        "options: give those that it was begun with, or name another file",
                         number, in->path);
 }
 

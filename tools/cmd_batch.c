@@ -326,22 +326,23 @@ static int item_next(void *ctx, struct ps_generation *generation, struct ps_erro
 /* ---- the whole --------------------------------------------------------------------------------
  */
 
-/* What the answers depend on beside the requests: another model, or other options, do not add to
- * the same answers. */
-static void settings_text(const struct batch_args *args, const struct ps_model *model, char *text,
-                          size_t text_bytes)
+/* What the answers depend on beside the requests, with defaults resolved: another model, or other
+ * options, do not add to the same answers. A window as long as the context is none. */
+static void settings_text(const struct batch_args *args, struct ps_model *model, uint32_t ctx,
+                          char *text, size_t text_bytes)
 {
     const struct tool_sampling *s = &args->defaults.sampling;
+    const struct ps_engine_options *o = &args->engine;
     struct ps_model_info info;
 
     ps_model_info(model, &info);
     snprintf(text, text_bytes,
-             "%s|%s|%s|%s|%" PRIu64 "|%u|%s|%s|%u|%.9g|%.9g|%.9g|%.9g|%lld|%d|%" PRIu64, info.arch,
-             info.name, info.source_name, info.expert_types, info.resident_bytes,
-             args->engine.experts_used, args->engine.activations,
-             args->engine.kv != NULL ? args->engine.kv : "", args->defaults.max_tokens,
-             s->temperature, s->top_p, s->min_p, s->repeat_penalty, (long long)s->top_k,
-             (int)s->has_seed, s->seed);
+             "%016" PRIx64 "|%u|%s|%s|%u|%u|%u|%.9g|%.9g|%.9g|%.9g|%lld|%d|%" PRIu64,
+             ps_volume_content(ps_model_volume(model)),
+             o->experts_used != 0 ? o->experts_used : info.experts_used, o->activations,
+             o->kv != NULL ? o->kv : "f16", o->kv_window < ctx ? o->kv_window : 0, ctx,
+             args->defaults.max_tokens, s->temperature, s->top_p, s->min_p, s->repeat_penalty,
+             (long long)s->top_k, (int)s->has_seed, s->seed);
 }
 
 /* As many sequences as there are requests left, at most 16, whose states take no more than a
@@ -422,12 +423,9 @@ static int generate(struct batch_run *run, struct batch_args *args, struct ps_mo
     struct tool_output stats = {0};
     struct ps_session *session = NULL;
     struct ps_engine *engine = NULL;
-    struct ps_plan plan;
 
     if (args->engine.sessions == 0)
         args->engine.sessions = parallel_choose(model, &args->engine, left);
-    ps_model_plan(model, &args->engine, &plan, NULL); /* what is wrong, the engine says */
-    run->ctx = plan.ctx;
     int rc = tool_engine_open(&engine, &session, model, &args->engine, err);
     if (rc < 0)
         return rc;
@@ -461,12 +459,18 @@ static int generate(struct batch_run *run, struct batch_args *args, struct ps_mo
 static int batch(struct batch_args *args, struct ps_model *model)
 {
     struct batch_run run = {.input.fd = -1, .answers.fd = -1};
-    char settings[1024];
+    char settings[512];
     struct ps_error err = {0};
+    struct ps_plan plan;
 
-    settings_text(args, model, settings, sizeof(settings));
-    int rc = batch_input_open(&run.input, args->in, model, &args->defaults, settings,
-                              args->engine.stop, &err);
+    /* Too little memory is no hindrance yet: there may be nothing left to do. */
+    int rc = ps_model_plan(model, &args->engine, &plan, &err);
+    if (rc < 0 && rc != -PS_ERR_MEMORY_FLOOR)
+        return tool_fail(&err);
+    run.ctx = plan.ctx;
+    settings_text(args, model, run.ctx, settings, sizeof(settings));
+    rc = batch_input_open(&run.input, args->in, model, &args->defaults, settings, args->engine.stop,
+                          &err);
     if (rc == 0)
         rc = batch_answers_open(&run.answers, args->out, &run.input, &err);
     if (rc == 0 && run.answers.found_count == run.input.line_count)

@@ -74,10 +74,21 @@ fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.
 [ "$(cat other.txt)" = precious ] || die "it cut a file that is not its own"
 cp p4.jsonl before.jsonl
 fails 1 'is not an answer' "$penstock" batch v --in in.jsonl --out p4.jsonl --temp 0.5
-fails 1 'is not an answer' "$penstock" batch v --in in.jsonl --out p4.jsonl --activations f32
+for option in '--activations f32' '--kv q8_0' '--kv-window 5' '--ctx 1000'; do
+    read -ra words <<<"$option"
+    fails 1 'is not an answer.*begun with' "$penstock" batch v --in in.jsonl --out p4.jsonl "${words[@]}"
+done
 fails 1 'is not an answer' "$penstock" batch v --in long.jsonl --out p4.jsonl
 fails 1 'member of a volume' "$penstock" batch v --in in.jsonl --out v
 same p4.jsonl before.jsonl "answers before and after a refusal"
+# Defaults that are spelt out are the same options; other weights of the same name and types are another model.
+quiet "$penstock" batch v --in in.jsonl --out p4.jsonl --kv f16 --activations q8 --experts-used 4
+grep -q 'nothing is left' err.txt || die "the same options are not the same: $(cat err.txt)"
+cp "$demo_gguf" other.gguf
+chmod u+w other.gguf
+printf '\377' | dd of=other.gguf bs=1 seek=$(($(stat -c %s other.gguf) - 4000)) conv=notrunc status=none
+quiet "$penstock" layout other.gguf w
+fails 1 'is not an answer' "$penstock" batch w --in in.jsonl --out p4.jsonl
 if command -v flock >/dev/null; then
     # shellcheck disable=SC2094  # refused before it is read
     (flock 9 && fails 1 'another batch' "$penstock" batch v --in in.jsonl --out p4.jsonl) 9<p4.jsonl
