@@ -483,6 +483,18 @@ static int batch(struct batch_args *args, struct ps_model *model)
     return rc < 0 ? tool_end(rc, &err) : tool_stop_status();
 }
 
+static int names_check(const struct batch_args *args, struct ps_error *err)
+{
+    const struct tool_name names[] = {
+        {"--in", args->in, true},
+        {"--predictor-file", args->engine.predictor_file, true},
+        {"--out", args->out, false},
+        {"--stats", args->stats, false},
+    };
+
+    return tool_names_check(names, PS_ARRAY_LEN(names), err);
+}
+
 int cmd_batch(int argc, char **argv)
 {
     struct batch_args args = {
@@ -494,7 +506,7 @@ int cmd_batch(int argc, char **argv)
     struct ps_error err = {0};
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
-    if (tool_model_open(&model, &args.volume, &err) < 0)
+    if (names_check(&args, &err) < 0 || tool_model_open(&model, &args.volume, &err) < 0)
         return tool_fail(&err);
     args.engine.stop = tool_stop_flag();
     int status = batch(&args, model);

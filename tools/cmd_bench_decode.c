@@ -338,7 +338,12 @@ int cmd_bench_decode(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &m.args);
     m.args.engine.stop = tool_stop_flag();
-    int rc = tool_model_open(&model, &m.args.volume, &err);
+    const struct tool_name names[] = {{"--ids", m.args.ids, true},
+                                      {"--predictor-file", m.args.engine.predictor_file, true},
+                                      {"--timeline", m.args.timeline.path, false}};
+    int rc = tool_names_check(names, PS_ARRAY_LEN(names), &err);
+    if (rc == 0)
+        rc = tool_model_open(&model, &m.args.volume, &err);
     if (rc == 0)
         rc = measure(&m, model, &err);
     if (rc >= 0) {

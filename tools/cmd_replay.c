@@ -305,7 +305,10 @@ int cmd_replay(int argc, char **argv)
     args.predictors = args.predictors.count ? args.predictors : (struct list){{"off"}, 1};
     tool_log_start(false);
     tool_subject_set(args.trace);
-    int rc = specs_parse(&w, &err);
+    const struct tool_name names[] = {{"TRACE", args.trace, true}, {"--svg", args.svg, false}};
+    int rc = tool_names_check(names, PS_ARRAY_LEN(names), &err);
+    if (rc == 0)
+        rc = specs_parse(&w, &err);
     if (rc == 0 && args.volume != NULL)
         rc = ps_model_open(&w.model, &args.volume, 1, &err);
     if (rc == 0)

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/util.h"
+
 enum { KEY_CHAT = 1, KEY_SYSTEM, KEY_NO_THINK, KEY_IDS, KEY_SESSION, KEY_STATS, KEY_JSON };
 
 struct run_args {
@@ -380,6 +382,18 @@ static int generate(struct run_args *args, struct ps_model *model, const int32_t
     return status;
 }
 
+static int names_check(const struct run_args *args, struct ps_error *err)
+{
+    const struct tool_name names[] = {
+        {"--predictor-file", args->engine.predictor_file, true},
+        {"--session", args->session_path, false},
+        {"--stats", args->stats, false},
+        {"--timeline", args->timeline.path, false},
+    };
+
+    return tool_names_check(names, PS_ARRAY_LEN(names), err);
+}
+
 int cmd_run(int argc, char **argv)
 {
     struct run_args args = {.engine.activations = "q8",
@@ -393,7 +407,8 @@ int cmd_run(int argc, char **argv)
     int status;
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
-    if (tool_session_find(&args.session, args.session_path, &err) < 0 ||
+    if (names_check(&args, &err) < 0 ||
+        tool_session_find(&args.session, args.session_path, &err) < 0 ||
         tool_model_open(&model, &args.volume, &err) < 0)
         return tool_fail(&err);
     if (prompt_ids(&args, model, &ids, &id_count, &err) < 0) {

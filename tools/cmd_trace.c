@@ -217,6 +217,12 @@ int cmd_trace(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.engine.stop = tool_stop_flag();
+    const struct tool_name names[] = {{"--file", args.record.file, true},
+                                      {"--import", args.import.file, true},
+                                      {"--predictor-file", args.engine.predictor_file, true},
+                                      {"--out", args.record.out, false}};
+    if (tool_names_check(names, PS_ARRAY_LEN(names), &err) < 0)
+        return tool_fail(&err);
     if (args.import.file != NULL) {
         tool_subject_set(args.import.file);
         rc = import(&args, &err);

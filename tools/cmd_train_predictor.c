@@ -180,6 +180,18 @@ static int train(struct train_args *args, struct ps_model *model, struct ps_erro
     return rc < 0 ? rc : report_print(args, &report, bytes, ps_now_ns() - begin_ns);
 }
 
+static int names_check(const struct train_args *args, struct ps_error *err)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < args->train.trace_count; i++) {
+        const struct tool_name names[] = {{"TRACE", args->traces[i], true},
+                                          {"--out", args->out, false}};
+        rc = tool_names_check(names, PS_ARRAY_LEN(names), err);
+    }
+    return rc;
+}
+
 int cmd_train_predictor(int argc, char **argv)
 {
     struct train_args args = {0};
@@ -189,7 +201,9 @@ int cmd_train_predictor(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.train.stop = tool_stop_flag();
-    int rc = tool_model_open(&model, &args.volume, &err);
+    int rc = names_check(&args, &err);
+    if (rc == 0)
+        rc = tool_model_open(&model, &args.volume, &err);
     if (rc == 0)
         rc = train(&args, model, &err);
     if (rc < 0)

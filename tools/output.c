@@ -133,6 +133,63 @@ void tool_output_abandon(struct tool_output *out)
     *out = (struct tool_output){0};
 }
 
+/* What a name stands for: a file that is there, or the place of one that is not yet. */
+struct place {
+    struct stat st;
+    bool exists;
+    char *folder; /* canonical, malloc'd; NULL: there is none, and what is named cannot be made */
+    const char *last;
+};
+
+static void place_find(const struct tool_name *name, struct place *place)
+{
+    const char *slash = strrchr(name->path, '/');
+    bool is_stream = strcmp(name->path, "-") == 0;
+
+    *place = (struct place){.last = slash != NULL ? slash + 1 : name->path};
+    place->exists = is_stream
+                        ? fstat(name->is_input ? STDIN_FILENO : STDOUT_FILENO, &place->st) == 0
+                        : stat(name->path, &place->st) == 0;
+    if (place->exists || is_stream)
+        return;
+    char *folder =
+        slash == NULL ? strdup(".") : strndup(name->path, (size_t)(slash - name->path + 1));
+    place->folder = folder != NULL ? realpath(folder, NULL) : NULL;
+    free(folder);
+}
+
+static bool are_same(const struct place *a, const struct place *b)
+{
+    if (a->exists && b->exists)
+        return S_ISREG(a->st.st_mode) && a->st.st_dev == b->st.st_dev &&
+               a->st.st_ino == b->st.st_ino;
+    return a->folder != NULL && b->folder != NULL && strcmp(a->folder, b->folder) == 0 &&
+           strcmp(a->last, b->last) == 0;
+}
+
+int tool_names_check(const struct tool_name *names, size_t count, struct ps_error *err)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        for (size_t j = 0; j < i && rc == 0; j++) {
+            struct place a, b;
+            if (names[i].path == NULL || names[j].path == NULL ||
+                (names[i].is_input && names[j].is_input))
+                continue;
+            place_find(&names[i], &a);
+            place_find(&names[j], &b);
+            if (are_same(&a, &b))
+                rc = ps_error_set(err, -PS_ERR_ARGUMENT, names[i].path,
+                                  "%s and %s are the same file: name another", names[j].option,
+                                  names[i].option);
+            free(a.folder);
+            free(b.folder);
+        }
+    }
+    return rc;
+}
+
 int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err)
 {
     bool is_stdin = strcmp(path, "-") == 0;

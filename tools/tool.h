@@ -136,6 +136,16 @@ int tool_output_commit(struct tool_output *out, struct ps_error *err);
 /* Closes and removes what was written so far. Takes an output that is not open. */
 void tool_output_abandon(struct tool_output *out);
 
+/* A file that the user named. */
+struct tool_name {
+    const char *option, *path; /* path NULL: not given; "-": standard input, or output */
+    bool is_input;
+};
+
+/* Refuses names of which one file would be written for two, or written over what is read:
+ * -PS_ERR_ARGUMENT. To be called before any work. Pipes and devices may be named twice. */
+int tool_names_check(const struct tool_name *names, size_t count, struct ps_error *err);
+
 /* Reads a whole file ("-": standard input). *text is malloc'd, 0-terminated, owned by the caller.
  */
 int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err);

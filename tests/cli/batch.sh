@@ -80,6 +80,13 @@ for option in '--activations f32' '--kv q8_0' '--kv-window 5' '--ctx 1000'; do
 done
 fails 1 'is not an answer' "$penstock" batch v --in long.jsonl --out p4.jsonl
 fails 1 'member of a volume' "$penstock" batch v --in in.jsonl --out v
+# One file for two: refused before anything is written.
+ln -s . here
+fails 1 'new: --out and --stats are the same file' "$penstock" batch v --in in.jsonl --out here/new --stats ./new
+fails 1 '--out and --stats are the same' "$penstock" batch v --in in.jsonl --out p4.jsonl --stats "$PWD/p4.jsonl"
+fails 1 '--in and --stats are the same' "$penstock" batch v --in in.jsonl --out new --stats in.jsonl
+fails 1 '--in and --out are the same' "$penstock" batch v --in in.jsonl --out in.jsonl
+[ ! -e new ] || die "a refused batch made a file"
 same p4.jsonl before.jsonl "answers before and after a refusal"
 # Defaults that are spelt out are the same options; other weights of the same name and types are another model.
 quiet "$penstock" batch v --in in.jsonl --out p4.jsonl --kv f16 --activations q8 --experts-used 4

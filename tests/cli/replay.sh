@@ -42,5 +42,6 @@ fails 1 'not understood' "$penstock" replay "$trace" --compute mixer=1
 fails 1 'share of the experts' "$penstock" replay "$trace" --memory 120%
 fails 1 'range' "$penstock" replay "$trace" --memory 10%..4G
 fails 1 'at least' "$penstock" replay "$trace" --memory 1K
+fails 1 'TRACE and --svg are the same' "$penstock" replay "$trace" --svg "$trace"
 fails 1 'trace' "$penstock" replay "$demo_gguf"
 fails 2 'TRACE' "$penstock" replay

@@ -57,6 +57,11 @@ fails 1 's: .*give a prompt' "$penstock" run v -n 1 --session s
 [ ! -e s ] || die "a failed run left a session behind"
 fails 1 'plain file' "$penstock" run v -n 1 -p x --session /dev/null
 fails 2 'prompt' "$penstock" run v -n 1
+fails 1 '--session and --stats are the same' "$penstock" run v -p x -n 1 --session s --stats ./s
+fails 1 '--session and --timeline are the same' "$penstock" run v -p x -n 1 --session s --timeline s
+fails 1 '--stats and --timeline are the same' "$penstock" run v -p x -n 1 --stats s --timeline s
+[ ! -e s ] || die "a refused run left a file behind"
+quiet "$penstock" run v -p x -n 1 --stats /dev/null --timeline /dev/null
 
 # A conversation: the second turn closes the first, and is what the template makes of it.
 quiet "$penstock" run v -p Hello --chat -n 5 --temp 0 --json --session s

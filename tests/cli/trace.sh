@@ -24,6 +24,8 @@ quiet "$penstock" trace demo --file text --tokens 3 --ranks 0 --out bare
 : >empty
 fails 1 'no tokens' "$penstock" trace demo --file empty --out x
 fails 1 'cannot' "$penstock" trace demo --file text --out nowhere/x
+fails 1 '--file and --out are the same' "$penstock" trace demo --file text --out ./text
+fails 1 '--import and --out are the same' "$penstock" trace --import text --out text
 fails 2 'out' "$penstock" trace demo --file text
 fails 2 'name a VOLUME' "$penstock" trace --file text --out x
 fails 2 'neither' "$penstock" trace demo --import text --out x

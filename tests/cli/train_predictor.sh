@@ -44,5 +44,6 @@ quiet "$penstock" trace --import pairs --out imported --model other
 fails 1 'imported: is a trace of another model' "$penstock" train-predictor demo imported
 head -c 100000 hidden >torn
 fails 1 'cut off' "$penstock" train-predictor demo torn
+fails 1 'TRACE and --out are the same' "$penstock" train-predictor demo hidden torn --out torn
 fails 2 'TRACE' "$penstock" train-predictor demo
 fails 2 'multiple of 8' "$penstock" train-predictor demo hidden --rank 12
