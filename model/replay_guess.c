@@ -1,4 +1,5 @@
 /* What a predictor would have said. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -116,9 +117,10 @@ static uint32_t guess_by_recall(const struct ps_replay *r, const struct ps_repla
         if (next_share(&state) < options->recall)
             guess[count++] = right[i];
     }
-    uint32_t wrong_count = (uint32_t)(wrong + next_share(&state));
-    uint32_t most =
-        (uint32_t)ps_min_u64((uint64_t)count + wrong_count, r->info.expert_count - right_count);
+    /* There are no more than the others, whatever the precision asks for. */
+    double others = r->info.expert_count - right_count;
+    uint32_t wrong_count = (uint32_t)fmin(wrong + next_share(&state), others);
+    uint32_t most = count + wrong_count;
     /* A short trace may not have so many others. */
     for (uint32_t tries = 0; count < most && tries < WRONG_TRIES * wrong_count; tries++) {
         uint32_t expert = random_expert(r, layer, &state);

@@ -15,6 +15,7 @@
 
 #include "core/util.h"
 #include "model/replay.h"
+#include "model/replay_internal.h"
 #include "model_fixture.h"
 
 #define TOKENS 96u
@@ -307,12 +308,39 @@ static void test_refusals(void **state)
     ps_replay_close(&replay);
 }
 
+/* Wrong guesses come on top of the right ones, as many as there are others. */
+static void test_precision(void **state)
+{
+    struct routes *routes = calloc(1, sizeof(*routes));
+    struct ps_replay_options options = {0};
+    uint32_t guess[6], counts[2] = {0};
+
+    (void)state;
+    assert_non_null(routes);
+    routes->layer_count = 1;
+    routes->used = 4;
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        for (uint32_t i = 0; i < 4; i++)
+            routes->experts[t][0][i] = (uint16_t)((t + i) % 6);
+    }
+    struct ps_replay *replay = open_routes(routes, TOKENS, 6, 0);
+    free(routes);
+    assert_true(ps_replay_predictor_parse("recall=1,precision=0.8", &options));
+    for (uint32_t t = 0; t < TOKENS; t++)
+        counts[0] += ps_replay_guess(replay, &options, t, 0, 1, guess);
+    assert_int_equal(counts[0], TOKENS * 5);
+    assert_true(ps_replay_predictor_parse("recall=1,precision=1e-300", &options));
+    for (uint32_t t = 0; t < TOKENS; t++)
+        counts[1] += ps_replay_guess(replay, &options, t, 0, 1, guess);
+    assert_int_equal(counts[1], TOKENS * 6);
+    ps_replay_close(&replay);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_hits_of_the_engine),
-        cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_policies_and_sizes),
+        cmocka_unit_test(test_hits_of_the_engine), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_policies_and_sizes), cmocka_unit_test(test_precision),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests_name("replay", tests, NULL, NULL) ? 1 : 0;
