@@ -182,12 +182,18 @@ static uint64_t part_bytes(const struct forecasting *f, uint32_t layer, enum ps_
     return sum;
 }
 
+/* Positions that a token sees at most: without a window, as many as the context holds. */
+static double seen_max(const struct forecasting *f)
+{
+    return (double)f->state.kv_window + PS_KV_SINKS;
+}
+
 /* Bytes of state that a layer goes through for one token, half of the context filled: keys and
- * values once, a recurrent state to and fro. */
+ * values that it sees once, a recurrent state to and fro. */
 static double state_bytes(const struct forecasting *f, uint32_t layer)
 {
     if (f->config->layers[layer].mixer == PS_MIXER_ATTENTION)
-        return (double)(f->state.kv_row_bytes * f->engine.ctx);
+        return 2.0 * (double)f->state.kv_row_bytes * fmin(f->engine.ctx / 2.0, seen_max(f));
     return 2.0 * (double)f->state.delta_layer_bytes;
 }
 
@@ -349,15 +355,15 @@ static struct ps_forecast_rate decode_overlapped(const struct forecasting *f, do
 
 /* ---- prompts --------------------------------------------------------------------------------- */
 
-/* Scores and sums over half of the prompt, or the recurrent state for every token: the latter stays
- * in the caches of the core that computes its head. */
+/* Scores and sums over half of the prompt or what a token sees of it, or the recurrent state for
+ * every token: the latter stays in the caches of the core that computes its head. */
 static double prefill_state_seconds(const struct forecasting *f, uint32_t layer, double tokens,
                                     double prompt)
 {
     const struct ps_config *c = f->config;
 
     if (c->layers[layer].mixer == PS_MIXER_ATTENTION)
-        return tokens * prompt / 2 * 4.0 * c->head_count * c->head_dim /
+        return tokens * fmin(prompt / 2, seen_max(f)) * 4.0 * c->head_count * c->head_dim /
                (ATTENTION_OPS_SHARE * f->machine->float_ops_per_s);
     return tokens * 6.0 * c->delta_v_heads * c->delta_k_dim * c->delta_v_dim /
            (ATTENTION_OPS_SHARE * f->machine->float_ops_per_s);

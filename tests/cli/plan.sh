@@ -14,6 +14,18 @@ json '.forecast.routed_bytes == 4246732800 and .fits and .forecast.hit_rate.low 
     and .more.memory.hit_rate.central > .forecast.hit_rate.central
     and .forecast.prefill.limit == "drives"' \
     "$penstock" plan QWEN3.5-397B --quant q4_k --memory 64G --drives 2x7.0G --machine $machine --json
+# A window bounds what a token sees, and so the bytes and the time that keys and values take: a long context of which
+# it leaves little costs what the short one does.
+for options in '--ctx 200000' '--ctx 200000 --kv-window 252' '--ctx 512'; do
+    read -ra words <<<"$options"
+    quiet "$penstock" plan qwen3-next --memory 80G --machine $machine --prompt 512 --json "${words[@]}"
+    jq -c '[.forecast | .resident_bytes, .decode.tokens_per_s]' out.txt
+done >windows.txt
+jq -se '.[1] == .[2] and .[0][0] > .[1][0] and .[0][1] < .[1][1]' windows.txt >/dev/null ||
+    die "a window is not planned for: $(cat windows.txt)"
+for window in 512 4096; do
+    "$penstock" plan qwen3-next --memory 80G --machine $machine --prompt 100000 --ctx 100000 --kv-window $window --json
+done | jq -se 'map(.forecast.prefill.tokens_per_s) | .[0] > .[1]' >/dev/null || die "a window speeds no prompt up"
 # Everything in memory: nothing waits for drives, and none need be known.
 json '.forecast.missed_bytes == 0 and .forecast.decode.waiting_share == 0 and .forecast.prefill.tokens_per_s > 0
     and .forecast.decode.limit != "drives" and (.more | has("drive") or has("memory") | not)' \
