@@ -507,6 +507,14 @@ static int rank_set(struct training *t, const struct ps_model *model, struct ps_
         if (rank % RANK_GRAIN != 0 || rank > PS_LEARNED_RANK_MAX)
             return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
                                 "a rank is a multiple of 8 from 8 to 64, and not %u", rank);
+        uint64_t most = ps_learned_packed_bytes(&t->shape, layers, layers * PS_TRAIN_DEPTHS);
+        if (t->options->is_for_volume && most > record_room(model))
+            return ps_error_set(err, -ENOSPC, NULL,
+                                "a predictor of rank %u may take %llu bytes, and the volume's "
+                                "record area has room for %llu: give a smaller --rank, or have it "
+                                "written to a file with --out",
+                                rank, (unsigned long long)most,
+                                (unsigned long long)record_room(model));
         return 0;
     }
     for (t->shape.rank = RANK_DEFAULT_MAX; t->shape.rank > 0; t->shape.rank -= RANK_GRAIN)
@@ -625,6 +633,8 @@ int ps_model_predictor_train(struct ps_model *model, const struct ps_train_optio
     struct training t = {0};
     int rc = training_init(&t, model, options, err);
 
+    if (rc == 0 && options->is_for_volume)
+        rc = ps_record_put_check(model->volume, err);
     if (rc == 0)
         rc = groups_train(&t, err);
     if (rc >= 0)

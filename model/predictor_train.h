@@ -17,6 +17,8 @@ struct ps_train_options {
     const char *const *traces; /* paths; the last tenth of each is held out */
     int trace_count;
     uint32_t rank;            /* 8, 16, ... 64; 0: the most up to 32 that the record area holds */
+    bool is_for_volume;       /* the result is to be saved in the volume: it is found out before
+                                 training whether that can be done */
     uint32_t pass_count;      /* over the tokens; 0 = 8 */
     uint64_t seed;            /* the same seed, traces and CPU level give the same predictor */
     uint64_t memory_bytes;    /* for tokens: layers are trained so many at a time; 0 = 1 GiB */
@@ -44,8 +46,9 @@ struct ps_train_report {
  * Trains for this model. *data, malloc'd and owned by the caller, is the stored form: what
  * ps_model_predictor_save and --predictor-file take. Errors: those of ps_trace_open and
  * ps_trace_next, -PS_ERR_ARGUMENT (a trace of another model, without router inputs, or too short; a
- * rank out of range), -ENOSPC (rank 0, and the record area holds no rank of 8), -ENOMEM, -EINTR.
- * Blocks for seconds to minutes.
+ * rank out of range), -ENOSPC (the record area may not hold the rank that was asked for and
+ * is_for_volume, or rank 0 and not even 8), with is_for_volume those of ps_model_predictor_save,
+ * -ENOMEM, -EINTR. Blocks for seconds to minutes.
  */
 int ps_model_predictor_train(struct ps_model *model, const struct ps_train_options *options,
                              struct ps_train_report *report, void **data, size_t *bytes,

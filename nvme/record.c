@@ -147,6 +147,12 @@ bool ps_record_read(const struct ps_volume *volume, uint8_t *half)
     return any;
 }
 
+static int write_error(const struct ps_member *member, int rc, struct ps_error *err)
+{
+    return ps_error_set(err, rc, member->path, "its record area cannot be written: %s",
+                        ps_strerror(rc));
+}
+
 /* Writes into the half of member m that counts less. */
 static int write_half(const struct ps_volume *volume, int m, const uint8_t *half, uint8_t *scratch,
                       struct ps_error *err)
@@ -167,10 +173,7 @@ static int write_half(const struct ps_volume *volume, int m, const uint8_t *half
         rc = -errno;
     if (fd >= 0)
         close(fd);
-    if (rc < 0)
-        return ps_error_set(err, rc, member->path, "its record area cannot be written: %s",
-                            ps_strerror(rc));
-    return 0;
+    return rc < 0 ? write_error(member, rc, err) : 0;
 }
 
 static int put_locked(struct ps_volume *volume, const char *name, const void *data, uint32_t bytes,
@@ -205,6 +208,24 @@ int ps_record_put(struct ps_volume *volume, const char *name, const void *data, 
         ps_volume_unlock(volume);
     }
     free(halves);
+    return rc;
+}
+
+int ps_record_put_check(struct ps_volume *volume, struct ps_error *err)
+{
+    int rc = ps_volume_lock(volume, err);
+    if (rc < 0)
+        return rc;
+    for (int m = 0; rc == 0 && m < volume->member_count; m++) {
+        if (volume->members[m].fd < 0)
+            continue;
+        int fd = ps_volume_reopen(volume, m, O_RDWR);
+        if (fd < 0)
+            rc = write_error(&volume->members[m], fd, err);
+        else
+            close(fd);
+    }
+    ps_volume_unlock(volume);
     return rc;
 }
 

@@ -46,6 +46,10 @@ bool ps_record_read(const struct ps_volume *volume, uint8_t *half);
 int ps_record_put(struct ps_volume *volume, const char *name, const void *data, uint32_t bytes,
                   struct ps_error *err);
 
+/* Whether a later ps_record_put will be let: locks the volume and opens every member for writing,
+ * for a moment. Errors: -PS_ERR_IN_USE, -EACCES, -errno. */
+int ps_record_put_check(struct ps_volume *volume, struct ps_error *err);
+
 /* Adds to a valid half of another volume, of the same generation, what this one's record area holds
  * besides the profile, which is of its own members. */
 void ps_record_copy_others(uint8_t *half, const struct ps_volume *from);

@@ -427,14 +427,15 @@ int cmd_bench_modes(int argc, char **argv)
         rc = run_rounds(&c, &err);
     if (rc == 0) {
         sort_rounds(&c);
+        if (c.args.json)
+            status = tool_json_print(result_json(&c));
+        else
+            result_print(&c);
+        fflush(stdout);
         rc = svg_file_write(&c, &out, &err);
     }
     if (rc < 0)
         status = tool_end(rc, &err);
-    else if (c.args.json)
-        status = tool_json_print(result_json(&c));
-    else
-        result_print(&c);
     tool_output_abandon(&out);
     free(c.ids);
     return status;

@@ -201,6 +201,7 @@ struct work {
     struct replay_drives drives[REPLAY_LIST_MAX];
     struct replay_row *rows;
     int row_count;
+    struct tool_output svg;
 };
 
 static uint64_t largest_expert(const struct work *w)
@@ -277,19 +278,20 @@ static int specs_parse(struct work *w, struct ps_error *err)
     return rc;
 }
 
-static int report(const struct work *w, struct ps_error *err)
+/* The drawing last, so that where it cannot be written the figures are there all the same. */
+static int report(struct work *w, struct ps_error *err)
 {
-    const struct replay_args *a = w->args;
-    int rc = 0;
+    int status = 0;
 
-    if (a->svg != NULL)
-        rc = replay_svg_write(a->svg, &w->info, w->rows, w->row_count, err);
-    if (rc < 0)
-        return rc;
-    if (a->json)
-        return tool_json_print(replay_json(&w->info, w->rows, w->row_count));
-    replay_print(&w->info, w->rows, w->row_count);
-    return 0;
+    if (w->args->json)
+        status = tool_json_print(replay_json(&w->info, w->rows, w->row_count));
+    else
+        replay_print(&w->info, w->rows, w->row_count);
+    if (w->svg.file == NULL)
+        return status;
+    fflush(stdout);
+    int rc = replay_svg_write(&w->svg, &w->info, w->rows, w->row_count, err);
+    return rc < 0 ? rc : status;
 }
 
 int cmd_replay(int argc, char **argv)
@@ -317,6 +319,8 @@ int cmd_replay(int argc, char **argv)
         w.info = *ps_trace_info(trace);
         rc = ps_replay_open(&w.replay, trace, &err);
     }
+    if (rc == 0 && args.svg != NULL)
+        rc = tool_output_open(&w.svg, args.svg, &err);
     if (rc == 0)
         rc = run_all(&w, &err);
     int status = rc < 0 ? tool_end(rc, &err) : report(&w, &err);
@@ -324,6 +328,7 @@ int cmd_replay(int argc, char **argv)
         status = tool_fail(&err);
     for (int i = 0; i < args.drives.count; i++)
         free(w.drives[i].probes);
+    tool_output_abandon(&w.svg);
     free(w.rows);
     ps_replay_close(&w.replay);
     ps_trace_close(&trace);

@@ -143,20 +143,14 @@ static int report_print(const struct train_args *args, const struct ps_train_rep
     return 0;
 }
 
-static int file_write(const char *path, const void *data, size_t bytes, struct ps_error *err)
+static int file_write(struct tool_output *out, const void *data, size_t bytes, struct ps_error *err)
 {
-    struct tool_output out;
-    int rc = tool_output_open(&out, path, err);
-
-    if (rc < 0)
-        return rc;
     errno = 0;
-    if (fwrite(data, 1, bytes, out.file) != bytes) {
+    if (fwrite(data, 1, bytes, out->file) != bytes) {
         int code = errno > 0 ? -errno : -EIO;
-        tool_output_abandon(&out);
-        return ps_error_set(err, code, path, "cannot write: %s", strerror(-code));
+        return ps_error_set(err, code, out->name, "cannot write: %s", strerror(-code));
     }
-    return tool_output_commit(&out, err);
+    return tool_output_commit(out, err);
 }
 
 static int train(struct train_args *args, struct ps_model *model, struct ps_error *err)
@@ -164,20 +158,32 @@ static int train(struct train_args *args, struct ps_model *model, struct ps_erro
     struct ps_train_report report;
     struct tool_progress progress;
     uint64_t begin_ns = ps_now_ns();
+    struct tool_output out = {0};
     void *data = NULL;
     size_t bytes = 0;
 
     args->train.traces = args->traces;
     if (args->out != NULL && args->train.rank == 0)
         args->train.rank = 32;
+    args->train.is_for_volume = args->out == NULL;
+    /* Now, so that a bad name is not found only after hours. */
+    int rc = args->out != NULL ? tool_output_open(&out, args->out, err) : 0;
+    if (rc < 0)
+        return rc;
     tool_progress_init(&progress, "training");
-    int rc = ps_model_predictor_train(model, &args->train, &report, &data, &bytes, err);
+    rc = ps_model_predictor_train(model, &args->train, &report, &data, &bytes, err);
     tool_progress_end(&progress);
-    if (rc == 0)
-        rc = args->out != NULL ? file_write(args->out, data, bytes, err)
+    if (rc == 0) {
+        uint64_t ns = ps_now_ns() - begin_ns;
+        rc = args->out != NULL ? file_write(&out, data, bytes, err)
                                : ps_model_predictor_save(model, data, bytes, err);
+        /* What was learned is told also where it could not be kept. */
+        int printed = report_print(args, &report, bytes, ns);
+        rc = rc < 0 ? rc : printed;
+    }
+    tool_output_abandon(&out);
     free(data);
-    return rc < 0 ? rc : report_print(args, &report, bytes, ps_now_ns() - begin_ns);
+    return rc;
 }
 
 static int names_check(const struct train_args *args, struct ps_error *err)

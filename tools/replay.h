@@ -51,8 +51,8 @@ json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *r
 void replay_print(const struct ps_trace_info *info, const struct replay_row *rows, int count);
 
 /* Hit rates over the size of the cache, warm, a line for every policy and predictor. Returns 0, or
- * an error of writing. */
-int replay_svg_write(const char *path, const struct ps_trace_info *info,
+ * an error of writing; the output is closed either way. */
+int replay_svg_write(struct tool_output *out, const struct ps_trace_info *info,
                      const struct replay_row *rows, int count, struct ps_error *err);
 
 /* Hits of what had been asked for before: first touches are no cache's fault. */

@@ -104,11 +104,10 @@ static bool is_same_line(const struct replay_row *a, const struct replay_row *b)
            strcmp(a->drives, b->drives) == 0;
 }
 
-int replay_svg_write(const char *path, const struct ps_trace_info *info,
+int replay_svg_write(struct tool_output *out, const struct ps_trace_info *info,
                      const struct replay_row *rows, int count, struct ps_error *err)
 {
     struct svg_line lines[SVG_LINE_COUNT_MAX] = {0};
-    struct tool_output out = {0};
     char title[192];
     int line_count = 0;
 
@@ -133,14 +132,11 @@ int replay_svg_write(const char *path, const struct ps_trace_info *info,
     }
     snprintf(title, sizeof(title), "Hits of a cache for experts: %s",
              info->model[0] != '\0' ? info->model : "replay");
-    int rc = tool_output_open(&out, path, err);
-    if (rc < 0)
-        return rc;
-    svg_lines_write(out.file, title,
+    svg_lines_write(out->file, title,
                     (const char *const[2]){"% of the experts asked for that were in memory, first "
                                            "touches apart,",
                                            "over the share of the model's experts that the cache "
                                            "holds, %"},
                     lines, line_count);
-    return tool_output_commit(&out, err);
+    return tool_output_commit(out, err);
 }

@@ -23,6 +23,13 @@ quiet "$penstock" replay "$trace" --svg hits.svg --policy lru --policy lfu --pol
 [ "$(grep -c polyline hits.svg)" -eq 6 ] || die "not three lines"
 tail -n 1 hits.svg | grep -q '^</svg>$' || die "the drawing has no end"
 
+fails 1 'nowhere' "$penstock" replay "$trace" --svg nowhere/x
+[ ! -s out.txt ] || die "it played first"
+if [ -e /dev/full ]; then
+    ! "$penstock" replay "$trace" --svg /dev/full >out.txt 2>err.txt || die "a full device takes a drawing"
+    { [ "$(wc -l <out.txt)" -eq 12 ] && grep -q 'cannot write' err.txt; } || die "no table: $(cat out.txt err.txt)"
+fi
+
 # Drives as they were probed, and experts as they lie in a volume.
 head -c 48M /dev/urandom >file
 quiet "$penstock" probe file --seconds 1 --engine pread --out profile.json

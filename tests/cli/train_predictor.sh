@@ -33,7 +33,18 @@ for options in '--predictor learned' '--predictor learned --predictor-file two';
 done
 fails 1 'hidden' "${run[@]}" --predictor learned --predictor-file hidden
 
-fails 1 '64 KB|room' "$penstock" train-predictor demo hidden --passes 1 --rank 64
+# What cannot be kept is refused before anything is learned.
+fails 1 'room.*--out' "$penstock" train-predictor demo hidden --passes 1000 --rank 64
+fails 1 'nowhere' "$penstock" train-predictor demo hidden --passes 1000 --out nowhere/x
+if command -v flock >/dev/null; then
+    # shellcheck disable=SC2094  # only locked
+    (flock -s 9 && fails 1 'demo: another process' "$penstock" train-predictor demo hidden --passes 1000) 9<demo
+fi
+if [ "$(id -u)" -ne 0 ]; then
+    chmod a-w demo
+    fails 1 'cannot be written' "$penstock" train-predictor demo hidden --passes 1000
+    chmod u+w demo
+fi
 quiet "$penstock" trace demo --file text --tokens 200 --out plain
 fails 1 'plain: holds no router inputs.*--hidden' "$penstock" train-predictor demo plain
 quiet "$penstock" trace demo --file text --tokens 20 --out short --hidden
