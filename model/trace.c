@@ -89,6 +89,7 @@ struct ps_trace_writer {
     FILE *file;
     const char *name;
     uint64_t token_count; /* added so far */
+    uint64_t byte_count;  /* written so far */
 };
 
 static void shape_set(struct record_shape *shape, const struct ps_trace_info *info)
@@ -473,8 +474,10 @@ static int bytes_write(struct ps_trace_writer *writer, const void *bytes, uint64
                        struct ps_error *err)
 {
     errno = 0;
-    if (fwrite(bytes, 1, count, writer->file) == count)
+    if (fwrite(bytes, 1, count, writer->file) == count) {
+        writer->byte_count += count;
         return 0;
+    }
     int code = errno > 0 ? -errno : -EIO;
     return ps_error_set(err, code, writer->name, "cannot write: %s", strerror(-code));
 }
@@ -595,6 +598,11 @@ int ps_trace_writer_add(struct ps_trace_writer *writer, const struct ps_trace_to
     record_put(block, block->bytes + in_block * block->shape.bytes, token);
     writer->token_count++;
     return in_block + 1 == block->shape.block_tokens ? block_write(writer, err) : 0;
+}
+
+uint64_t ps_trace_writer_bytes(const struct ps_trace_writer *writer)
+{
+    return writer->byte_count;
 }
 
 int ps_trace_writer_finish(struct ps_trace_writer *writer, struct ps_error *err)

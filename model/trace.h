@@ -106,6 +106,9 @@ void ps_trace_writer_close(struct ps_trace_writer **writer);
 int ps_trace_writer_add(struct ps_trace_writer *writer, const struct ps_trace_token *token,
                         struct ps_error *err);
 
+/* Bytes written so far: after ps_trace_writer_finish, of the whole trace. */
+uint64_t ps_trace_writer_bytes(const struct ps_trace_writer *writer);
+
 /* Writes what is left and flushes the stream. -PS_ERR_ARGUMENT: fewer tokens than announced. */
 int ps_trace_writer_finish(struct ps_trace_writer *writer, struct ps_error *err);
 

@@ -122,7 +122,7 @@ static const struct argp argp = {
            "predictor guessed of them 1 to 3 layers ahead. A text longer than --ctx is cut into "
            "sequences of so many tokens, each from an empty state."};
 
-static int record_json(const struct tool_record_report *report)
+static int record_json(FILE *to, const struct tool_record_report *report)
 {
     json_t *depths = json_array();
 
@@ -134,28 +134,29 @@ static int record_json(const struct tool_record_report *report)
                                         "recall_2k", k2, "precision_k", k, "precision_2k",
                                         k2 * report->experts_used / report->rank_2k));
     }
-    return tool_json_print(json_pack("{s:I, s:I, s:i, s:i, s:o?}", "tokens",
-                                     (json_int_t)report->tokens, "bytes", (json_int_t)report->bytes,
-                                     "layers", (int)report->layer_count, "experts_used",
-                                     (int)report->experts_used, "gate", depths));
+    return tool_json_write(
+        to, json_pack("{s:I, s:I, s:i, s:i, s:o?}", "tokens", (json_int_t)report->tokens, "bytes",
+                      (json_int_t)report->bytes, "layers", (int)report->layer_count, "experts_used",
+                      (int)report->experts_used, "gate", depths));
 }
 
 static int record_print(const struct trace_args *args, const struct tool_record_report *report)
 {
+    FILE *to = tool_report_file(args->record.out);
     char tokens[32], size[32];
 
     if (args->json)
-        return record_json(report);
-    printf("%s tokens, %u MoE layers, %u experts each; %s\n",
-           tool_count_text(report->tokens, tokens), report->layer_count, report->experts_used,
-           ps_size_text(report->bytes, size, sizeof(size)));
-    printf("gate predictor   of %2u guessed   of %2u guessed\n", report->experts_used,
-           report->rank_2k);
+        return record_json(to, report);
+    fprintf(to, "%s tokens, %u MoE layers, %u experts each; %s\n",
+            tool_count_text(report->tokens, tokens), report->layer_count, report->experts_used,
+            ps_size_text(report->bytes, size, sizeof(size)));
+    fprintf(to, "gate predictor   of %2u guessed   of %2u guessed\n", report->experts_used,
+            report->rank_2k);
     for (uint32_t d = 0; d <= TOOL_TRACE_DEPTHS; d++) {
         double chosen = (double)ps_max_u64(report->chosen[d], 1);
-        printf(d == 0 ? "same layer       " : "%u ahead          ", d);
-        printf("%8.1f %%     %8.1f %%\n", 100 * (double)report->found_k[d] / chosen,
-               100 * (double)report->found_2k[d] / chosen);
+        fprintf(to, d == 0 ? "same layer       " : "%u ahead          ", d);
+        fprintf(to, "%8.1f %%     %8.1f %%\n", 100 * (double)report->found_k[d] / chosen,
+                100 * (double)report->found_2k[d] / chosen);
     }
     return 0;
 }
@@ -189,6 +190,7 @@ static int record(struct trace_args *args, struct ps_model *model, struct ps_err
 
 static int import(const struct trace_args *args, struct ps_error *err)
 {
+    FILE *to = tool_report_file(args->import.out);
     struct ps_trace_info info;
     char tokens[32];
     int rc = tool_trace_import(&args->import, &info, err);
@@ -196,14 +198,14 @@ static int import(const struct trace_args *args, struct ps_error *err)
     if (rc < 0)
         return rc;
     if (args->json)
-        return tool_json_print(
-            json_pack("{s:I, s:i, s:i, s:i, s:b, s:o}", "tokens", (json_int_t)info.token_count,
-                      "layers", (int)info.layer_count, "experts", (int)info.expert_count,
-                      "experts_used", (int)info.experts_used, "weights", (int)info.has_weights,
-                      "model", tool_json_text(info.model)));
-    printf("%s tokens, %u MoE layers of %u experts, %u chosen\n",
-           tool_count_text(info.token_count, tokens), info.layer_count, info.expert_count,
-           info.experts_used);
+        return tool_json_write(
+            to, json_pack("{s:I, s:i, s:i, s:i, s:b, s:o}", "tokens", (json_int_t)info.token_count,
+                          "layers", (int)info.layer_count, "experts", (int)info.expert_count,
+                          "experts_used", (int)info.experts_used, "weights", (int)info.has_weights,
+                          "model", tool_json_text(info.model)));
+    fprintf(to, "%s tokens, %u MoE layers of %u experts, %u chosen\n",
+            tool_count_text(info.token_count, tokens), info.layer_count, info.expert_count,
+            info.experts_used);
     return 0;
 }
 

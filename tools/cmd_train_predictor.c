@@ -99,7 +99,7 @@ static double share(uint64_t found, const struct ps_train_depth *depth)
     return (double)found / (double)ps_max_u64(depth->chosen, 1);
 }
 
-static int report_json(const struct ps_train_report *report, size_t bytes, uint64_t ns)
+static int report_json(FILE *to, const struct ps_train_report *report, size_t bytes, uint64_t ns)
 {
     json_t *depths = json_array();
 
@@ -112,33 +112,34 @@ static int report_json(const struct ps_train_report *report, size_t bytes, uint6
                       share(r->gate_k, r), "recall_2k", share(r->gate_2k, r), "learned", "recall_k",
                       share(r->learned_k, r), "recall_2k", share(r->learned_2k, r)));
     }
-    return tool_json_print(
-        json_pack("{s:I, s:I, s:i, s:i, s:I, s:f, s:o?}", "tokens", (json_int_t)report->tokens,
-                  "tokens_held_out", (json_int_t)report->tokens_held_out, "rank", (int)report->rank,
-                  "experts_used", (int)report->experts_used, "bytes", (json_int_t)bytes, "seconds",
-                  (double)ns / 1e9, "depths", depths));
+    return tool_json_write(
+        to, json_pack("{s:I, s:I, s:i, s:i, s:I, s:f, s:o?}", "tokens", (json_int_t)report->tokens,
+                      "tokens_held_out", (json_int_t)report->tokens_held_out, "rank",
+                      (int)report->rank, "experts_used", (int)report->experts_used, "bytes",
+                      (json_int_t)bytes, "seconds", (double)ns / 1e9, "depths", depths));
 }
 
 static int report_print(const struct train_args *args, const struct ps_train_report *report,
                         size_t bytes, uint64_t ns)
 {
+    FILE *to = tool_report_file(args->out);
     char tokens[32], held[32], size[32], time[32];
 
     if (args->json)
-        return report_json(report, bytes, ns);
-    printf("rank %u, %s, from %s tokens in %s; found in one half of %s tokens held out:\n",
-           report->rank, ps_size_text(bytes, size, sizeof(size)),
-           tool_count_text(report->tokens, tokens), tool_time_text(ns, time),
-           tool_count_text(report->tokens_held_out, held));
-    printf("%16s of %2u guessed  of %2u guessed\n", "", report->experts_used,
-           2 * report->experts_used);
+        return report_json(to, report, bytes, ns);
+    fprintf(to, "rank %u, %s, from %s tokens in %s; found in one half of %s tokens held out:\n",
+            report->rank, ps_size_text(bytes, size, sizeof(size)),
+            tool_count_text(report->tokens, tokens), tool_time_text(ns, time),
+            tool_count_text(report->tokens_held_out, held));
+    fprintf(to, "%16s of %2u guessed  of %2u guessed\n", "", report->experts_used,
+            2 * report->experts_used);
     for (int d = 0; d < PS_TRAIN_DEPTHS; d++) {
         const struct ps_train_depth *r = &report->depths[d];
-        printf("%d ahead: gate     %8.1f %%     %8.1f %%\n", d + 1, 100 * share(r->gate_k, r),
-               100 * share(r->gate_2k, r));
-        printf("         learned  %8.1f %%     %8.1f %%   kept for %u of %u layers\n",
-               100 * share(r->learned_k, r), 100 * share(r->learned_2k, r), r->kept_count,
-               r->layer_count);
+        fprintf(to, "%d ahead: gate     %8.1f %%     %8.1f %%\n", d + 1, 100 * share(r->gate_k, r),
+                100 * share(r->gate_2k, r));
+        fprintf(to, "         learned  %8.1f %%     %8.1f %%   kept for %u of %u layers\n",
+                100 * share(r->learned_k, r), 100 * share(r->learned_2k, r), r->kept_count,
+                r->layer_count);
     }
     return 0;
 }

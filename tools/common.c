@@ -86,10 +86,15 @@ void tool_log_start(bool verbose)
 
 int tool_json_print(json_t *json)
 {
+    return tool_json_write(stdout, json);
+}
+
+int tool_json_write(FILE *file, json_t *json)
+{
     if (json == NULL)
         return tool_fail_text(NULL, "not enough memory for the JSON output");
-    json_dumpf(json, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
-    putchar('\n');
+    json_dumpf(json, file, JSON_INDENT(2) | JSON_REAL_PRECISION(9));
+    fputc('\n', file);
     json_decref(json);
     return 0; /* a failed write is found when main closes standard output */
 }

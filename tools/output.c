@@ -56,6 +56,11 @@ static int path_descriptor(const char *path)
     return -1;
 }
 
+FILE *tool_report_file(const char *path)
+{
+    return path != NULL && path_descriptor(path) == STDOUT_FILENO ? stderr : stdout;
+}
+
 /* A volume that took hours to lay out is not what somebody means to replace by a result. */
 static bool is_member(const char *path)
 {

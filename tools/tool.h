@@ -62,6 +62,8 @@ void tool_log_start(bool verbose);
 
 /* Prints the object and a newline to standard output and releases it. Returns the exit status. */
 int tool_json_print(json_t *json);
+/* The same to another stream. */
+int tool_json_write(FILE *file, json_t *json);
 
 /* A name as a JSON text. A path may be any bytes: what is not UTF-8 becomes U+FFFD. NULL: no
  * memory.
@@ -135,6 +137,10 @@ int tool_output_open(struct tool_output *out, const char *path, struct ps_error 
 int tool_output_commit(struct tool_output *out, struct ps_error *err);
 /* Closes and removes what was written so far. Takes an output that is not open. */
 void tool_output_abandon(struct tool_output *out);
+
+/* Where to speak of a result that goes to `path` (NULL: to no file): standard output, or standard
+ * error where that is what the result itself goes to. */
+FILE *tool_report_file(const char *path);
 
 /* A file that the user named. */
 struct tool_name {

@@ -313,7 +313,7 @@ static int trace_write(struct recorder *r, const struct tool_record_options *opt
     if (rc >= 0)
         rc = ps_trace_writer_finish(r->writer, err);
     if (rc >= 0) {
-        r->report->bytes = (uint64_t)ps_max_u64(0, (uint64_t)ftello(out.file));
+        r->report->bytes = ps_trace_writer_bytes(r->writer);
         return tool_output_commit(&out, err);
     }
     tool_output_abandon(&out);

@@ -21,6 +21,9 @@ head -c 40 text | "$penstock" trace demo --file - --out short --tokens 3 --hidde
 json '.tokens == 3' cat short.json
 quiet "$penstock" trace demo --file text --tokens 3 --ranks 0 --out bare
 [ "$(stat -c %s bare)" -eq $((192 + 8 * 16 + 3 * (8 + 8 * 4 * 6) + 8)) ] || die "a bare trace is not bare"
+# To a pipe: the same bytes, whose number is told, and nothing between them.
+"$penstock" trace demo --file text --tokens 3 --ranks 0 --out - --json 2>said.json | cmp - bare || die "another trace in a pipe"
+jq -e ".bytes == $(stat -c %s bare)" said.json >/dev/null || die "another number of bytes: $(cat said.json)"
 : >empty
 fails 1 'no tokens' "$penstock" trace demo --file empty --out x
 fails 1 'cannot' "$penstock" trace demo --file text --out nowhere/x
@@ -68,6 +71,8 @@ cat >layers.jsonl <<'END'
 END
 quiet "$penstock" trace --import layers.jsonl --out layers --format layers
 cmp <(tail -c 40 csv | head -c 32) <(tail -c 40 layers | head -c 32) || die "layers and csv differ"
+"$penstock" trace --import layers.jsonl --out /dev/stdout --format layers 2>err.txt | cmp - layers || die "imported to a pipe"
+grep -q '2 tokens' err.txt || die "nothing is said of what went to standard output: $(cat err.txt)"
 printf 'step,layer,expert,weight\n0,0,1,0.5\n' >weights.csv
 quiet "$penstock" trace --import weights.csv --out weights
 [ "$(tail -c 24 weights | head -c 12 | od -A n -t f4 -j 8 | tr -d ' ')" = 0.5 ] || die "the weight is lost"

@@ -17,6 +17,8 @@ quiet "$penstock" verify demo
 # Again into the same volume, and to a file: layers are trained one by one, in any number of threads.
 quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --out one --threads 1 --memory 1M
 quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --out two --threads 2
+"$penstock" train-predictor demo hidden --passes 1 --rank 8 --out - 2>err.txt | cmp - two || die "not the predictor alone"
+grep -q '1 ahead' err.txt || die "nothing is said of what went to standard output: $(cat err.txt)"
 same one two "a predictor does not depend on the threads"
 quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8
 quiet "$penstock" train-predictor demo hidden --passes 1 --rank 8 --seed 2 --out other
