@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "tools/svg.h"
 
 #define ROW_COUNT_MAX 1024
 
@@ -266,6 +267,35 @@ static int run_all(struct work *w, struct ps_error *err)
     return rc;
 }
 
+static int distinct_count(const struct list *list)
+{
+    int count = 0;
+
+    for (int i = 0; i < list->count; i++) {
+        int j = 0;
+        while (strcmp(list->items[j], list->items[i]) != 0)
+            j++;
+        count += j == i;
+    }
+    return count;
+}
+
+static int svg_open(struct work *w, struct ps_error *err)
+{
+    const struct replay_args *a = w->args;
+    int lines =
+        distinct_count(&a->policies) * distinct_count(&a->predictors) * distinct_count(&a->drives);
+
+    if (a->svg == NULL)
+        return 0;
+    if (lines > SVG_LINE_COUNT_MAX)
+        return ps_error_set(err, -PS_ERR_ARGUMENT, "--svg",
+                            "that would be %d lines, and a drawing has room for %d: give fewer of "
+                            "--policy, --predictor and --drives",
+                            lines, SVG_LINE_COUNT_MAX);
+    return tool_output_open(&w->svg, a->svg, err);
+}
+
 static int specs_parse(struct work *w, struct ps_error *err)
 {
     const struct replay_args *a = w->args;
@@ -319,8 +349,8 @@ int cmd_replay(int argc, char **argv)
         w.info = *ps_trace_info(trace);
         rc = ps_replay_open(&w.replay, trace, &err);
     }
-    if (rc == 0 && args.svg != NULL)
-        rc = tool_output_open(&w.svg, args.svg, &err);
+    if (rc == 0)
+        rc = svg_open(&w, &err);
     if (rc == 0)
         rc = run_all(&w, &err);
     int status = rc < 0 ? tool_end(rc, &err) : report(&w, &err);

@@ -99,8 +99,7 @@ int tool_json_write(FILE *file, json_t *json)
     return 0; /* a failed write is found when main closes standard output */
 }
 
-/* The bytes of the UTF-8 character at `at`; 0 if there is none. */
-static size_t utf8_bytes(const char *at)
+size_t tool_character_bytes(const char *at)
 {
     for (size_t n = 1, most = strnlen(at, 4); n <= most; n++) {
         json_t *json = json_stringn(at, n);
@@ -109,6 +108,13 @@ static size_t utf8_bytes(const char *at)
             return n;
     }
     return 0;
+}
+
+bool tool_is_control(const char *at)
+{
+    unsigned char c = (unsigned char)*at;
+
+    return c < 0x20 || c == 0x7F || (c == 0xC2 && (at[1] & 0xE0) == 0x80);
 }
 
 json_t *tool_json_text(const char *text)
@@ -121,7 +127,7 @@ json_t *tool_json_text(const char *text)
     if (valid == NULL)
         return json;
     while (*text != '\0') {
-        size_t n = utf8_bytes(text);
+        size_t n = tool_character_bytes(text);
         const char *from = n > 0 ? text : unknown;
         size_t from_bytes = n > 0 ? n : strlen(unknown);
         memcpy(valid + bytes, from, from_bytes);

@@ -50,7 +50,8 @@ struct replay_row {
 json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *rows, int count);
 void replay_print(const struct ps_trace_info *info, const struct replay_row *rows, int count);
 
-/* Hit rates over the size of the cache, warm, a line for every policy and predictor. Returns 0, or
+/* Hit rates over the size of the cache, warm, a line for every policy, predictor and drives, of
+ * which there are at most SVG_LINE_COUNT_MAX. Returns 0, or
  * an error of writing; the output is closed either way. */
 int replay_svg_write(struct tool_output *out, const struct ps_trace_info *info,
                      const struct replay_row *rows, int count, struct ps_error *err);

@@ -1,5 +1,6 @@
 #include "tools/replay.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -104,28 +105,47 @@ static bool is_same_line(const struct replay_row *a, const struct replay_row *b)
            strcmp(a->drives, b->drives) == 0;
 }
 
+/* "lru, oracle, 7G@80us": the policy, and of the rest what tells the lines apart. */
+static void line_name(const struct replay_row *row, const struct replay_row *rows, int count,
+                      char *name, size_t bytes)
+{
+    bool one_policy = true, one_predictor = true, one_drives = true;
+
+    for (int i = 0; i < count; i++) {
+        one_policy = one_policy && strcmp(rows[i].policy, row->policy) == 0;
+        one_predictor = one_predictor && strcmp(rows[i].predictor, row->predictor) == 0;
+        one_drives = one_drives && strcmp(rows[i].drives, row->drives) == 0;
+    }
+    bool has_policy = !one_policy || (one_predictor && one_drives);
+    snprintf(name, bytes, "%s%s%s%s%s", has_policy ? row->policy : "",
+             has_policy && !one_predictor ? ", " : "", one_predictor ? "" : row->predictor,
+             !one_drives && (has_policy || !one_predictor) ? ", " : "",
+             one_drives ? "" : row->drives);
+}
+
 int replay_svg_write(struct tool_output *out, const struct ps_trace_info *info,
                      const struct replay_row *rows, int count, struct ps_error *err)
 {
     struct svg_line lines[SVG_LINE_COUNT_MAX] = {0};
-    char title[192];
+    char title[192], names[SVG_LINE_COUNT_MAX][128];
     int line_count = 0;
 
-    /* The rows of a line are not side by side; their order within it is kept. */
+    static_assert(SVG_POINT_COUNT_MAX >= REPLAY_LIST_MAX, "a line holds every size of memory");
+    /* The rows of a line are not side by side. */
     for (int i = 0; i < count; i++) {
         int l = 0;
         while (l < line_count && !is_same_line(&rows[i], lines[l].owner))
             l++;
-        if (l == SVG_LINE_COUNT_MAX)
-            continue;
+        assert(l < SVG_LINE_COUNT_MAX);
         struct svg_line *line = &lines[l];
         if (l == line_count) {
             line_count++;
             line->owner = &rows[i];
-            line->name = rows[i].policy;
+            line->name = names[l];
+            line_name(&rows[i], rows, count, names[l], sizeof(names[l]));
         }
         if (line->point_count == SVG_POINT_COUNT_MAX)
-            continue;
+            continue; /* the same policy, or other, given twice: the same points */
         const struct ps_replay_result *r = &rows[i].result;
         line->x[line->point_count] = 100 * share_of(r->slot_count, r->expert_count);
         line->y[line->point_count++] = 100 * replay_warm_rate(r);

@@ -2,6 +2,8 @@
 
 #include <math.h>
 
+#include "tools/tool.h"
+
 #define WIDTH 760
 #define LEFT 110 /* where bars begin: names stand before it */
 #define RIGHT 90 /* room for a value behind the longest bar */
@@ -14,12 +16,19 @@
 
 void svg_text_write(FILE *file, const char *text)
 {
-    for (; *text != '\0'; text++) {
+    /* XML takes neither control characters nor what is not UTF-8. */
+    for (size_t n; *text != '\0'; text += n) {
         unsigned char c = (unsigned char)*text;
-        if (c == '<' || c == '>' || c == '&' || c == '"')
+        size_t bytes = tool_character_bytes(text);
+        n = bytes > 0 ? bytes : 1;
+        if (tool_is_control(text))
+            fputc(' ', file);
+        else if (c == '<' || c == '>' || c == '&' || c == '"')
             fprintf(file, "&#%u;", c);
+        else if (bytes > 0)
+            fwrite(text, 1, bytes, file);
         else
-            fputc(c < 0x20 || c == 0x7F ? ' ' : c, file);
+            fputs("\xEF\xBF\xBD", file);
     }
 }
 

@@ -21,19 +21,20 @@ void svg_write(FILE *file, const char *title, const char *const notes[2], const 
                int bar_count, const struct svg_panel *panels, int panel_count);
 
 /* Lines over two axes. */
-#define SVG_LINE_COUNT_MAX 6
+#define SVG_LINE_COUNT_MAX 12
 #define SVG_POINT_COUNT_MAX 32
 
 struct svg_line {
     const char *name;
     const void *owner; /* the caller's */
     int point_count;
-    double x[SVG_POINT_COUNT_MAX], y[SVG_POINT_COUNT_MAX]; /* by x, ascending */
+    double x[SVG_POINT_COUNT_MAX], y[SVG_POINT_COUNT_MAX]; /* in any order: drawn by x, ascending */
 };
 
-/* Draws them on axes from 0 to 100, which both are; the first line stands out. As svg_write. */
+/* Draws them on axes from 0 to 100, which both are; the first line stands out. Sorts their points.
+ * As svg_write. */
 void svg_lines_write(FILE *file, const char *title, const char *const notes[2],
-                     const struct svg_line *lines, int line_count);
+                     struct svg_line *lines, int line_count);
 
 /* What both begin with: title, notes and styles, on so many pixels. */
 void svg_head_write(FILE *file, int height, const char *title, const char *const notes[2]);

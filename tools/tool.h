@@ -65,6 +65,12 @@ int tool_json_print(json_t *json);
 /* The same to another stream. */
 int tool_json_write(FILE *file, json_t *json);
 
+/* The bytes of the UTF-8 character at `at`, not the end of a text; 0 if there is none. */
+size_t tool_character_bytes(const char *at);
+
+/* Whether there is a control character at `at`, in UTF-8 up to U+009F. */
+bool tool_is_control(const char *at);
+
 /* A name as a JSON text. A path may be any bytes: what is not UTF-8 becomes U+FFFD. NULL: no
  * memory.
  */

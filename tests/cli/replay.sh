@@ -23,6 +23,17 @@ quiet "$penstock" replay "$trace" --svg hits.svg --policy lru --policy lfu --pol
 [ "$(grep -c polyline hits.svg)" -eq 6 ] || die "not three lines"
 tail -n 1 hits.svg | grep -q '^</svg>$' || die "the drawing has no end"
 
+# Every line is there, told apart by what differs, with its points from left to right.
+quiet "$penstock" replay "$trace" --svg hits.svg --memory 60%,20%,40% --policy lru --policy belady --predictor off \
+    --predictor oracle --drives 1G@90us --drives 2G
+[ "$(grep -c polyline hits.svg)" -eq 16 ] || die "not eight lines"
+grep -q '>belady, oracle, 2G<' hits.svg || die "a line without its name: $(cat hits.svg)"
+grep -o 'points="[^"]* "' hits.svg | tr ' ' '\n' | sed -n 's/^\(points="\)*\([0-9.]*\),.*/\2/p' |
+    awk 'NR % 3 != 1 && $1 <= last { exit 1 } { last = $1 }' || die "points run back: $(cat hits.svg)"
+quiet "$penstock" replay "$trace" --svg hits.svg --memory 20% --predictor off --predictor oracle
+grep -q '>oracle<' hits.svg || die "a policy that is everywhere the same: $(cat hits.svg)"
+fails 1 '--svg: .*16 lines' "$penstock" replay "$trace" --svg x --policy lru --policy lfu --policy belady \
+    --policy least-stale --predictor off --predictor oracle --predictor recall=0.5 --predictor recall=0.7
 fails 1 'nowhere' "$penstock" replay "$trace" --svg nowhere/x
 [ ! -s out.txt ] || die "it played first"
 if [ -e /dev/full ]; then
