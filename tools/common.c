@@ -117,6 +117,20 @@ bool tool_is_control(const char *at)
     return c < 0x20 || c == 0x7F || (c == 0xC2 && (at[1] & 0xE0) == 0x80);
 }
 
+void tool_text_print(const char *text, int width)
+{
+    for (size_t n; *text != '\0'; text += n, width--) {
+        n = tool_character_bytes(text);
+        n = n > 0 ? n : 1;
+        if (tool_is_control(text))
+            putchar('?');
+        else
+            fwrite(text, 1, n, stdout);
+    }
+    for (; width > 0; width--)
+        putchar(' ');
+}
+
 json_t *tool_json_text(const char *text)
 {
     static const char unknown[] = "\xEF\xBF\xBD";

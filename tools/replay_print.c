@@ -37,14 +37,14 @@ static json_t *row_json(const struct replay_row *row)
 
     for (int d = 0; d < r->drive_count; d++)
         json_array_append_new(busy, json_real(r->busy[d]));
-    json_t *json =
-        json_pack("{s:s, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "drives",
-                  row->drives, "policy", row->policy, "predictor", row->predictor, "cache_bytes",
-                  (json_int_t)r->cache_bytes, "slots", (json_int_t)r->slot_count, "cached_share",
-                  share_of(r->slot_count, r->expert_count), "asked", (json_int_t)r->asked, "hits",
-                  (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "warm_hits",
-                  (json_int_t)r->warm_hits, "demands", (json_int_t)r->demands, "hit_rate",
-                  share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
+    json_t *json = json_pack(
+        "{s:o, s:s, s:s, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:f}", "drives",
+        tool_json_text(row->drives), "policy", row->policy, "predictor", row->predictor,
+        "cache_bytes", (json_int_t)r->cache_bytes, "slots", (json_int_t)r->slot_count,
+        "cached_share", share_of(r->slot_count, r->expert_count), "asked", (json_int_t)r->asked,
+        "hits", (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "warm_hits",
+        (json_int_t)r->warm_hits, "demands", (json_int_t)r->demands, "hit_rate",
+        share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
     json_t *more = json_pack(
         "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "read_bytes",
         (json_int_t)r->read_bytes, "demand_bytes", (json_int_t)r->demand_bytes, "prefetches",
@@ -65,10 +65,10 @@ json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *r
 
     for (int i = 0; i < count; i++)
         json_array_append_new(list, row_json(&rows[i]));
-    return json_pack("{s:s, s:I, s:i, s:i, s:i, s:o}", "model", info->model, "tokens",
-                     (json_int_t)info->token_count, "layers", (int)info->layer_count, "experts",
-                     (int)info->expert_count, "experts_used", (int)info->experts_used, "runs",
-                     list);
+    return json_pack("{s:o, s:I, s:i, s:i, s:i, s:o}", "model", tool_json_text(info->model),
+                     "tokens", (json_int_t)info->token_count, "layers", (int)info->layer_count,
+                     "experts", (int)info->expert_count, "experts_used", (int)info->experts_used,
+                     "runs", list);
 }
 
 /* ---- for people ------------------------------------------------------------------------------ */
@@ -77,8 +77,8 @@ void replay_print(const struct ps_trace_info *info, const struct replay_row *row
 {
     char size[32], expert[32];
 
-    printf("%s: %llu tokens, %u layers of %u experts, %u used, %s each\n",
-           info->model[0] != '\0' ? info->model : "a model without a name",
+    tool_text_print(info->model[0] != '\0' ? info->model : "a model without a name", 0);
+    printf(": %llu tokens, %u layers of %u experts, %u used, %s each\n",
            (unsigned long long)info->token_count, info->layer_count, info->expert_count,
            info->experts_used, ps_size_text(rows[0].result.expert_bytes, expert, sizeof(expert)));
     printf("%10s %6s  %-11s %-14s %-12s %6s %6s %9s %9s %7s %6s %9s %9s\n", "cache", "share",
@@ -86,11 +86,12 @@ void replay_print(const struct ps_trace_info *info, const struct replay_row *row
            "busy", "bound", "overlap");
     for (int i = 0; i < count; i++) {
         const struct ps_replay_result *r = &rows[i].result;
-        printf("%10s %5.1f%%  %-11s %-14s %-12s %5.1f%% %5.1f%% %9.1f %9.2f %6.1f%% %5.1f%% %9.2f "
-               "%9.2f\n",
+        printf("%10s %5.1f%%  %-11s %-14s ",
                ps_size_text_binary(r->cache_bytes, size, sizeof(size)),
-               100 * share_of(r->slot_count, r->expert_count), rows[i].policy, rows[i].predictor,
-               rows[i].drives, 100 * share_of(r->hits, r->asked), 100 * replay_warm_rate(r),
+               100 * share_of(r->slot_count, r->expert_count), rows[i].policy, rows[i].predictor);
+        tool_text_print(rows[i].drives, 12);
+        printf(" %5.1f%% %5.1f%% %9.1f %9.2f %6.1f%% %5.1f%% %9.2f %9.2f\n",
+               100 * share_of(r->hits, r->asked), 100 * replay_warm_rate(r),
                (double)r->read_bytes / (double)r->tokens / 1e6, tool_rate(r->tokens, r->ns),
                100 * share_of(r->stall_ns, r->ns), 100 * busy_mean(r),
                tool_rate(r->tokens, r->bound_layers_ns), tool_rate(r->tokens, r->bound_overlap_ns));

@@ -46,6 +46,15 @@ head -c 48M /dev/urandom >file
 quiet "$penstock" probe file --seconds 1 --engine pread --out profile.json
 json '.runs[0].tokens_per_s > 0' "$penstock" replay "$trace" --drives ./profile.json --memory min \
     --json
+# Names may be any bytes.
+cp profile.json "$(printf './\377\033[1m.json')"
+printf '[[0, 1], [0, 2]]\n[[0, 1], [0, 3]]\n' >pairs
+quiet "$penstock" trace --import pairs --out odd --model "$(printf 'odd\377\033[7m')" --expert-bytes 1M
+json '.model == "odd\ufffd\u001b[7m" and .runs[0].drives == "./\ufffd\u001b[1m.json"' \
+    "$penstock" replay odd --drives "$(printf './\377\033[1m.json')" --memory min --json
+quiet "$penstock" replay odd --drives "$(printf './\377\033[1m.json')" --memory min --svg odd.svg
+! LC_ALL=C grep -q "$(printf '\033')" out.txt odd.svg || die "a control byte reaches the terminal"
+iconv -f UTF-8 odd.svg >/dev/null || die "the drawing is not UTF-8"
 quiet "$penstock" layout "$demo_gguf" v
 quiet "$penstock" replay "$trace" --volume v --memory 32M --compute memory=20G,dense=6M
 grep -q 'small: 32 tokens, 4 layers of 16 experts' out.txt || die "no head: $(cat out.txt)"
