@@ -149,8 +149,6 @@ static int basis_find(struct plan_result *r, struct plan_args *args, struct ps_e
     const char *path = args->volume.paths[0];
     int rc = 0;
 
-    if (r->machine.is_known && args->engine.threads == 0)
-        args->engine.threads = r->machine.machine.threads;
     if (!r->machine.is_known && (probe || args->drives != NULL))
         rc = plan_machine_probe(&r->machine, r->model, &args->engine, err);
     if (rc < 0 || args->drives != NULL)
@@ -216,6 +214,9 @@ static int plan_find(struct plan_result *r, struct plan_args *args, struct ps_er
     static struct ps_plan plan;
 
     args->engine.prompt_tokens = args->prompt;
+    /* What is described is planned for, memory of its threads and all. */
+    if (r->machine.is_known && args->engine.threads == 0)
+        args->engine.threads = r->machine.machine.threads;
     int rc = ps_model_plan(r->model, &args->engine, &plan, err);
     r->now.plan = plan;
     if (rc == 0)

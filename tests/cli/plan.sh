@@ -35,6 +35,13 @@ json '.forecast.decode == null and .forecast.routed_bytes > 0' \
 quiet "$penstock" plan mixtral-8x7b --memory 16G
 grep -q 'machine probe' out.txt || die "no word of how to get tokens/s: $(cat out.txt)"
 
+# The table is that of the machine that is described, as of so many threads.
+for options in 'cores=64,memory=200G,flops=1.5T' 'cores=2,memory=200G,flops=1.5T --threads 64'; do
+    read -ra words <<<"$options"
+    "$penstock" plan olmoe --memory 16G --machine "${words[@]}" --json |
+        jq -c '[.lines[] | select(.name == "work buffers")]'
+done | uniq | wc -l | grep -qx 1 || die "another machine's table"
+
 # A checkpoint's table is its volume's but for some hundred KiB of what a process holds.
 quiet "$penstock" layout "$demo_gguf" v
 "$penstock" plan v --memory 24M --ctx 512 --json >volume.json
