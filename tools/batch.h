@@ -43,7 +43,6 @@ void batch_request_fini(struct batch_request *request);
 struct batch_line {
     uint64_t offset_bytes, fingerprint; /* of the line and of what it is answered with */
     uint32_t bytes, number;             /* number: in the file, from 1 */
-    uint32_t prompt_count;              /* tokens */
     bool is_done;
 };
 

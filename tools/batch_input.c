@@ -86,7 +86,6 @@ static int line_check(struct batch_input *input, struct batch_line *line, const 
         fault_add(faults, line->number, &fault);
         return 0;
     }
-    line->prompt_count = (uint32_t)request.prompt_count;
     line->fingerprint = XXH3_64bits_withSeed(text, line->bytes, input->settings);
     batch_request_fini(&request);
     return line_add(input, line, room, err);
