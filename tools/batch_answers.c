@@ -14,6 +14,7 @@
 
 #define SYNC_INTERVAL_NS 1000000000u
 #define FINGERPRINT_BYTES 17
+#define ANSWER_BYTES_MAX (64u << 20)
 
 static const char prefix[] = "{\"index\": "; /* what every line begins with */
 
@@ -40,14 +41,14 @@ static int64_t line_index(const struct batch_input *input, const char *text, siz
 }
 
 /* The beginning of an answer, or the zeroes that a file system may put in its place when the power
- * fails. */
-static bool is_torn(const char *text, size_t bytes)
+ * fails. Zeroes alone are no sign of a batch: they count only behind an answer. */
+static bool is_torn(const char *text, size_t bytes, bool is_behind_answer)
 {
-    size_t compared = bytes < sizeof(prefix) - 1 ? bytes : sizeof(prefix) - 1, zeroes = 0;
+    size_t compared = bytes < sizeof(prefix) - 1 ? bytes : sizeof(prefix) - 1;
 
-    while (zeroes < bytes && text[zeroes] == '\0')
-        zeroes++;
-    return zeroes == bytes || memcmp(text, prefix, compared) == 0;
+    if (memcmp(text, prefix, compared) == 0)
+        return true;
+    return is_behind_answer && text[0] == '\0' && memcmp(text, text + 1, bytes - 1) == 0;
 }
 
 static int refuse(const struct batch_answers *answers, size_t number, const struct batch_input *in,
@@ -59,27 +60,50 @@ static int refuse(const struct batch_answers *answers, size_t number, const stru
                         number, in->path);
 }
 
+/* One more line, with its end where it has one; what is longer than any answer is left where its
+ * length says so. Returns its bytes, 0 at the end of the file, SIZE_MAX for want of memory. */
+static size_t line_read(FILE *file, char **text, size_t *room)
+{
+    size_t bytes = 0;
+    int c = 0;
+
+    while (c != '\n' && bytes <= ANSWER_BYTES_MAX && (c = getc_unlocked(file)) != EOF) {
+        if (bytes == *room) {
+            char *grown = realloc(*text, 2 * *room + 4096);
+            if (grown == NULL)
+                return SIZE_MAX;
+            *text = grown;
+            *room = 2 * *room + 4096;
+        }
+        (*text)[bytes++] = (char)c;
+    }
+    return bytes;
+}
+
 static int answers_read(struct batch_answers *answers, FILE *file, struct batch_input *input,
                         struct ps_error *err)
 {
-    size_t room = 0, number = 0;
+    size_t room = 0, number = 0, got;
     char *text = NULL;
-    ssize_t got;
     int rc = 0;
 
-    while (rc == 0 && (got = getline(&text, &room, file)) > 0) {
+    while (rc == 0 && (got = line_read(file, &text, &room)) > 0) {
+        if (got == SIZE_MAX) {
+            rc = ps_error_set(err, -ENOMEM, answers->path, "not enough memory for its lines");
+            break;
+        }
         bool is_whole = text[got - 1] == '\n';
         number++;
-        if (!is_whole && is_torn(text, (size_t)got))
+        if (!is_whole && got <= ANSWER_BYTES_MAX && is_torn(text, got, number > 1))
             continue; /* the last one: it is cut off */
-        int64_t idx = is_whole ? line_index(input, text, (size_t)got) : -1;
+        int64_t idx = is_whole ? line_index(input, text, got) : -1;
         if (idx < 0) {
             rc = refuse(answers, number, input, err);
             break;
         }
         answers->found_count += !input->lines[idx].is_done;
         input->lines[idx].is_done = true;
-        answers->bytes += (uint64_t)got;
+        answers->bytes += got;
     }
     if (rc == 0 && ferror(file))
         rc = ps_error_set(err, -errno, answers->path, "cannot read: %s", strerror(errno));

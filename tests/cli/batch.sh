@@ -72,6 +72,20 @@ fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.
 printf 'precious' >other.txt
 fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.txt
 [ "$(cat other.txt)" = precious ] || die "it cut a file that is not its own"
+for text in '\0\0\0' '\0\n' '\0'; do
+    printf '%b' "$text" >other.txt
+    cp other.txt zeroes
+    fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.txt
+    same other.txt zeroes "zeroes that no batch has written"
+done
+truncate -s 8G other.txt
+fails 1 'line 1 is not an answer' "$penstock" batch v --in in.jsonl --out other.txt
+rm other.txt
+# Behind an answer they are what a lost power supply leaves.
+cp p4.jsonl cut.jsonl
+printf '\0\0\0\0' >>cut.jsonl
+quiet "$penstock" batch v --in in.jsonl --out cut.jsonl
+same cut.jsonl p4.jsonl "answers without zeroes behind them"
 cp p4.jsonl before.jsonl
 fails 1 'is not an answer' "$penstock" batch v --in in.jsonl --out p4.jsonl --temp 0.5
 for option in '--activations f32' '--kv q8_0' '--kv-window 5' '--ctx 1000'; do
