@@ -266,7 +266,7 @@ struct ps_forecast_options {
     enum ps_routing routing;
     const struct ps_reuse *reuse; /* instead of routing; or NULL */
     const struct ps_plan *plan; /* made before anything was measured, which took memory; or NULL */
-    uint32_t prompt_tokens;     /* of the prompt that is forecast; 0 = 512 */
+    uint32_t prompt_tokens;     /* of the prompt that is forecast, cut to the context; 0 = 512 */
 };
 
 enum ps_limit { PS_LIMIT_UNKNOWN, PS_LIMIT_DRIVES, PS_LIMIT_MEMORY, PS_LIMIT_ARITHMETIC };

@@ -219,6 +219,11 @@ static int plan_find(struct plan_result *r, struct plan_args *args, struct ps_er
         args->engine.threads = r->machine.machine.threads;
     int rc = ps_model_plan(r->model, &args->engine, &plan, err);
     r->now.plan = plan;
+    if ((rc == 0 || rc == -PS_ERR_MEMORY_FLOOR) && args->prompt > plan.ctx)
+        rc = ps_error_set(err, -PS_ERR_ARGUMENT, "--prompt",
+                          "a prompt of %u tokens does not fit into a context of %u: give a larger "
+                          "--ctx",
+                          args->prompt, plan.ctx);
     if (rc == 0)
         rc = basis_find(r, args, err);
     if (rc == 0) {

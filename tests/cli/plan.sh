@@ -64,6 +64,7 @@ fails 1 '--drives' "$penstock" plan olmoe --drives ''
 fails 1 '--machine.*cores=16' "$penstock" plan olmoe --machine cores=16
 fails 1 '--machine' "$penstock" plan olmoe --machine cores=16,memory=200G,flops=1.5T,
 fails 1 'not understood' "$penstock" plan olmoe --quant q5
+fails 1 '--prompt: .*5000.*4096' "$penstock" plan olmoe --prompt 5000 --ctx 4096
 fails 1 '--quant' "$penstock" plan v --quant q4_0
 fails 1 'v: ' "$penstock" plan olmoe --trace v
 fails 2 '--routing' "$penstock" plan v --routing zipf
