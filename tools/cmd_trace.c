@@ -15,7 +15,7 @@ enum { KEY_IMPORT = 32, KEY_FORM, KEY_MODEL, KEY_EXPERTS, KEY_EXPERT_BYTES };
 
 struct trace_args {
     struct tool_volume volume;
-    struct ps_engine_options engine;
+    struct ps_engine_options engine, engine_before; /* before: as no option has changed it */
     struct tool_record_options record;
     struct tool_import_options import;
     bool has_ranks, json;
@@ -31,6 +31,10 @@ static void args_check(const struct trace_args *args, struct argp_state *state)
         argp_error(state, "--out is needed");
     if (imports && (args->record.file != NULL || args->volume.path_count > 0))
         argp_error(state, "--import takes neither a volume nor --file");
+    if (imports && (args->record.hidden || args->has_ranks || args->record.tokens_max > 0 ||
+                    memcmp(&args->engine, &args->engine_before, sizeof(args->engine)) != 0))
+        argp_error(state, "--import takes no options of recording: --hidden, --tokens, --ranks, "
+                          "and those of memory, disk and processor");
     if (!imports && (args->import.form != TOOL_TRACE_AUTO || args->import.model != NULL ||
                      args->import.expert_count > 0 || args->import.expert_bytes > 0))
         argp_error(state, "--format, --model, --experts and --expert-bytes go with --import");
@@ -51,6 +55,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
     switch (key) {
     case ARGP_KEY_INIT:
+        memcpy(&args->engine_before, &args->engine, sizeof(args->engine));
         state->child_inputs[0] = &args->volume;
         state->child_inputs[1] = &args->engine;
         return 0;

@@ -110,7 +110,7 @@ static int layers_take(struct source *source, const json_t *line, struct ps_erro
 {
     const json_t *layers = json_object_get(line, "layers");
     struct entry entry = {.token = source->line};
-    size_t l, i;
+    size_t l, i, count = source->count;
     json_t *experts, *expert;
 
     if (!json_is_array(layers) || json_array_size(layers) > LAYER_COUNT_MAX)
@@ -130,7 +130,8 @@ static int layers_take(struct source *source, const json_t *line, struct ps_erro
                 return rc;
         }
     }
-    return 0;
+    /* Left out, it would make those before and behind it neighbours. */
+    return source->count > count ? 0 : line_fails(source, err, "has a token that chose no experts");
 }
 
 typedef int line_fn(struct source *source, const json_t *line, struct ps_error *err);

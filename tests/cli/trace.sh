@@ -32,6 +32,10 @@ fails 1 '--import and --out are the same' "$penstock" trace --import text --out 
 fails 2 'out' "$penstock" trace demo --file text
 fails 2 'name a VOLUME' "$penstock" trace --file text --out x
 fails 2 'neither' "$penstock" trace demo --import text --out x
+for option in --hidden '--ranks 2' '--tokens 5' '--memory 1G' '--threads 1' '--activations q8'; do
+    read -ra words <<<"$option"
+    fails 2 'no options of recording' "$penstock" trace --import text --out x "${words[@]}"
+done
 fails 2 'go with' "$penstock" trace demo --file text --out x --format csv
 fails 2 'none of' "$penstock" trace --import text --out x --format xml
 [ ! -e x ] || die "a failed trace leaves a file"
@@ -92,6 +96,8 @@ bad 'line 1 holds what is no \[layer' '[[512, 1]]'
 bad 'line 2 has one expert twice' '[[0, 1]]\n[[0, 2], [0, 2]]'
 bad 'line 2 names an expert that the model' '[[0, 1]]\n[[0, 9]]' --experts 9
 bad 'line 1 has no "layers"' '{"tok": 0}'
+bad 'line 2 has a token that chose no experts' '{"layers": [[1]]}\n{"layers": [[], []]}\n{"layers": [[2]]}'
+bad 'line 1 has a token that chose no experts' '{"layers": []}'
 bad 'line 1 names an expert that is no number' '{"layers": [["a"]]}'
 bad 'line 2 has fewer fields' 'step,layer,expert\n0,0\n'
 bad 'line 2 has more fields' 'step,layer,expert\n0,0,0,0\n'
