@@ -27,8 +27,10 @@ static int number_get(const json_t *object, const struct number_field *field, do
     double number = json_number_value(json);
     if (!(field->is_whole ? json_is_integer(json) : json_is_number(json)) || number < field->min ||
         number > field->max)
-        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL, "\"%s\" is not a %snumber from %g to %g",
-                            field->name, field->is_whole ? "whole " : "", field->min, field->max);
+        return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                            field->is_whole ? "\"%s\" is not a whole number from %.0f to %.0f"
+                                            : "\"%s\" is not a number from %g to %g",
+                            field->name, field->min, field->max);
     *value = number;
     return 1;
 }
@@ -116,6 +118,12 @@ static int stops_get(const json_t *object, struct batch_request *request, struct
     return rc;
 }
 
+static int prompt_error(uint32_t id_end, struct ps_error *err)
+{
+    return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
+                        "\"prompt\" is neither a text nor a list of token ids below %u", id_end);
+}
+
 static int prompt_ids_get(struct batch_request *request, const struct ps_model *model,
                           const json_t *list, struct ps_error *err)
 {
@@ -123,6 +131,8 @@ static int prompt_ids_get(struct batch_request *request, const struct ps_model *
     size_t count = json_array_size(list);
 
     ps_model_info(model, &info);
+    if (!json_is_array(list))
+        return prompt_error(info.vocab_rows, err);
     request->prompt = malloc((count + 1) * sizeof(*request->prompt));
     if (request->prompt == NULL)
         return ps_error_set(err, -ENOMEM, NULL, "not enough memory for a request");
@@ -130,9 +140,7 @@ static int prompt_ids_get(struct batch_request *request, const struct ps_model *
         const json_t *id = json_array_get(list, i);
         json_int_t value = json_integer_value(id);
         if (!json_is_integer(id) || value < 0 || value >= (json_int_t)info.vocab_rows)
-            return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
-                                "\"prompt\" is neither a text nor a list of token ids below %u",
-                                info.vocab_rows);
+            return prompt_error(info.vocab_rows, err);
         request->prompt[i] = (int32_t)value;
     }
     request->prompt_count = count;

@@ -182,7 +182,8 @@ static const struct argp_option engine_options[] = {
     {"threads", 't', "N", 0, "threads that compute (default: one per CPU)", 0},
     {"activations", KEY_ACTIVATIONS, "TYPE", 0,
      "numbers that quantised weights are multiplied with: q8, rounded to 8 bits (default of run, "
-     "plan, trace and bench decode), or f32 (default of the others); CHANGES THE OUTPUT a little",
+     "batch, plan, trace and bench decode), or f32 (default of the others); CHANGES THE OUTPUT a "
+     "little",
      0},
     {"kv", KEY_KV, "TYPE", 0,
      "how keys and values are kept: f16 (default), f32 (default of logits, perplexity "

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/budget.h"
 #include "core/util.h"
@@ -53,6 +54,13 @@ static int memory_parse(const char *text, struct replay_memory *memory, struct p
     return rc;
 }
 
+static int count_error(struct ps_error *err)
+{
+    return ps_error_set(err, -PS_ERR_ARGUMENT, "--memory",
+                        "there may be %d sizes, of which a range takes %d", REPLAY_LIST_MAX,
+                        RANGE_COUNT);
+}
+
 /* Ten equal steps from the first size to the last, or one where the text is no range. */
 static int range_parse(char *text, struct replay_memory *memories, int *count, struct ps_error *err)
 {
@@ -61,8 +69,7 @@ static int range_parse(char *text, struct replay_memory *memories, int *count, s
 
     if (dots == NULL)
         return *count < REPLAY_LIST_MAX ? memory_parse(text, &memories[(*count)++], err)
-                                        : ps_error_set(err, -PS_ERR_ARGUMENT, "--memory",
-                                                       "there may be %d sizes", REPLAY_LIST_MAX);
+                                        : count_error(err);
     *dots = '\0';
     int rc = memory_parse(text, &first, err);
     if (rc == 0)
@@ -70,9 +77,11 @@ static int range_parse(char *text, struct replay_memory *memories, int *count, s
     if (rc < 0)
         return rc;
     if ((first.share > 0) != (last.share > 0) || first.bytes == PS_MEMORY_MIN ||
-        last.bytes == PS_MEMORY_MIN || *count > REPLAY_LIST_MAX - RANGE_COUNT)
+        last.bytes == PS_MEMORY_MIN)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--memory",
                             "a range goes from a size to a size or from a share to a share");
+    if (*count > REPLAY_LIST_MAX - RANGE_COUNT)
+        return count_error(err);
     for (int i = 0; i < RANGE_COUNT; i++) {
         double part = (double)i / (RANGE_COUNT - 1);
         memories[(*count)++] = (struct replay_memory){
@@ -188,7 +197,7 @@ int replay_drives_parse(const char *text, struct replay_drives *drives, struct p
     if (are_good)
         return 0;
     drives->count = 0;
-    if (strchr(text, '/') != NULL || strchr(text, '.') != NULL)
+    if (strchr(text, '/') != NULL || access(text, F_OK) == 0)
         return profile_take(text, drives, err);
     return ps_error_set(err, -PS_ERR_ARGUMENT, "--drives",
                         "\"%s\" is neither a list of drives, such as 2x3.5G or 7G@80us,3.5G (up to "

@@ -141,6 +141,12 @@ bad '{"prompt": "x", "max_tokens": 0.5}' 'max_tokens'
 bad '{"prompt": "x", "stop": [1]}' 'stop'
 bad '{"prompt": ""}' 'empty'
 bad '{"prompt": [1, 99999999]}' 'token ids below'
+for prompt in null 5 '{}' true; do
+    bad "{\"prompt\": $prompt}" 'neither a text nor a list of token ids'
+done
+bad '{"prompt": []}' 'empty'
+bad '{"prompt": "x", "max_tokens": 0}' 'whole number from 1 to 4294967295'
+bad '{"prompt": "x", "min_p": 2}' '"min_p" is not a number from 0 to 1'
 bad '{"prompt": "x", "messages": []}' 'either'
 bad '{"messages": 7}' 'line 1'
 bad '{"id": [], "prompt": "x"}' '"id"'

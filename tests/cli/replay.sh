@@ -64,6 +64,9 @@ fails 1 'no predictor' "$penstock" replay "$trace" --predictor recall=2
 fails 1 'no guesses' "$penstock" replay "$trace" --predictor trace
 fails 1 'neither a list of drives' "$penstock" replay "$trace" --drives fast
 fails 1 'neither a list of drives' "$penstock" replay "$trace" --drives 99x1G
+fails 1 'neither a list of drives' "$penstock" replay "$trace" --drives 2x3.5Q
+fails 1 'cannot' "$penstock" replay "$trace" --drives ./2x3.5Q
+fails 1 '32 sizes' "$penstock" replay "$trace" --memory 1%..9%,1%..9%,1%..9%,1%..9%
 fails 1 'not a profile' "$penstock" replay "$trace" --drives "$demo_gguf"
 fails 1 'not understood' "$penstock" replay "$trace" --compute mixer=1
 fails 1 'share of the experts' "$penstock" replay "$trace" --memory 120%
