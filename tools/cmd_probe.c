@@ -273,7 +273,9 @@ int cmd_probe(int argc, char **argv)
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     tool_log_start(args.verbose);
     tool_subject_set(args.paths[0]);
-    int rc = run_all(&args, &run, &out, &err);
+    int rc = tool_inputs_check("MEMBER", args.paths, args.path_count, args.out, &err);
+    if (rc == 0)
+        rc = run_all(&args, &run, &out, &err);
     if (rc < 0)
         status = tool_end(rc, &err);
     else if (args.json)

@@ -187,18 +187,6 @@ static int train(struct train_args *args, struct ps_model *model, struct ps_erro
     return rc;
 }
 
-static int names_check(const struct train_args *args, struct ps_error *err)
-{
-    int rc = 0;
-
-    for (int i = 0; rc == 0 && i < args->train.trace_count; i++) {
-        const struct tool_name names[] = {{"TRACE", args->traces[i], true},
-                                          {"--out", args->out, false}};
-        rc = tool_names_check(names, PS_ARRAY_LEN(names), err);
-    }
-    return rc;
-}
-
 int cmd_train_predictor(int argc, char **argv)
 {
     struct train_args args = {0};
@@ -208,7 +196,7 @@ int cmd_train_predictor(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.train.stop = tool_stop_flag();
-    int rc = names_check(&args, &err);
+    int rc = tool_inputs_check("TRACE", args.traces, args.train.trace_count, args.out, &err);
     if (rc == 0)
         rc = tool_model_open(&model, &args.volume, &err);
     if (rc == 0)

@@ -195,6 +195,18 @@ int tool_names_check(const struct tool_name *names, size_t count, struct ps_erro
     return rc;
 }
 
+int tool_inputs_check(const char *option, const char *const *inputs, int input_count,
+                      const char *output, struct ps_error *err)
+{
+    int rc = 0;
+
+    for (int i = 0; rc == 0 && i < input_count; i++) {
+        const struct tool_name names[] = {{option, inputs[i], true}, {"--out", output, false}};
+        rc = tool_names_check(names, PS_ARRAY_LEN(names), err);
+    }
+    return rc;
+}
+
 int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err)
 {
     bool is_stdin = strcmp(path, "-") == 0;

@@ -162,6 +162,10 @@ struct tool_name {
  * -PS_ERR_ARGUMENT. To be called before any work. Pipes and devices may be named twice. */
 int tool_names_check(const struct tool_name *names, size_t count, struct ps_error *err);
 
+/* The same for --out beside inputs that all go by one argument's name. */
+int tool_inputs_check(const char *option, const char *const *inputs, int input_count,
+                      const char *output, struct ps_error *err);
+
 /* Reads a whole file ("-": standard input). *text is malloc'd, 0-terminated, owned by the caller.
  */
 int tool_text_read(const char *path, char **text, size_t *text_bytes, struct ps_error *err);

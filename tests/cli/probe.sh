@@ -29,6 +29,8 @@ fails 1 'ever been written' "$penstock" probe sparse
 fails 1 'shorter' "$penstock" probe short
 fails 1 'nowhere' "$penstock" probe a nowhere --seconds 0.1
 fails 2 'dma.*uring' "$penstock" probe a --engine dma
+printf '%065536d' 0 >data
+fails 1 'MEMBER and --out are the same' "$penstock" probe a data --seconds 0.1 --out data
 fails 1 'folder' "$penstock" probe a --out folder/profile.json
 
 status=0
