@@ -188,7 +188,8 @@ static int trace_take(const struct ps_sample_set *set, const char *path, uint32_
     uint64_t train = train_count(info->token_count);
     if (info->layer_count != set->layer_count || info->hidden != set->hidden ||
         info->expert_count != set->expert_count || info->experts_used != set->experts_used ||
-        info->rank_count != set->expert_count || info->depth_count < PS_TRAIN_DEPTHS)
+        info->rank_count != set->expert_count || info->depth_count < PS_TRAIN_DEPTHS ||
+        memcmp(info->layers, set->layers, set->layer_count * sizeof(*set->layers)) != 0)
         rc = changed(path, err);
     for (uint64_t t = 0; rc == 0 && (rc = ps_trace_next(trace, &token, err)) == 1; t++, rc = 0) {
         uint64_t *at = t < train ? train_at : held_at;
@@ -200,7 +201,7 @@ static int trace_take(const struct ps_sample_set *set, const char *path, uint32_
             token_take(set, info, &token, first + i, *at, &samples[i]);
         ++*at;
         if (stop && *stop) {
-            rc = -EINTR;
+            rc = ps_error_set(err, -EINTR, NULL, "stopped");
             break;
         }
     }
@@ -225,5 +226,9 @@ int ps_samples_read(const struct ps_sample_set *set, uint32_t first, uint32_t co
     for (int i = 0; rc >= 0 && i < set->options->trace_count; i++)
         rc = trace_take(set, set->options->traces[i], first, count, samples, &train_at, &held_at,
                         err);
+    /* Places that no token was put to hold nothing, not even numbers of experts. */
+    if (rc >= 0 && (train_at != set->train_count || held_at != set->token_count))
+        rc = changed(set->options->trace_count == 1 ? set->options->traces[0] : "one of the traces",
+                     err);
     return rc;
 }

@@ -56,7 +56,8 @@ struct training {
     bool *kept;                     /* [layers, PS_TRAIN_DEPTHS] */
     struct ps_train_depth *results; /* [layers, PS_TRAIN_DEPTHS] */
     _Atomic uint64_t passes_done;
-    _Atomic int rc;
+    _Atomic int rc;      /* of the first layer that failed */
+    struct ps_error err; /* and what it says */
 };
 
 /* Scratch of one layer in work. */
@@ -361,7 +362,7 @@ static void correction_scale(const struct training *t, struct vectors *v, uint32
 
 /* The layer, rounded as it would be stored, with the depths that are there. */
 static int layer_open(const struct training *t, const struct ps_samples *samples,
-                      uint32_t layer_idx, struct ps_learned **learned)
+                      uint32_t layer_idx, struct ps_learned **learned, struct ps_error *err)
 {
     bool there[PS_TRAIN_DEPTHS];
     void *data = NULL;
@@ -370,10 +371,15 @@ static int layer_open(const struct training *t, const struct ps_samples *samples
     for (uint32_t d = 0; d < PS_TRAIN_DEPTHS; d++)
         there[d] = samples->depths[d].there;
     struct ps_learned_source source = source_of(t, layer_idx, there);
-    int rc = ps_learned_pack(&t->shape, &source, 1, &data, &bytes, NULL);
+    int rc = ps_learned_pack(&t->shape, &source, 1, &data, &bytes, err);
     if (rc == 0)
-        rc = ps_learned_open(learned, data, bytes, NULL, NULL);
+        rc = ps_learned_open(learned, data, bytes, NULL, err);
     free(data);
+    if (rc == -PS_ERR_FORMAT)
+        return ps_error_set(err, rc, NULL,
+                            "training layer %u led to numbers too large to be kept: try another "
+                            "--seed, or more tokens",
+                            samples->layer);
     return rc;
 }
 
@@ -386,7 +392,7 @@ static uint64_t found(const struct ps_train_depth *r)
  * alone is nearly right, less of the correction finds more. So halves of it are tried, down to
  * none, on one half of the tokens held out; what is best there is kept. */
 static int layer_choose(struct training *t, const struct ps_samples *samples, uint32_t layer_idx,
-                        struct scratch *s)
+                        struct scratch *s, struct ps_error *err)
 {
     bool *kept = t->kept + (size_t)layer_idx * PS_TRAIN_DEPTHS;
     struct vectors *v = &t->trained[layer_idx];
@@ -396,7 +402,7 @@ static int layer_choose(struct training *t, const struct ps_samples *samples, ui
 
     for (uint32_t round = 0; rc == 0 && round < HALF_COUNT; round++, share /= 2) {
         struct ps_learned *learned = NULL;
-        rc = layer_open(t, samples, layer_idx, &learned);
+        rc = layer_open(t, samples, layer_idx, &learned, err);
         for (uint32_t d = 0; rc == 0 && d < PS_TRAIN_DEPTHS; d++) {
             struct ps_train_depth r = {0};
             if (!samples->depths[d].there)
@@ -420,11 +426,11 @@ static int layer_choose(struct training *t, const struct ps_samples *samples, ui
 
 /* What is kept of a layer, on the tokens by which it was not chosen. */
 static int layer_measure(struct training *t, const struct ps_samples *samples, uint32_t layer_idx,
-                         struct scratch *s)
+                         struct scratch *s, struct ps_error *err)
 {
     const bool *kept = t->kept + (size_t)layer_idx * PS_TRAIN_DEPTHS;
     struct ps_learned *learned = NULL;
-    int rc = layer_open(t, samples, layer_idx, &learned);
+    int rc = layer_open(t, samples, layer_idx, &learned, err);
 
     for (uint32_t d = 0; rc == 0 && d < PS_TRAIN_DEPTHS; d++) {
         struct ps_train_depth *r = &t->results[(size_t)layer_idx * PS_TRAIN_DEPTHS + d];
@@ -443,7 +449,7 @@ static int layer_measure(struct training *t, const struct ps_samples *samples, u
 }
 
 static int layer_train(struct training *t, const struct ps_samples *samples, uint32_t layer_idx,
-                       bool tells)
+                       bool tells, struct ps_error *err)
 {
     struct vectors *v = &t->trained[layer_idx];
     struct scratch s;
@@ -451,12 +457,14 @@ static int layer_train(struct training *t, const struct ps_samples *samples, uin
 
     if (rc == 0)
         rc = vectors_init(v, t->value_count);
+    if (rc < 0)
+        ps_error_set(err, rc, NULL, "not enough memory to train a predictor");
     if (rc == 0)
         layer_learn(t, samples, v, &s, tells);
     if (rc == 0 && !stopped(t))
-        rc = layer_choose(t, samples, layer_idx, &s);
+        rc = layer_choose(t, samples, layer_idx, &s, err);
     if (rc == 0 && !stopped(t))
-        rc = layer_measure(t, samples, layer_idx, &s);
+        rc = layer_measure(t, samples, layer_idx, &s, err);
     scratch_fini(&s);
     struct vectors left = {.value = v->value, .count = v->count};
     v->value = NULL;
@@ -481,9 +489,13 @@ static void group_train(void *ctx, int thread_idx, int thread_count)
     for (uint32_t i = (uint32_t)thread_idx; i < t->count; i += (uint32_t)thread_count) {
         if (!any_depth(&t->samples[i]))
             continue;
-        int rc = stopped(t) ? 0 : layer_train(t, &t->samples[i], t->first + i, thread_idx == 0);
-        if (rc < 0)
-            atomic_store(&t->rc, rc);
+        struct ps_error err = {0};
+        int none = 0;
+        int rc =
+            stopped(t) ? 0 : layer_train(t, &t->samples[i], t->first + i, thread_idx == 0, &err);
+        /* The pool's end makes the sentence seen by the thread that waits for it. */
+        if (rc < 0 && atomic_compare_exchange_strong(&t->rc, &none, rc))
+            t->err = err;
     }
 }
 
@@ -580,8 +592,8 @@ static int groups_train(struct training *t, struct ps_error *err)
         if (rc >= 0) {
             ps_pool_run(pool, group_train, t);
             rc = atomic_load(&t->rc);
-            if (rc < 0)
-                ps_error_set(err, rc, NULL, "not enough memory to train a predictor");
+            if (rc < 0 && err)
+                *err = t->err;
         }
         ps_samples_fini(t->samples, t->count);
         if (rc >= 0 && t->options->stop && *t->options->stop)

@@ -1,10 +1,11 @@
 /* The stored predictor: what was packed corrects as it says; what is cut off, damaged or hostile is
- * refused in one sentence. */
+ * refused in one sentence. Traces that are exchanged while they are trained with are noticed. */
 #include <math.h>
 #include <xxhash.h>
 
 #include "core/util.h"
 #include "model/predictor_learned.h"
+#include "model/predictor_samples.h"
 #include "util.h"
 
 #define LAYERS 5u
@@ -167,10 +168,89 @@ static void hostile(void **state)
     assert_int_equal(hostile_rc(target + 8 + RANK * 4, 0x7c00), -PS_ERR_FORMAT);
 }
 
+/* ---- traces that are trained with ------------------------------------------------------------ */
+
+#define MOE_LAYERS 4u
+#define USED 2u
+
+static void trace_write(const char *path, uint64_t token_count, const uint32_t *layers)
+{
+    static const uint64_t expert_bytes[MOE_LAYERS];
+    static uint16_t experts[MOE_LAYERS * USED], ranks[MOE_LAYERS * PS_TRAIN_DEPTHS * EXPERTS],
+        rank_f16[PS_ARRAY_LEN(ranks)], hidden[MOE_LAYERS * HIDDEN];
+    struct ps_trace_info info = {.token_count = token_count,
+                                 .layer_count = MOE_LAYERS,
+                                 .expert_count = EXPERTS,
+                                 .experts_used = USED,
+                                 .depth_count = PS_TRAIN_DEPTHS,
+                                 .rank_count = EXPERTS,
+                                 .hidden = HIDDEN,
+                                 .model = "a model",
+                                 .layers = layers,
+                                 .expert_bytes = expert_bytes};
+    struct ps_trace_token token = {
+        .experts = experts, .ranks = ranks, .rank_f16 = rank_f16, .hidden = hidden};
+    struct ps_trace_writer *writer = NULL;
+    FILE *file = fopen(path, "wb");
+
+    for (uint32_t i = 0; i < PS_ARRAY_LEN(experts); i++)
+        experts[i] = (uint16_t)(i % EXPERTS);
+    for (uint32_t i = 0; i < PS_ARRAY_LEN(ranks); i++)
+        ranks[i] = (uint16_t)(i % EXPERTS);
+    assert_non_null(file);
+    assert_int_equal(ps_trace_writer_open(&writer, file, path, &info, NULL), 0);
+    for (uint64_t t = 0; t < token_count; t++)
+        assert_int_equal(ps_trace_writer_add(writer, &token, NULL), 0);
+    assert_int_equal(ps_trace_writer_finish(writer, NULL), 0);
+    ps_trace_writer_close(&writer);
+    assert_int_equal(fclose(file), 0);
+}
+
+static int samples_rc(const struct ps_sample_set *set)
+{
+    struct ps_samples samples[MOE_LAYERS];
+    struct ps_error err = {0};
+    int rc = ps_samples_read(set, 0, MOE_LAYERS, samples, &err);
+
+    ps_samples_fini(samples, MOE_LAYERS);
+    assert_true(rc == 0 || (err.code == rc && err.text[0] != '\0'));
+    return rc;
+}
+
+static void exchanged(void **state)
+{
+    static const uint32_t layers[] = {0, 1, 2, 4}, others[] = {0, 1, 3, 4};
+    static struct ps_model model = {
+        .config = {
+            .name = "a model", .layer_count = LAYERS, .expert_count = EXPERTS, .hidden = HIDDEN}};
+    char dir[512], path[600];
+    const char *paths[] = {path};
+    volatile int stop = 0;
+    struct ps_train_options options = {.traces = paths, .trace_count = 1, .stop = &stop};
+    struct ps_sample_set set;
+
+    (void)state;
+    ps_test_dir_make(dir, sizeof(dir));
+    snprintf(path, sizeof(path), "%s/trace", dir);
+    trace_write(path, 200, layers);
+    assert_int_equal(ps_sample_set_init(&set, &model, &options, NULL), 0);
+    assert_int_equal(samples_rc(&set), 0);
+    stop = 1;
+    assert_int_equal(samples_rc(&set), -EINTR);
+    stop = 0;
+    for (uint64_t count = 190; count <= 210; count += 10) {
+        trace_write(path, count, count == 200 ? others : layers);
+        assert_int_equal(samples_rc(&set), -PS_ERR_SOURCE_CHANGED);
+    }
+    ps_sample_set_fini(&set);
+    ps_test_dir_remove(dir);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(corrects), cmocka_unit_test(cut_and_damaged), cmocka_unit_test(hostile)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(corrects),
+                                       cmocka_unit_test(cut_and_damaged), cmocka_unit_test(hostile),
+                                       cmocka_unit_test(exchanged)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
