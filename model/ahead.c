@@ -144,7 +144,8 @@ static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint
             uint32_t count =
                 session->oracle(session->oracle_ctx, layer, position, w->guess_experts);
             for (uint32_t j = 0; j < ps_min_u64(count, engine->options.experts_used); j++)
-                w->guess_need[w->guess_experts[j]] = 1;
+                if (w->guess_experts[j] < engine->config->expert_count)
+                    w->guess_need[w->guess_experts[j]] = 1;
         }
     }
 }
