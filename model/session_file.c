@@ -142,6 +142,11 @@ static int check_options(const struct ps_engine *engine, const struct session_he
         return ps_error_set(err, -PS_ERR_MEMBER, NULL,
                             "the session is of another model, or of this one in other types or "
                             "slices");
+    if (ps_kv_name(h->kv_type)[0] == '\0')
+        return ps_error_set(err, -PS_ERR_UNSUPPORTED, "--kv",
+                            "the session keeps its keys and values in a type that this program "
+                            "does not know (number %" PRIu32 "): go on with the one that wrote it",
+                            h->kv_type);
     if (h->kv_type != want->kv_type)
         return ps_error_set(err, -PS_ERR_ARGUMENT, "--kv",
                             "the session keeps its keys and values as %s, not as %s",

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <xxhash.h>
 
 #include "model_fixture.h"
 #include "oracle.h"
@@ -346,6 +347,12 @@ static void test_options(void **state)
     o = made;
     o.ctx = 19;
     refuse(&o, b, -PS_ERR_CONTEXT_FULL, "--ctx", "20");
+    /* A type of a later version, under a header that is sound. */
+    uint32_t kv_type = 1000;
+    memcpy(b.data + 36, &kv_type, sizeof(kv_type));
+    uint64_t checksum = XXH3_64bits(b.data, 72);
+    memcpy(b.data + 72, &checksum, sizeof(checksum));
+    refuse(&made, b, -PS_ERR_UNSUPPORTED, "--kv", "number 1000");
     free(windowed.data);
     free(b.data);
 }
