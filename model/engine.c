@@ -139,15 +139,6 @@ static void log_pages(const struct ps_engine *engine)
                (unsigned long long)ps_div_up(engine->plan.total_bytes, 2u << 20));
 }
 
-/* Before the plan is made, which sees what is in memory already. */
-static int load_learned(struct ps_engine *engine, const struct ps_engine_options *options,
-                        struct ps_error *err)
-{
-    if (!options || !options->predictor || strcmp(options->predictor, "learned") != 0)
-        return 0;
-    return ps_learned_load(&engine->learned, engine->model, options->predictor_file, err);
-}
-
 int ps_engine_open(struct ps_engine **out, struct ps_model *model,
                    const struct ps_engine_options *options, struct ps_error *err)
 {
@@ -165,10 +156,7 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     engine->model = model;
     engine->config = &model->config;
     engine->k = ps_kernels_get(ps_cpu_level());
-    rc = load_learned(engine, options, err);
-    if (rc >= 0)
-        rc =
-            ps_engine_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
+    rc = ps_engine_plan_make(model, options, &engine->options, &cache_bytes, &engine->plan, err);
     if (rc < 0)
         goto fail;
     engine->thread_count = engine->options.threads;
@@ -187,7 +175,11 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
                                   .prefetch_count = engine->ahead.capacity,
                                   .run = ps_store_tasks_run,
                                   .run_ctx = engine};
-    rc = ps_pool_open(&engine->pool, engine->thread_count, err);
+    rc = engine->ahead.predictor == PS_PREDICTOR_LEARNED
+             ? ps_learned_load(&engine->learned, model, engine->options.predictor_file, err)
+             : 0;
+    if (rc >= 0)
+        rc = ps_pool_open(&engine->pool, engine->thread_count, err);
     if (rc >= 0)
         rc = ps_usage_open(engine, err);
     so.timeline = engine->timeline;

@@ -11,6 +11,7 @@
 #include "core/util.h"
 #include "model/ahead.h"
 #include "model/engine.h"
+#include "model/predictor_learned.h"
 
 /* Room for what cannot be counted beforehand: thread stacks, the heap of the tool on top, the C
  * library's own buffers. */
@@ -448,9 +449,14 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     struct ps_engine_options o;
     struct ps_state_shape state;
     struct ps_work_size size;
+    uint64_t learned = 0;
 
     memset(plan, 0, sizeof(*plan));
     int rc = resolve(model, options, &o, err);
+    if (rc < 0)
+        return rc;
+    if (ps_predictor_from_name(o.predictor) == PS_PREDICTOR_LEARNED)
+        rc = ps_learned_load_bytes(model, o.predictor_file, &learned, err);
     if (rc < 0)
         return rc;
     ps_state_shape(&model->config, &o, &state);
@@ -466,7 +472,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     uint64_t floor_work = work_bytes(&size, smallest_chunk(&size));
     uint64_t timeline =
         o.timeline_events ? ps_region_bytes(ps_timeline_bytes(o.timeline_events)) : 0;
-    uint64_t floor_total = base + resident + state_bytes + floor_work + floor_cache + timeline;
+    uint64_t floor_total =
+        base + resident + state_bytes + floor_work + floor_cache + timeline + learned;
 
     plan->budget_bytes = o.memory_bytes == PS_MEMORY_DEFAULT ? ps_budget_default_bytes()
                          : o.memory_bytes == PS_MEMORY_MIN   ? floor_total
@@ -490,6 +497,8 @@ int ps_engine_plan_make(struct ps_model *model, const struct ps_engine_options *
     add_line(plan, "KV cache and recurrent state", state_bytes, state_bytes);
     add_line(plan, "work buffers", work, floor_work);
     add_line(plan, "expert cache", cache, floor_cache);
+    if (learned > 0)
+        add_line(plan, "learned predictor", learned, learned);
     if (timeline > 0)
         add_line(plan, "timeline", timeline, timeline);
     o.memory_bytes = plan->budget_bytes;

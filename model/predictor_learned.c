@@ -16,6 +16,7 @@
 #define MAGIC "PENSTPRE"
 #define VERSION 1u
 #define FILE_BYTES_MAX (1u << 30)
+#define RECORD_NAME "the volume's predictor" /* in errors */
 
 /* docs/format.md. Little endian, like the machine. */
 struct disk_predictor {
@@ -169,11 +170,10 @@ static bool sources_index(struct ps_learned *learned)
     return at == h->bytes;
 }
 
-static int data_check(struct ps_learned *learned, size_t bytes, const char *name,
+/* Whether it is one at all, of so many bytes: looks at the first ones only. */
+static int kind_check(const struct disk_predictor *h, size_t bytes, const char *name,
                       struct ps_error *err)
 {
-    const struct disk_predictor *h = learned->header;
-
     if (bytes < sizeof(h->magic) || memcmp(h->magic, MAGIC, sizeof(h->magic)) != 0)
         return ps_error_set(err, -PS_ERR_FORMAT, name,
                             "holds no predictor; penstock train-predictor makes one");
@@ -185,6 +185,17 @@ static int data_check(struct ps_learned *learned, size_t bytes, const char *name
                             "the predictor has version %u, and this is for version %u: train it "
                             "again",
                             h->version, VERSION);
+    return 0;
+}
+
+static int data_check(struct ps_learned *learned, size_t bytes, const char *name,
+                      struct ps_error *err)
+{
+    const struct disk_predictor *h = learned->header;
+    int rc = kind_check(h, bytes, name, err);
+
+    if (rc < 0)
+        return rc;
     if (checksum_of(learned->data, bytes) != h->checksum)
         return ps_error_set(err, -PS_ERR_CHECKSUM, name,
                             "the predictor is damaged: train it again");
@@ -194,21 +205,19 @@ static int data_check(struct ps_learned *learned, size_t bytes, const char *name
     return 0;
 }
 
-int ps_learned_open(struct ps_learned **out, const void *data, size_t bytes, const char *name,
+int ps_learned_open(struct ps_learned **out, void *data, size_t bytes, const char *name,
                     struct ps_error *err)
 {
     struct ps_learned *learned = calloc(1, sizeof(*learned));
     int rc = 0;
 
-    if (learned)
-        learned->data = calloc(1, bytes + sizeof(struct disk_predictor));
-    if (!learned || !learned->data) {
-        rc = ps_error_set(err, -ENOMEM, name, "not enough memory for the predictor");
-    } else {
-        memcpy(learned->data, data, bytes);
-        learned->header = (const struct disk_predictor *)(const void *)learned->data;
-        rc = data_check(learned, bytes, name, err);
+    if (!learned) {
+        free(data);
+        return ps_error_set(err, -ENOMEM, name, "not enough memory for the predictor");
     }
+    learned->data = data;
+    learned->header = data;
+    rc = data_check(learned, bytes, name, err);
     if (rc == 0) {
         learned->targets = calloc((size_t)learned->header->layer_count * PS_LEARNED_DEPTH_MAX,
                                   sizeof(*learned->targets));
@@ -226,6 +235,17 @@ int ps_learned_open(struct ps_learned **out, const void *data, size_t bytes, con
     return 0;
 }
 
+int ps_learned_open_copy(struct ps_learned **out, const void *data, size_t bytes, const char *name,
+                         struct ps_error *err)
+{
+    void *copy = malloc(bytes + 1);
+
+    if (!copy)
+        return ps_error_set(err, -ENOMEM, name, "not enough memory for the predictor");
+    memcpy(copy, data, bytes);
+    return ps_learned_open(out, copy, bytes, name, err);
+}
+
 void ps_learned_close(struct ps_learned **learned)
 {
     if (!*learned)
@@ -236,10 +256,9 @@ void ps_learned_close(struct ps_learned **learned)
     *learned = NULL;
 }
 
-static int fits(const struct ps_learned *learned, const struct ps_model *model, const char *name,
+static int fits(const struct disk_predictor *h, const struct ps_model *model, const char *name,
                 struct ps_error *err)
 {
-    const struct disk_predictor *h = learned->header;
     const struct ps_config *c = &model->config;
 
     if (h->layer_count == c->layer_count && h->expert_count == c->expert_count &&
@@ -250,49 +269,65 @@ static int fits(const struct ps_learned *learned, const struct ps_model *model, 
                         h->layer_count, h->expert_count);
 }
 
-/* Reads a whole file, of no more than FILE_BYTES_MAX. */
-static int file_read(const char *path, uint8_t **data, size_t *bytes, struct ps_error *err)
+/* Opens a file of no more than FILE_BYTES_MAX. */
+static int file_open(const char *path, FILE **out, size_t *bytes, struct ps_error *err)
 {
     FILE *file = fopen(path, "rbe");
-    uint8_t *to = NULL;
-    int rc = 0;
 
     if (!file)
         return ps_error_set(err, -errno, path, "cannot read: %s", strerror(errno));
     if (fseeko(file, 0, SEEK_END) < 0 || ftello(file) < 0 || ftello(file) > FILE_BYTES_MAX) {
-        rc = ps_error_set(err, -PS_ERR_FORMAT, path, "holds no predictor");
-    } else {
-        *bytes = (size_t)ftello(file);
-        rewind(file);
-        to = malloc(*bytes + 1);
-        if (!to)
-            rc = ps_error_set(err, -ENOMEM, path, "not enough memory for the predictor");
-        else if (fread(to, 1, *bytes, file) != *bytes)
-            rc = ps_error_set(err, -EIO, path, "cannot read all of it");
+        fclose(file);
+        return ps_error_set(err, -PS_ERR_FORMAT, path, "holds no predictor");
     }
-    fclose(file);
-    if (rc < 0) {
-        free(to);
-        return rc;
-    }
-    *data = to;
+    *bytes = (size_t)ftello(file);
+    *out = file;
     return 0;
 }
 
-static int record_open(struct ps_learned **out, const struct ps_model *model, struct ps_error *err)
+static int file_load(struct ps_learned **out, const char *path, struct ps_error *err)
+{
+    uint8_t *data = NULL;
+    FILE *file = NULL;
+    size_t bytes;
+    int rc = file_open(path, &file, &bytes, err);
+
+    if (rc < 0)
+        return rc;
+    rewind(file);
+    data = malloc(bytes + 1);
+    if (!data)
+        rc = ps_error_set(err, -ENOMEM, path, "not enough memory for the predictor");
+    else if (fread(data, 1, bytes, file) != bytes)
+        rc = ps_error_set(err, -EIO, path, "cannot read all of it");
+    fclose(file);
+    if (rc < 0) {
+        free(data);
+        return rc;
+    }
+    return ps_learned_open(out, data, bytes, path, err);
+}
+
+/* The entry in the record area: to a predictor, or, out NULL, its bytes alone. */
+static int record_load(struct ps_learned **out, const struct ps_model *model, size_t *bytes,
+                       struct ps_error *err)
 {
     uint8_t *half = ps_raw_alloc(PS_RECORD_HALF_BYTES);
     const void *found = NULL;
-    uint32_t bytes = 0;
+    uint32_t found_bytes = 0;
+    int rc = 0;
 
     if (!half)
         return ps_error_set(err, -ENOMEM, "record", "not enough memory");
     if (ps_record_read(model->volume, half))
-        found = ps_record_find(half, PS_LEARNED_RECORD, &bytes);
-    int rc = found ? ps_learned_open(out, found, bytes, "the volume's predictor", err)
-                   : ps_error_set(err, -ENOENT, NULL,
-                                  "no predictor has been trained for this volume: penstock "
-                                  "train-predictor does, or name a file with --predictor-file");
+        found = ps_record_find(half, PS_LEARNED_RECORD, &found_bytes);
+    if (!found)
+        rc = ps_error_set(err, -ENOENT, NULL,
+                          "no predictor has been trained for this volume: penstock "
+                          "train-predictor does, or name a file with --predictor-file");
+    else if (out)
+        rc = ps_learned_open_copy(out, found, found_bytes, RECORD_NAME, err);
+    *bytes = found_bytes;
     free(half);
     return rc;
 }
@@ -301,20 +336,11 @@ int ps_learned_load(struct ps_learned **out, const struct ps_model *model, const
                     struct ps_error *err)
 {
     struct ps_learned *learned = NULL;
-    uint8_t *data = NULL;
-    size_t bytes = 0;
-    int rc;
+    size_t bytes;
+    int rc = path ? file_load(&learned, path, err) : record_load(&learned, model, &bytes, err);
 
-    if (!path) {
-        rc = record_open(&learned, model, err);
-    } else {
-        rc = file_read(path, &data, &bytes, err);
-        if (rc == 0)
-            rc = ps_learned_open(&learned, data, bytes, path, err);
-        free(data);
-    }
     if (rc == 0)
-        rc = fits(learned, model, path ? path : "the volume's predictor", err);
+        rc = fits(learned->header, model, path ? path : RECORD_NAME, err);
     if (rc < 0) {
         ps_learned_close(&learned);
         return rc;
@@ -323,11 +349,35 @@ int ps_learned_load(struct ps_learned **out, const struct ps_model *model, const
     return 0;
 }
 
-uint64_t ps_learned_bytes(const struct ps_learned *learned)
+int ps_learned_load_bytes(const struct ps_model *model, const char *path, uint64_t *memory_bytes,
+                          struct ps_error *err)
 {
-    return sizeof(*learned) + learned->header->bytes + sizeof(struct disk_predictor) +
-           (uint64_t)learned->header->layer_count * PS_LEARNED_DEPTH_MAX *
-               sizeof(*learned->targets);
+    struct disk_predictor header = {.magic = ""};
+    /* A volume that is not there yet may get as much as its record area holds. */
+    size_t bytes = PS_RECORD_HALF_BYTES;
+    FILE *file = NULL;
+    int rc = 0;
+
+    if (path)
+        rc = file_open(path, &file, &bytes, err);
+    else if (!model->is_described)
+        rc = record_load(NULL, model, &bytes, err);
+    if (file) {
+        rewind(file);
+        if (fread(&header, 1, sizeof(header), file) < ps_min_u64(bytes, sizeof(header)))
+            rc = ps_error_set(err, -EIO, path, "cannot read all of it");
+        fclose(file);
+        if (rc == 0)
+            rc = kind_check(&header, bytes, path, err);
+        if (rc == 0)
+            rc = fits(&header, model, path, err);
+    }
+    if (rc < 0)
+        return rc;
+    *memory_bytes =
+        sizeof(struct ps_learned) + bytes +
+        (uint64_t)model->config.layer_count * PS_LEARNED_DEPTH_MAX * sizeof(struct target);
+    return 0;
 }
 
 /* ---- guessing ---------------------------------------------------------------------------------

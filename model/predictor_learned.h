@@ -19,10 +19,16 @@
 
 struct ps_learned;
 
-/* From its stored form, which is copied. -PS_ERR_FORMAT, -PS_ERR_TRUNCATED, -PS_ERR_CHECKSUM,
- * -PS_ERR_UNSUPPORTED (another version), -ENOMEM. name: of what it comes from, for errors. */
-int ps_learned_open(struct ps_learned **out, const void *data, size_t bytes, const char *name,
+/*
+ * From its stored form, data: malloc'd, taken over, freed also after an error.
+ * Errors: -PS_ERR_FORMAT, -PS_ERR_TRUNCATED, -PS_ERR_CHECKSUM, -PS_ERR_UNSUPPORTED (another
+ * version), -ENOMEM. name: of what it comes from, for errors; may be NULL.
+ */
+int ps_learned_open(struct ps_learned **out, void *data, size_t bytes, const char *name,
                     struct ps_error *err);
+/* The same of a copy of data, which stays the caller's. */
+int ps_learned_open_copy(struct ps_learned **out, const void *data, size_t bytes, const char *name,
+                         struct ps_error *err);
 void ps_learned_close(struct ps_learned **learned);
 
 /* From a file, or from the volume's record area (path NULL), for this model: -PS_ERR_ARGUMENT if it
@@ -30,7 +36,10 @@ void ps_learned_close(struct ps_learned **learned);
 int ps_learned_load(struct ps_learned **out, const struct ps_model *model, const char *path,
                     struct ps_error *err);
 
-uint64_t ps_learned_bytes(const struct ps_learned *learned); /* of memory that it holds */
+/* Memory that ps_learned_load takes, and its errors as far as the first bytes tell; for a described
+ * model as much as a volume can hold. Blocks. */
+int ps_learned_load_bytes(const struct ps_model *model, const char *path, uint64_t *memory_bytes,
+                          struct ps_error *err);
 
 /* Whether there is a correction for guesses of `layer`, depth layers before it. */
 bool ps_learned_has(const struct ps_learned *learned, uint32_t layer, uint32_t depth);

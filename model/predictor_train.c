@@ -374,7 +374,6 @@ static int layer_open(const struct training *t, const struct ps_samples *samples
     int rc = ps_learned_pack(&t->shape, &source, 1, &data, &bytes, err);
     if (rc == 0)
         rc = ps_learned_open(learned, data, bytes, NULL, err);
-    free(data);
     if (rc == -PS_ERR_FORMAT)
         return ps_error_set(err, rc, NULL,
                             "training layer %u led to numbers too large to be kept: try another "
@@ -661,7 +660,7 @@ int ps_model_predictor_save(struct ps_model *model, const void *data, size_t byt
                             struct ps_error *err)
 {
     struct ps_learned *learned = NULL;
-    int rc = ps_learned_open(&learned, data, bytes, "the predictor", err);
+    int rc = ps_learned_open_copy(&learned, data, bytes, "the predictor", err);
 
     ps_learned_close(&learned);
     if (rc < 0)

@@ -34,6 +34,13 @@ for options in '--predictor learned' '--predictor learned --predictor-file two';
     same out.txt without.txt "the text with $options"
 done
 fails 1 'hidden' "${run[@]}" --predictor learned --predictor-file hidden
+# The plan counts what it takes, so that a run may have the ceiling that it names.
+plan=("$penstock" plan demo --ctx 512 --memory 1G --predictor learned)
+json "[.lines[] | select(.name == \"learned predictor\" and .floor_bytes > $(stat -c %s two))] | length == 1" \
+    "${plan[@]}" --predictor-file two --json
+quiet "$penstock" run demo --ctx 512 -p 'Emma was' -n 4 --predictor learned --predictor-file two \
+    --memory "$("${plan[@]}" --predictor-file two --json | jq .floor_bytes)"
+fails 1 'nowhere: cannot read' "${plan[@]}" --predictor-file nowhere
 
 # What cannot be kept is refused before anything is learned.
 fails 1 'room.*--out' "$penstock" train-predictor demo hidden --passes 1000 --rank 64
