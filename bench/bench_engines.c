@@ -125,12 +125,6 @@ static int measure(const struct bench *bench, const char *engine, struct sample 
     return rc;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static bool print_engine(const char *engine, const struct sample *samples, uint32_t rounds,
                          uint64_t hash)
 {
@@ -142,8 +136,8 @@ static bool print_engine(const char *engine, const struct sample *samples, uint3
         costs[r] = (double)samples[r].cpu_ns / (double)samples[r].bytes;
         is_good &= samples[r].hash == hash && samples[r].is_itself;
     }
-    qsort(rates, rounds, sizeof(*rates), by_value);
-    qsort(costs, rounds, sizeof(*costs), by_value);
+    qsort(rates, rounds, sizeof(*rates), ps_compare_double);
+    qsort(costs, rounds, sizeof(*costs), ps_compare_double);
     printf("%-18s %016" PRIx64 " %10.1f %10.3f%s\n", engine, samples[0].hash, rates[rounds / 2],
            costs[rounds / 2], is_good ? "" : "   DIFFERS, or another engine stood in");
     return is_good;

@@ -268,15 +268,9 @@ static void window_set(struct window *w, double seconds)
 
 /* ---- the comparison -------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(double *values, uint32_t count)
 {
-    qsort(values, count, sizeof(*values), by_value);
+    qsort(values, count, sizeof(*values), ps_compare_double);
     return values[count / 2];
 }
 

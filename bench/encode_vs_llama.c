@@ -117,15 +117,9 @@ static double cpu_ns(void)
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median_rate(const struct bench *b, double *ns)
 {
-    qsort(ns, SAMPLES, sizeof(*ns), by_value);
+    qsort(ns, SAMPLES, sizeof(*ns), ps_compare_double);
     return (double)(b->rows * b->cols * sizeof(float)) / ns[SAMPLES / 2] * 1e3;
 }
 

@@ -29,6 +29,29 @@ static inline uint64_t ps_max_u64(uint64_t a, uint64_t b)
     return a > b ? a : b;
 }
 
+/* For qsort, ascending. */
+static inline int ps_compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static inline int ps_compare_double(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): small, and any state will do. */
+static inline uint64_t ps_random_next(uint64_t *state)
+{
+    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
 /* Monotonic nanoseconds. */
 static inline uint64_t ps_now_ns(void)
 {

@@ -81,12 +81,6 @@ static void sample_thread(void *ctx, int thread, int threads)
     while (ps_now_ns() - m->begin_ns < SAMPLE_NS);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The median of some samples: what a run meets on this machine as it is now. */
 static double sample_all(struct measuring *m)
 {
@@ -99,7 +93,7 @@ static double sample_all(struct measuring *m)
         uint64_t ns = ps_now_ns() - m->begin_ns;
         rates[i] = (double)((atomic_load(&m->next) - first) * m->task_bytes) * 1e9 / (double)ns;
     }
-    qsort(rates, SAMPLES, sizeof(*rates), by_value);
+    qsort(rates, SAMPLES, sizeof(*rates), ps_compare_double);
     return rates[SAMPLES / 2];
 }
 

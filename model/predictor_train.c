@@ -126,26 +126,16 @@ static int scratch_init(struct scratch *s, const struct training *t)
 /* ---- chance -----------------------------------------------------------------------------------
  */
 
-/* Steele, Lea and Flood's SplitMix64 (OOPSLA 2014). */
-static uint64_t random_next(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-
-    z = (z ^ (z >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ (z >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return z ^ (z >> 31);
-}
-
 /* Even in [-1, 1). */
 static float random_signed(uint64_t *state)
 {
-    return (float)(random_next(state) >> 40) / (1 << 23) - 1;
+    return (float)(ps_random_next(state) >> 40) / (1 << 23) - 1;
 }
 
 static void order_shuffle(uint32_t *order, uint64_t count, uint64_t *state)
 {
     for (uint64_t i = count; i > 1; i--) {
-        uint64_t j = random_next(state) % i;
+        uint64_t j = ps_random_next(state) % i;
         uint32_t swapped = order[i - 1];
         order[i - 1] = order[j];
         order[j] = swapped;

@@ -49,20 +49,9 @@ bool ps_replay_predictor_parse(const char *text, struct ps_replay_options *optio
 
 /* ---- guesses --------------------------------------------------------------------------------- */
 
-/* SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): the same guess for the same place in the trace,
- * whatever has been guessed before. */
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 static double next_share(uint64_t *state)
 {
-    return (double)(next_random(state) >> 11) * 0x1p-53;
+    return (double)(ps_random_next(state) >> 11) * 0x1p-53;
 }
 
 static bool is_in(const uint16_t *experts, uint32_t count, uint32_t expert)
@@ -86,7 +75,7 @@ static bool is_guessed(const uint32_t *guess, uint32_t count, uint32_t expert)
 static void shuffle(uint32_t *guess, uint32_t count, uint64_t *state)
 {
     for (uint32_t i = count; i > 1; i--) {
-        uint32_t j = (uint32_t)(next_random(state) % i), swap = guess[i - 1];
+        uint32_t j = (uint32_t)(ps_random_next(state) % i), swap = guess[i - 1];
         guess[i - 1] = guess[j];
         guess[j] = swap;
     }
@@ -96,10 +85,10 @@ static void shuffle(uint32_t *guess, uint32_t count, uint64_t *state)
 static uint32_t random_expert(const struct ps_replay *r, uint32_t layer, uint64_t *state)
 {
     const uint16_t *experts;
-    uint64_t token = next_random(state) % r->info.token_count;
+    uint64_t token = ps_random_next(state) % r->info.token_count;
     uint32_t count = ps_replay_experts(r, token, layer, &experts);
 
-    return count > 0 ? experts[next_random(state) % count] : UINT32_MAX;
+    return count > 0 ? experts[ps_random_next(state) % count] : UINT32_MAX;
 }
 
 /* Each of the right ones with the probability of the recall, and so many wrong ones that the
@@ -108,6 +97,7 @@ static uint32_t guess_by_recall(const struct ps_replay *r, const struct ps_repla
                                 uint64_t token, uint32_t layer, uint32_t *guess)
 {
     double precision = options->precision > 0 ? options->precision : options->recall;
+    /* The same guess for the same place in the trace, whatever has been guessed before. */
     uint64_t state = options->seed ^ (token * r->info.layer_count + layer);
     const uint16_t *right;
     uint32_t right_count = ps_replay_experts(r, token, layer, &right), count = 0;

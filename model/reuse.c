@@ -148,12 +148,6 @@ static double at_point(const struct ps_reuse_curve *curve, double x)
     return low + (high - low) * (x - left) / width;
 }
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 void ps_reuse_predict(double fraction, uint32_t used, uint32_t experts, struct ps_hit_rate *rate)
 {
     double least = (double)used / experts, x = 1, rates[CURVE_COUNT_MAX];
@@ -166,7 +160,7 @@ void ps_reuse_predict(double fraction, uint32_t used, uint32_t experts, struct p
         x = fraction < 1 ? (fraction - least) / (1 - least) : 1;
     for (const struct ps_reuse_curve *c = ps_reuse_table; c->name && n < CURVE_COUNT_MAX; c++)
         rates[n++] = at_point(c, x);
-    qsort(rates, n, sizeof(*rates), by_value);
+    qsort(rates, n, sizeof(*rates), ps_compare_double);
     rate->low = rates[0];
     rate->high = rates[n - 1];
     rate->central = (rates[(n - 1) / 2] + rates[n / 2]) / 2;

@@ -35,14 +35,6 @@ struct ps_sampler {
 /* ---- random numbers: xoshiro256**, seeded by splitmix64 (Blackman and Vigna, arXiv:1805.01407) --
  */
 
-static uint64_t splitmix64(uint64_t *state)
-{
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-}
-
 static uint64_t rotate_left(uint64_t x, int k)
 {
     return x << k | x >> (64 - k);
@@ -156,7 +148,7 @@ int ps_sampler_open(struct ps_sampler **out, const struct ps_model *model,
     }
     uint64_t seed = sampling->seed;
     for (int i = 0; i < 4; i++)
-        s->random[i] = splitmix64(&seed);
+        s->random[i] = ps_random_next(&seed);
     *out = s;
     return 0;
 }

@@ -73,15 +73,9 @@ static const struct ps_probe_point *neighbour(const struct ps_probe_result *resu
     return &result->points[size][depth];
 }
 
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static uint64_t median(uint64_t *values, uint32_t count)
 {
-    qsort(values, count, sizeof(*values), by_value);
+    qsort(values, count, sizeof(*values), ps_compare_u64);
     return values[count / 2];
 }
 

@@ -12,12 +12,6 @@ static char dir[256], path[2][320];
 
 /* ---- the parts ------------------------------------------------------------------------------- */
 
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static void test_histogram(void **state)
 {
     static struct ps_histogram histogram;
@@ -32,7 +26,7 @@ static void test_histogram(void **state)
         values[i] = (x >> 20) >> (x % 43); /* of every magnitude */
         ps_histogram_add(&histogram, values[i]);
     }
-    qsort(values, PS_ARRAY_LEN(values), sizeof(values[0]), by_value);
+    qsort(values, PS_ARRAY_LEN(values), sizeof(values[0]), ps_compare_u64);
     assert_int_equal(histogram.max, values[PS_ARRAY_LEN(values) - 1]);
     for (size_t i = 0; i < PS_ARRAY_LEN(shares); i++) {
         size_t rank = (size_t)(shares[i] * (double)PS_ARRAY_LEN(values));

@@ -275,12 +275,6 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
 /* ---- results ----------------------------------------------------------------------------------
  */
 
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 /* The k-th slowest round in tokens/s. */
 static double rate_of(const struct measurement *m, const struct phase *phase, uint32_t k)
 {
@@ -347,8 +341,8 @@ int cmd_bench_decode(int argc, char **argv)
     if (rc == 0)
         rc = measure(&m, model, &err);
     if (rc >= 0) {
-        qsort(m.prefill.ns, m.args.rounds, sizeof(uint64_t), by_value);
-        qsort(m.decode.ns, m.args.rounds, sizeof(uint64_t), by_value);
+        qsort(m.prefill.ns, m.args.rounds, sizeof(uint64_t), ps_compare_u64);
+        qsort(m.decode.ns, m.args.rounds, sizeof(uint64_t), ps_compare_u64);
     }
     if (rc < 0)
         status = tool_end(rc, &err);

@@ -234,17 +234,11 @@ static int by_time(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-    return (x > y) - (x < y);
-}
-
 static void sort_rounds(struct comparison *c)
 {
     for (size_t m = 0; m < MODE_COUNT; m++)
         qsort(c->samples[m], c->args.rounds, sizeof(c->samples[m][0]), by_time);
-    qsort(c->drive_bytes_per_s, c->args.rounds, sizeof(c->drive_bytes_per_s[0]), by_value);
+    qsort(c->drive_bytes_per_s, c->args.rounds, sizeof(c->drive_bytes_per_s[0]), ps_compare_u64);
 }
 
 /* ---- results: samples are sorted by time, so the fastest is the first --------------------------

@@ -302,12 +302,6 @@ static int compare(struct comparison *c, struct ps_model *reference, struct ps_m
 /* ---- the result --------------------------------------------------------------------------------
  */
 
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The least value that `share` of all do not exceed; kl is sorted. */
 static double quantile(const struct comparison *c, double share)
 {
@@ -378,7 +372,7 @@ int cmd_quality(int argc, char **argv)
     if (rc == 0)
         rc = compare(&c, reference, volume, &err);
     if (rc == 0)
-        qsort(c.kl, c.divergence.count, sizeof(*c.kl), by_value);
+        qsort(c.kl, c.divergence.count, sizeof(*c.kl), ps_compare_double);
     if (rc < 0)
         status = tool_end(rc, &err);
     else if (c.args.json)
