@@ -441,8 +441,9 @@ void ps_session_on_route(struct ps_session *session, ps_route_fn *fn, void *ctx)
 /*
  * Called once per token, MoE layer and depth with what the gate predictor makes of the layer's
  * router, [E] probabilities, valid during the call: at depths 1 to 3 so many layers before the
- * layer, after their mixer and shared expert; at depth 0 before the layer's own mixer. Costs time
- * for as long as fn is not NULL, and changes no bit.
+ * layer, after their mixer and shared expert; at depth 0 before the layer's own mixer. With
+ * options.predictor "learned" depths 1 to 3 are what that one makes of it. Costs time for as long
+ * as fn is not NULL, and changes no bit.
  */
 typedef void ps_guess_fn(void *ctx, uint32_t layer, uint32_t depth, uint32_t position,
                          const float *probabilities);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/util.h"
+#include "model/predictor_learned.h"
 
 void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, uint32_t n)
 {
@@ -28,7 +29,21 @@ static bool any_listens(const struct ps_engine *engine, uint32_t first, uint32_t
     return false;
 }
 
-/* Tells what the gate of `layer` says of tokens first .. first + n - 1 of the chunk. */
+/* What is learned of guesses in guess_p, [n], that are made in the layer whose router has just had
+ * work.xn for its input. */
+static void correct(struct ps_engine *engine, uint32_t layer, uint32_t depth, uint32_t first,
+                    uint32_t n)
+{
+    size_t hidden = engine->config->hidden, experts = engine->config->expert_count;
+
+    if (!engine->learned || !ps_learned_has(engine->learned, layer, depth))
+        return;
+    for (uint32_t t = 0; t < n; t++)
+        ps_learned_apply(engine->learned, layer, depth, engine->work.xn + (first + t) * hidden,
+                         engine->work.guess_p + t * experts);
+}
+
+/* Tells what the predictor says of `layer` for tokens first .. first + n - 1 of the chunk. */
 static void report(struct ps_engine *engine, uint32_t layer, uint32_t depth, uint32_t first,
                    uint32_t n, const float *x)
 {
@@ -37,6 +52,7 @@ static void report(struct ps_engine *engine, uint32_t layer, uint32_t depth, uin
     if (layer >= engine->config->layer_count || engine->config->layers[layer].ffn != PS_FFN_MOE)
         return;
     ps_predict_gate(engine, layer, x, n);
+    correct(engine, layer, depth, first, n);
     for (uint32_t t = 0; t < n; t++) {
         const struct ps_sequence_token *token = &engine->work.tokens[first + t];
         const struct ps_session *session = token->session;

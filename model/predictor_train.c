@@ -594,10 +594,12 @@ static int groups_train(struct training *t, struct ps_error *err)
 
 static void report_fill(const struct training *t, struct ps_train_report *report)
 {
-    *report = (struct ps_train_report){.tokens = t->set.token_count,
-                                       .tokens_held_out = t->set.token_count - t->set.train_count,
-                                       .rank = t->shape.rank,
-                                       .experts_used = t->set.experts_used};
+    *report = (struct ps_train_report){
+        .tokens = t->set.token_count,
+        .tokens_held_out = t->set.token_count - t->set.train_count,
+        .rank = t->shape.rank,
+        .experts_used = t->set.experts_used,
+        .rank_2k = (uint32_t)ps_min_u64(2ull * t->set.experts_used, t->shape.expert_count)};
     for (uint32_t i = 0; i < t->set.layer_count * PS_TRAIN_DEPTHS; i++) {
         const struct ps_train_depth *r = &t->results[i];
         struct ps_train_depth *sum = &report->depths[i % PS_TRAIN_DEPTHS];

@@ -39,6 +39,7 @@ struct ps_train_depth {
 struct ps_train_report {
     uint64_t tokens, tokens_held_out;
     uint32_t rank, experts_used;
+    uint32_t rank_2k; /* 2k, or all experts if those are fewer */
     struct ps_train_depth depths[PS_TRAIN_DEPTHS];
 };
 

@@ -286,6 +286,22 @@ static uint64_t bytes_of(const struct ps_layout_object *object, uint32_t begin, 
 }
 
 /* Books a lease that was just given. */
+/* Where an expert stands in what the trace has guessed of this layer one layer ahead. */
+static uint32_t rank_of(const struct run *run, uint32_t expert)
+{
+    const struct ps_trace_info *info = &run->replay->info;
+    struct ps_trace_token token = {.ranks = run->replay->ranks};
+    uint32_t rank = 0;
+
+    if (!token.ranks)
+        return UINT32_MAX;
+    token.ranks += run->token * info->layer_count * info->depth_count * info->rank_count;
+    const uint16_t *ranks = ps_trace_ranks(info, &token, run->layer, 1);
+    while (rank < info->rank_count && ranks[rank] != expert)
+        rank++;
+    return rank < info->rank_count ? rank : UINT32_MAX;
+}
+
 static void note_lease(struct run *run, uint32_t job, bool was_hit)
 {
     struct ps_replay_result *r = &run->result;
@@ -300,7 +316,10 @@ static void note_lease(struct run *run, uint32_t job, bool was_hit)
     *is_known = 1;
     if (was_hit && !run->ahead.was_staged[run->jobs[job].expert])
         return;
+    uint32_t rank = rank_of(run, run->jobs[job].expert), k = run->replay->info.experts_used;
     r->demands++;
+    r->demands_guessed_k += rank < k;
+    r->demands_guessed_2k += rank < 2 * k;
     r->demand_bytes += bytes_of(object, 0, object->slice_count);
 }
 

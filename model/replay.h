@@ -70,6 +70,9 @@ struct ps_replay_result {
     uint64_t firsts;    /* of them, for the first time: no cache can have these without a guess */
     uint64_t warm_hits; /* hits that are no firsts */
     uint64_t demands;   /* of them, had to be read, whether that was guessed or not */
+    /* Demands that the trace's guesses of one layer ahead have among their first k and 2k, whatever
+     * the predictor: in no first layer, and 0 without guesses. */
+    uint64_t demands_guessed_k, demands_guessed_2k;
     uint64_t read_bytes, demand_bytes;
     uint64_t prefetches, prefetches_used;
     uint64_t stall_ns;                 /* of ns: waiting for reads with nothing to compute */

@@ -7,8 +7,10 @@
 #include "tools/tool.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "core/budget.h"
 #include "core/timeline.h"
@@ -47,6 +49,7 @@ struct measurement {
     struct phase prefill, decode;
     struct routes routes;
     struct ps_engine_stats stats; /* of the end */
+    uint64_t logits_hash;         /* of the last token: what came before is in it */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -190,7 +193,7 @@ static int phase_run(struct ps_engine *engine, struct ps_session *session, const
 
 /* The first round is not timed: it fetches experts and faults memory in. */
 static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps_session *session,
-                      const int32_t *ids, struct ps_error *err)
+                      const int32_t *ids, size_t logits_bytes, struct ps_error *err)
 {
     const struct decode_args *args = &m->args;
     int rc = 0;
@@ -212,6 +215,8 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
                            err);
     }
     ps_engine_stats(engine, &m->stats);
+    if (rc >= 0)
+        m->logits_hash = XXH3_64bits(ps_session_logits(session), logits_bytes);
     return rc;
 }
 
@@ -261,7 +266,7 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
     if (rc == 0)
         rc = routes_begin(m, &info, session, err);
     if (rc == 0)
-        rc = rounds_run(m, engine, session, ids, err);
+        rc = rounds_run(m, engine, session, ids, info.vocab_rows * sizeof(float), err);
     if (rc >= 0)
         rc = tool_timeline_write(&args->timeline, engine, model, err);
     tool_timeline_abandon(&args->timeline);
@@ -322,6 +327,17 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
                      "guesses_right", (json_int_t)phase->guesses_right);
 }
 
+static json_t *result_json(const struct measurement *m)
+{
+    char hash[17];
+
+    snprintf(hash, sizeof(hash), "%016" PRIx64, m->logits_hash);
+    return json_pack("{s:o, s:o, s:s, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
+                     "decode", phase_json(m, &m->decode), "logits_hash", hash, "rounds",
+                     (json_int_t)m->args.rounds, "threads", (json_int_t)m->stats.threads, "cpu",
+                     m->stats.cpu);
+}
+
 int cmd_bench_decode(int argc, char **argv)
 {
     static struct measurement m = {
@@ -347,10 +363,7 @@ int cmd_bench_decode(int argc, char **argv)
     if (rc < 0)
         status = tool_end(rc, &err);
     else if (m.args.json)
-        status = tool_json_print(
-            json_pack("{s:o, s:o, s:I, s:I, s:s}", "prefill", phase_json(&m, &m.prefill), "decode",
-                      phase_json(&m, &m.decode), "rounds", (json_int_t)m.args.rounds, "threads",
-                      (json_int_t)m.stats.threads, "cpu", m.stats.cpu));
+        status = tool_json_print(result_json(&m));
     else
         result_print(&m);
     ps_model_close(&model);

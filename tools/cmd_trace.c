@@ -21,6 +21,12 @@ struct trace_args {
     bool has_ranks, json;
 };
 
+/* Guesses are those of the gate alone otherwise, whatever is read ahead. */
+static bool guesses_learned(const struct trace_args *args)
+{
+    return args->engine.predictor != NULL && strcmp(args->engine.predictor, "learned") == 0;
+}
+
 static void args_check(const struct trace_args *args, struct argp_state *state)
 {
     bool imports = args->import.file != NULL;
@@ -29,6 +35,9 @@ static void args_check(const struct trace_args *args, struct argp_state *state)
         argp_error(state, "name a VOLUME and a text with --file, or a trace with --import");
     if (args->record.out == NULL)
         argp_error(state, "--out is needed");
+    if (args->record.hidden && guesses_learned(args))
+        argp_error(state, "--hidden: train-predictor learns from the gate's guesses; leave out "
+                          "--predictor learned");
     if (imports && (args->record.file != NULL || args->volume.path_count > 0))
         argp_error(state, "--import takes neither a volume nor --file");
     if (imports && (args->record.hidden || args->has_ranks || args->record.tokens_max > 0 ||
@@ -124,14 +133,16 @@ static const struct argp argp = {
     .parser = parse,
     .children = tool_run_children,
     .doc = "Records which experts the model chooses for every token of a text, with what the gate "
-           "predictor guessed of them 1 to 3 layers ahead. A text longer than --ctx is cut into "
-           "sequences of so many tokens, each from an empty state."};
+           "predictor, or with --predictor learned that one, guessed of them 1 to 3 layers ahead. "
+           "A text longer than --ctx is cut into sequences of so many tokens, each from an empty "
+           "state."};
 
-static int record_json(FILE *to, const struct tool_record_report *report)
+static int record_json(FILE *to, const struct trace_args *args,
+                       const struct tool_record_report *report)
 {
     json_t *depths = json_array();
 
-    for (uint32_t d = 0; depths != NULL && d <= TOOL_TRACE_DEPTHS; d++) {
+    for (uint32_t d = guesses_learned(args); depths != NULL && d <= TOOL_TRACE_DEPTHS; d++) {
         double chosen = (double)ps_max_u64(report->chosen[d], 1);
         double k = (double)report->found_k[d] / chosen, k2 = (double)report->found_2k[d] / chosen;
         json_array_append_new(depths,
@@ -140,9 +151,10 @@ static int record_json(FILE *to, const struct tool_record_report *report)
                                         k2 * report->experts_used / report->rank_2k));
     }
     return tool_json_write(
-        to, json_pack("{s:I, s:I, s:i, s:i, s:o?}", "tokens", (json_int_t)report->tokens, "bytes",
-                      (json_int_t)report->bytes, "layers", (int)report->layer_count, "experts_used",
-                      (int)report->experts_used, "gate", depths));
+        to,
+        json_pack("{s:I, s:I, s:i, s:i, s:o?}", "tokens", (json_int_t)report->tokens, "bytes",
+                  (json_int_t)report->bytes, "layers", (int)report->layer_count, "experts_used",
+                  (int)report->experts_used, guesses_learned(args) ? "learned" : "gate", depths));
 }
 
 static int record_print(const struct trace_args *args, const struct tool_record_report *report)
@@ -151,13 +163,14 @@ static int record_print(const struct trace_args *args, const struct tool_record_
     char tokens[32], size[32];
 
     if (args->json)
-        return record_json(to, report);
+        return record_json(to, args, report);
     fprintf(to, "%s tokens, %u MoE layers, %u experts each; %s\n",
             tool_count_text(report->tokens, tokens), report->layer_count, report->experts_used,
             ps_size_text(report->bytes, size, sizeof(size)));
-    fprintf(to, "gate predictor   of %2u guessed   of %2u guessed\n", report->experts_used,
+    fprintf(to, "%-17sof %2u guessed   of %2u guessed\n",
+            guesses_learned(args) ? "learned" : "gate predictor", report->experts_used,
             report->rank_2k);
-    for (uint32_t d = 0; d <= TOOL_TRACE_DEPTHS; d++) {
+    for (uint32_t d = guesses_learned(args); d <= TOOL_TRACE_DEPTHS; d++) {
         double chosen = (double)ps_max_u64(report->chosen[d], 1);
         fprintf(to, d == 0 ? "same layer       " : "%u ahead          ", d);
         fprintf(to, "%8.1f %%     %8.1f %%\n", 100 * (double)report->found_k[d] / chosen,

@@ -99,18 +99,28 @@ static double share(uint64_t found, const struct ps_train_depth *depth)
     return (double)found / (double)ps_max_u64(depth->chosen, 1);
 }
 
+/* Precision of the first k is their recall: so many are chosen. */
+static json_t *found_json(const struct ps_train_report *report, uint64_t found_k, uint64_t found_2k,
+                          const struct ps_train_depth *depth)
+{
+    double k = share(found_k, depth), k2 = share(found_2k, depth);
+    double of_2k = (double)report->experts_used / (double)report->rank_2k;
+
+    return json_pack("{s:f, s:f, s:f, s:f}", "recall_k", k, "recall_2k", k2, "precision_k", k,
+                     "precision_2k", k2 * of_2k);
+}
+
 static int report_json(FILE *to, const struct ps_train_report *report, size_t bytes, uint64_t ns)
 {
     json_t *depths = json_array();
 
     for (int d = 0; depths != NULL && d < PS_TRAIN_DEPTHS; d++) {
         const struct ps_train_depth *r = &report->depths[d];
-        json_array_append_new(
-            depths,
-            json_pack("{s:i, s:i, s:i, s:{s:f, s:f}, s:{s:f, s:f}}", "depth", d + 1, "layers",
-                      (int)r->layer_count, "kept", (int)r->kept_count, "gate", "recall_k",
-                      share(r->gate_k, r), "recall_2k", share(r->gate_2k, r), "learned", "recall_k",
-                      share(r->learned_k, r), "recall_2k", share(r->learned_2k, r)));
+        json_array_append_new(depths,
+                              json_pack("{s:i, s:i, s:i, s:o, s:o}", "depth", d + 1, "layers",
+                                        (int)r->layer_count, "kept", (int)r->kept_count, "gate",
+                                        found_json(report, r->gate_k, r->gate_2k, r), "learned",
+                                        found_json(report, r->learned_k, r->learned_2k, r)));
     }
     return tool_json_write(
         to, json_pack("{s:I, s:I, s:i, s:i, s:I, s:f, s:o?}", "tokens", (json_int_t)report->tokens,
@@ -131,8 +141,7 @@ static int report_print(const struct train_args *args, const struct ps_train_rep
             report->rank, ps_size_text(bytes, size, sizeof(size)),
             tool_count_text(report->tokens, tokens), tool_time_text(ns, time),
             tool_count_text(report->tokens_held_out, held));
-    fprintf(to, "%16s of %2u guessed  of %2u guessed\n", "", report->experts_used,
-            2 * report->experts_used);
+    fprintf(to, "%16s of %2u guessed  of %2u guessed\n", "", report->experts_used, report->rank_2k);
     for (int d = 0; d < PS_TRAIN_DEPTHS; d++) {
         const struct ps_train_depth *r = &report->depths[d];
         fprintf(to, "%d ahead: gate     %8.1f %%     %8.1f %%\n", d + 1, 100 * share(r->gate_k, r),

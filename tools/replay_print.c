@@ -45,15 +45,17 @@ static json_t *row_json(const struct replay_row *row)
         "hits", (json_int_t)r->hits, "firsts", (json_int_t)r->firsts, "warm_hits",
         (json_int_t)r->warm_hits, "demands", (json_int_t)r->demands, "hit_rate",
         share_of(r->hits, r->asked), "warm_hit_rate", replay_warm_rate(r));
-    json_t *more = json_pack(
-        "{s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "read_bytes",
-        (json_int_t)r->read_bytes, "demand_bytes", (json_int_t)r->demand_bytes, "prefetches",
-        (json_int_t)r->prefetches, "prefetches_used", (json_int_t)r->prefetches_used, "tokens",
-        (json_int_t)r->tokens, "seconds", (double)r->ns / 1e9, "tokens_per_s",
-        tool_rate(r->tokens, r->ns), "stall_share", share_of(r->stall_ns, r->ns), "compute_share",
-        share_of(r->compute_ns, r->ns), "bound_layers_tokens_per_s",
-        tool_rate(r->tokens, r->bound_layers_ns), "bound_overlap_tokens_per_s",
-        tool_rate(r->tokens, r->bound_overlap_ns), "busy_shares", busy);
+    json_t *more =
+        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:o}",
+                  "demands_guessed_k", (json_int_t)r->demands_guessed_k, "demands_guessed_2k",
+                  (json_int_t)r->demands_guessed_2k, "read_bytes", (json_int_t)r->read_bytes,
+                  "demand_bytes", (json_int_t)r->demand_bytes, "prefetches",
+                  (json_int_t)r->prefetches, "prefetches_used", (json_int_t)r->prefetches_used,
+                  "tokens", (json_int_t)r->tokens, "seconds", (double)r->ns / 1e9, "tokens_per_s",
+                  tool_rate(r->tokens, r->ns), "stall_share", share_of(r->stall_ns, r->ns),
+                  "compute_share", share_of(r->compute_ns, r->ns), "bound_layers_tokens_per_s",
+                  tool_rate(r->tokens, r->bound_layers_ns), "bound_overlap_tokens_per_s",
+                  tool_rate(r->tokens, r->bound_overlap_ns), "busy_shares", busy);
     json_object_update(json, more);
     json_decref(more);
     return json;

@@ -5,7 +5,7 @@
 #include "model/penstock.h"
 #include "model/trace.h"
 
-#define TOOL_TRACE_DEPTHS 3u /* layers that the gate predictor looks ahead */
+#define TOOL_TRACE_DEPTHS 3u /* layers that the predictors look ahead */
 
 struct tool_record_options {
     const char *file, *out; /* the text, and the trace */

@@ -8,7 +8,8 @@ json '.prefill.tokens == 20 and .decode.tokens == 6 and .rounds == 2 and .thread
     all(.prefill, .decode; .streamed_bytes == 0 and .tokens_per_s.least > 0 and
         .tokens_per_s.least <= .tokens_per_s.median and .tokens_per_s.median <= .tokens_per_s.most)' \
     "$penstock" bench decode v --prompt 20 --tokens 6 --repeat 2 --threads 1 --memory 200M --json
-json '.decode.streamed_bytes > 0' \
+hash=$(jq -r .logits_hash out.txt)
+json ".decode.streamed_bytes > 0 and .logits_hash == \"$hash\" and (.logits_hash | length) == 16" \
     "$penstock" bench decode v --prompt 20 --tokens 6 --repeat 1 --memory min --json
 quiet "$penstock" bench decode v --prompt 20 --tokens 6 --repeat 1 --memory 200M
 grep -q '^read  *nothing' out.txt || die "experts were read: $(cat out.txt)"

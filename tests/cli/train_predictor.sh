@@ -9,6 +9,7 @@ head -c 16000 "$demo_text" >text
 quiet "$penstock" trace demo --file text --ctx 512 --hidden --out hidden
 json '.rank == 16 and .tokens > 4000 and .tokens_held_out > 400 and .bytes < 65536 and (.depths | length) == 3
       and (.depths | map(.layers) == [7, 6, 5])
+      and (.depths | map(.learned.precision_2k * 2 - .learned.recall_2k | fabs < 1e-9) | all)
       and (.depths | map(.learned.recall_2k >= .gate.recall_2k and .kept <= .layers) | all)
       and .depths[1].learned.recall_2k > .depths[1].gate.recall_2k + 0.01
       and .depths[2].kept > 0' \
@@ -33,6 +34,21 @@ for options in '--predictor learned' '--predictor learned --predictor-file two';
     quiet "${run[@]}" "${words[@]}"
     same out.txt without.txt "the text with $options"
 done
+# On text that it was not trained with: the gate's share, and what is learned, of choices and of misses.
+tail -c 2000 "$demo_text" >other_text
+for predictor in gate learned; do
+    quiet "$penstock" trace demo --file other_text --predictor "$predictor" --out "by_$predictor" --json
+    mv out.txt "$predictor.json"
+    quiet "$penstock" replay "by_$predictor" --memory 20% --json
+    mv out.txt "$predictor-misses.json"
+done
+json '(.learned | map(.depth) == [1, 2, 3])' cat learned.json
+jq -es '.[0].gate[2].recall_2k < .[1].learned[1].recall_2k and .[0].gate[2].depth == .[1].learned[1].depth' \
+    gate.json learned.json >/dev/null || die "the learned predictor finds no more of another text"
+jq -es 'map(.runs[0] | .demands_guessed_k > .demands * 0.3 and .demands_guessed_2k > .demands_guessed_k and
+    .demands_guessed_2k < .demands) | all' gate-misses.json learned-misses.json >/dev/null ||
+    die "the shares of misses that were guessed are not in order"
+fails 2 'leave out --predictor' "$penstock" trace demo --file text --predictor learned --hidden --out x
 fails 1 'hidden' "${run[@]}" --predictor learned --predictor-file hidden
 # The plan counts what it takes, so that a run may have the ceiling that it names.
 plan=("$penstock" plan demo --ctx 512 --memory 1G --predictor learned)
