@@ -332,10 +332,10 @@ static json_t *result_json(const struct measurement *m)
     char hash[17];
 
     snprintf(hash, sizeof(hash), "%016" PRIx64, m->logits_hash);
-    return json_pack("{s:o, s:o, s:s, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
-                     "decode", phase_json(m, &m->decode), "logits_hash", hash, "rounds",
-                     (json_int_t)m->args.rounds, "threads", (json_int_t)m->stats.threads, "cpu",
-                     m->stats.cpu);
+    return json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
+                     "decode", phase_json(m, &m->decode), "logits_hash", hash, "slots",
+                     (json_int_t)m->stats.store.slot_count, "rounds", (json_int_t)m->args.rounds,
+                     "threads", (json_int_t)m->stats.threads, "cpu", m->stats.cpu);
 }
 
 int cmd_bench_decode(int argc, char **argv)
