@@ -5,12 +5,14 @@
  * choose alike in a model that was made so; 0 draws any token. Sequences change their topic each
  * for itself (own) or all at once, as the questions about one document do (one). TOKENS tokens in
  * all, a third of them to warm up. Prints a line for each: bytes read and experts asked for are per
- * token.
+ * token; tokens/s over those of the first number of sequences, and how many times fewer experts are
+ * asked for, by which the drives' work shrinks.
  */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +34,11 @@ struct bench {
     uint32_t tokens, topics;
     double stay;
     bool is_one_topic;
+    struct figures *first; /* shared with the processes of all numbers of sequences */
+};
+
+struct figures {
+    double tokens_per_s, experts; /* per token */
 };
 
 static uint32_t draw(uint64_t *random)
@@ -78,7 +85,7 @@ static int run_steps(const struct bench *b, struct ps_session **sessions, struct
     return rc;
 }
 
-static void print_line(uint32_t count, uint32_t tokens, uint64_t ns,
+static void print_line(const struct bench *b, uint32_t count, uint32_t tokens, uint64_t ns,
                        const struct ps_engine_stats *from, const struct ps_engine_stats *to)
 {
     double seconds = (double)ns / 1e9,
@@ -86,10 +93,14 @@ static void print_line(uint32_t count, uint32_t tokens, uint64_t ns,
     double hits = (double)(to->store.hits - from->store.hits);
     double misses = (double)(to->store.misses - from->store.misses);
 
-    printf("%3" PRIu32 " sequences  %8.2f tokens/s  %8.1f MB/token  %6.1f experts/token  %5.1f %% "
-           "hits  %5.2f GB/s  "
+    struct figures now = {tokens / seconds, (hits + misses) / tokens};
+    if (b->first->tokens_per_s == 0)
+        *b->first = now;
+    printf("%3" PRIu32 " sequences  %8.2f tokens/s (%.2f times, experts %.2f)  %8.1f MB/token  "
+           "%6.1f experts/token  %5.1f %% hits  %5.2f GB/s  "
            "waited %3.0f %%  %" PRIu64 " slots  peak %.2f of %.2f GiB\n",
-           count, tokens / seconds, read / tokens / 1e6, (hits + misses) / tokens,
+           count, now.tokens_per_s, now.tokens_per_s / b->first->tokens_per_s,
+           b->first->experts / now.experts, read / tokens / 1e6, now.experts,
            100 * hits / (hits + misses), read / seconds / 1e9,
            (double)(to->store.wait_ns - from->store.wait_ns) / (double)ns * 100,
            (uint64_t)to->store.slot_count, (double)to->memory_peak_bytes / (1u << 30),
@@ -122,7 +133,7 @@ static int run_count(const struct bench *b, uint32_t count, struct ps_error *err
         uint64_t ns = ps_now_ns() - start;
         ps_engine_stats(engine, &to);
         if (rc >= 0)
-            print_line(count, (steps - steps / 3) * count, ns, &from, &to);
+            print_line(b, count, (steps - steps / 3) * count, ns, &from, &to);
     }
     for (uint32_t i = 0; i < count; i++)
         ps_session_close(&sessions[i]);
@@ -166,6 +177,10 @@ int main(int argc, char **argv)
     b.tokens = (uint32_t)strtoul(argv[3], NULL, 10);
     b.topics = (uint32_t)strtoul(argv[4], NULL, 10);
     b.stay = strtod(argv[5], NULL);
+    b.first =
+        mmap(NULL, sizeof(*b.first), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (b.first == MAP_FAILED)
+        return 1;
     b.is_one_topic = strcmp(argv[6], "one") == 0;
     for (int i = 7; status == 0 && i < argc; i++) {
         unsigned long count = strtoul(argv[i], NULL, 10);

@@ -101,7 +101,7 @@ static void number_layer(void *ctx, uint32_t layer, uint32_t position, uint32_t 
 /* ---- the engine ------------------------------------------------------------------------------ */
 
 struct run {
-    uint64_t ns, expert_ns;
+    uint64_t ns, expert_ns, shared_ns;
     struct ps_store_stats store;
 };
 
@@ -119,6 +119,7 @@ static void decode(struct bench *b, struct ps_session *session, struct ps_engine
     run->ns = ps_now_ns() - begin_ns;
     ps_engine_stats(engine, &after);
     run->expert_ns = after.expert_ns - before.expert_ns;
+    run->shared_ns = after.shared_ns - before.shared_ns;
     run->store = after.store;
 }
 
@@ -269,11 +270,12 @@ int main(int argc, char **argv)
         b.moe_of[l] = b.moe_of[l] ? moe++ : 0;
     uint64_t per_token = b.info.moe_layer_count;
     compute.expert_ns = run.expert_ns / (b.token_count * per_token * b.info.experts_used);
-    compute.mixer_ns = (run.ns - run.expert_ns) / (b.token_count * per_token);
-    printf("%u tokens; with everything in memory %.2f tokens/s: an expert takes %.1f us, all else "
-           "of a layer %.1f us\n",
+    compute.shared_ns = run.shared_ns / (b.token_count * per_token);
+    compute.mixer_ns = (run.ns - run.expert_ns - run.shared_ns) / (b.token_count * per_token);
+    printf("%u tokens; with everything in memory %.2f tokens/s: an expert takes %.1f us, the "
+           "shared one %.1f us, all else of a layer %.1f us\n",
            b.token_count, b.token_count * 1e9 / (double)run.ns, (double)compute.expert_ns / 1e3,
-           (double)compute.mixer_ns / 1e3);
+           (double)compute.shared_ns / 1e3, (double)compute.mixer_ns / 1e3);
     printf(" slots      hits  replayed   tokens/s  replayed  difference   waited  replayed\n");
     for (size_t i = 0; i < PS_ARRAY_LEN(shares); i++)
         compare(&b, shares[i], seconds, &compute);

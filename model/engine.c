@@ -245,6 +245,7 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
     stats->guesses_read = engine->ahead.read_count;
     stats->guesses_right = engine->ahead.right_count;
     stats->expert_ns = engine->expert_ns;
+    stats->shared_ns = engine->shared_ns;
     stats->prefill_tokens = engine->prefill_tokens;
     stats->prefill_ns = engine->prefill_ns;
     stats->decode_tokens = engine->decode_tokens;

@@ -193,7 +193,8 @@ struct ps_engine {
     struct ps_learned *learned;                        /* NULL: the gate alone guesses */
     struct ps_session *sessions[PS_SESSION_COUNT_MAX]; /* by state, or NULL */
     uint64_t eval_count; /* an eval invalidates the logits of those before it */
-    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, expert_ns, sample_ns;
+    uint64_t prefill_tokens, prefill_ns, decode_tokens, decode_ns, sample_ns;
+    uint64_t expert_ns, shared_ns;
 
     /* Set between runs of the threads: what they compute, for a timeline. */
     uint32_t layer, stage;

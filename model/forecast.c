@@ -28,6 +28,10 @@
 /* Threads that a layer's reads wake one after the other: the one that issues them, the one that
  * waits for them, and then those that compute. */
 #define READ_WAKES 3
+/* Reads in a drive's queue where no probe has told, and the share of plain reads that checksums of
+ * what has just come reach. */
+#define DEPTH_UNKNOWN 8u
+#define CHECK_SHARE 0.5
 /* Norms, residuals, rounding, top-k, leases: what one thread does alone in a layer, by the width of
  * the model. */
 #define ALONE_LAYER_NS 8000.0
@@ -155,7 +159,10 @@ struct forecasting {
     struct ps_engine_options engine; /* resolved */
     struct ps_state_shape state;
     bool is_q8;
-    double drive_bytes_per_s, drive_fill_s; /* of all drives; the first read's delay */
+    double drive_bytes_per_s; /* of all drives */
+    double drive_alone_s;     /* a read that has its drive for itself */
+    double drive_full_s;      /* as many reads together as the drives' queues hold: */
+    uint32_t drive_depth;
 };
 
 static double part_seconds(const struct forecasting *f, uint32_t layer, enum ps_forecast_part part,
@@ -218,13 +225,25 @@ static uint64_t expert_bytes(const struct forecasting *f, uint32_t layer)
     return info.bytes;
 }
 
-static double read_seconds(const struct forecasting *f, double bytes)
+/* A drive serves what its queue holds together: so many times the queues are full, and then the
+ * rest, which takes longer than its share. */
+static double read_seconds(const struct forecasting *f, double bytes, double compute)
 {
     double wake_ns = f->machine->wake_ns > 0 ? f->machine->wake_ns : WAKE_NS_UNKNOWN;
+    double full_bytes = f->drive_full_s * f->drive_bytes_per_s, one = 1.0 / f->drive_depth;
 
     if (bytes <= 0)
         return 0;
-    return READ_WAKES * wake_ns / 1e9 + f->drive_fill_s + bytes / f->drive_bytes_per_s;
+    double full = floor(bytes / full_bytes), rest = bytes / full_bytes - full, seconds = 0;
+    if (rest > 0)
+        seconds = f->drive_alone_s;
+    if (rest > one)
+        seconds += (rest - one) / (1 - one) * (f->drive_full_s - f->drive_alone_s);
+    seconds += full * f->drive_full_s;
+    /* Reads beside arithmetic may be slower: what drives lack meanwhile follows behind it. */
+    if (f->options->busy_share > 0)
+        seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
+    return READ_WAKES * wake_ns / 1e9 + seconds;
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */
@@ -236,8 +255,8 @@ struct spent {
 
 /*
  * The slower of a layer's reads and its arithmetic, for every number of misses that it may have:
- * the mean of the slower is more than the slower of the means. The last slice that lands is
- * computed behind the reads.
+ * the mean of the slower is more than the slower of the means. A drive reads what is in its queue
+ * at the same time: the last slices land together, and are checked and computed behind the reads.
  */
 static void decode_experts(const struct forecasting *f, uint32_t layer, double hit, struct spent *s)
 {
@@ -246,11 +265,12 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
     double compute = part_seconds(f, layer, PS_PART_SHARED, 1) + k * one;
     uint64_t bytes = expert_bytes(f, layer);
     struct ps_object_info info;
-    double chance = pow(hit, k), tail;
+    double chance = pow(hit, k), slice;
 
     ps_volume_object(f->model->volume,
                      (uint32_t)ps_volume_find_streamed(f->model->volume, layer, 0), &info);
-    tail = one / info.slice_count;
+    slice = one / info.slice_count +
+            (double)bytes / info.slice_count / (CHECK_SHARE * f->machine->read_bytes_per_s);
     s->compute += compute;
     s->product_seconds += compute;
     s->product_bytes +=
@@ -260,7 +280,8 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
         return;
     }
     for (uint32_t misses = 0; misses <= k; misses++) {
-        double reads = read_seconds(f, (double)misses * (double)bytes);
+        double reads = read_seconds(f, (double)misses * (double)bytes, compute);
+        double tail = slice * fmin(f->drive_depth, (double)misses * info.slice_count);
         double time = fmax(misses ? reads + tail : 0, compute);
         s->seconds += chance * time;
         s->waiting += chance * (time - compute);
@@ -404,7 +425,7 @@ static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double 
         double compute = part_seconds(f, l, PS_PART_SHARED, chunk) +
                          distinct * part_seconds(f, l, PS_PART_EXPERT, vectors);
         double reads = c->layers[l].ffn == PS_FFN_MOE && missed > 0
-                           ? read_seconds(f, missed * (double)expert_bytes(f, l))
+                           ? read_seconds(f, missed * (double)expert_bytes(f, l), compute)
                            : 0;
         s.seconds += mixer + fmax(reads, compute);
         s.compute += mixer + compute;
@@ -426,11 +447,15 @@ static void find_drives(struct forecasting *f)
     for (int i = 0; i < o->drive_count; i++) {
         const struct ps_member_profile *d = &o->drives[i];
         double alone = (double)d->latency_ns / 1e9, rate = (double)d->bytes_per_s;
+        uint32_t depth = d->depth > 0 ? d->depth : DEPTH_UNKNOWN;
         if (rate <= 0)
             return;
         sum += rate;
-        f->drive_fill_s = fmax(f->drive_fill_s, alone - (double)d->request_bytes / rate);
+        f->drive_alone_s = fmax(f->drive_alone_s, alone);
+        f->drive_full_s = fmax(f->drive_full_s, depth * (double)d->request_bytes / rate);
+        f->drive_depth += depth;
     }
+    f->drive_full_s = fmax(f->drive_full_s, f->drive_alone_s);
     f->drive_bytes_per_s = sum;
     for (int i = 0; i < o->drive_count && o->shares; i++)
         if (o->shares[i] > 0)

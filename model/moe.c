@@ -715,7 +715,9 @@ int ps_moe_run(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_e
     }
     engine->stage = PS_STAGE_SHARED;
     /* The shared expert needs nothing from the drives: it runs while the reads fly. */
+    uint64_t begin_ns = ps_now_ns();
     run_shared(engine, layer, n);
+    engine->shared_ns += ps_now_ns() - begin_ns;
     ps_ahead_guess(engine, layer, n);
     ps_guesses_report(engine, layer, n);
     return run_experts(engine, &run, err);

@@ -263,6 +263,7 @@ struct ps_forecast_options {
     const struct ps_member_profile *drives; /* [drive_count]; bytes_per_s is what matters most */
     const double *shares; /* [drive_count] of the data, sum 1; NULL: by bandwidth */
     int drive_count;      /* 0: not known */
+    double busy_share;    /* of that, what drives give while all processors compute; 0: not known */
     enum ps_routing routing;
     const struct ps_reuse *reuse; /* instead of routing; or NULL */
     const struct ps_plan *plan; /* made before anything was measured, which took memory; or NULL */
@@ -351,7 +352,7 @@ struct ps_engine_stats {
     struct ps_store_member_stats members[PS_MEMBER_COUNT_MAX];
     uint64_t guesses_read, guesses_right; /* experts read ahead, and those chosen afterwards */
     uint64_t prefill_tokens, prefill_ns;
-    uint64_t expert_ns;                /* of both: in routed experts' arithmetic */
+    uint64_t expert_ns, shared_ns;     /* of both: in routed and shared experts' arithmetic */
     uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */
     struct ps_usage prefill_usage, decode_usage;
     uint64_t sample_ns;         /* choosing tokens, in ps_session_generate */

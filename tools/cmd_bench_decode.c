@@ -34,7 +34,7 @@ struct decode_args {
 struct phase {
     uint64_t ns[ROUNDS_MAX];
     uint64_t streamed_bytes; /* of experts */
-    uint64_t total_ns, wait_ns, expert_ns;
+    uint64_t total_ns, wait_ns, expert_ns, shared_ns;
     uint64_t hits, misses, guesses_read, guesses_right;
 };
 
@@ -166,6 +166,7 @@ static void phase_add(struct phase *phase, const struct ps_engine_stats *before,
     phase->streamed_bytes += after->store.streamed_bytes - before->store.streamed_bytes;
     phase->wait_ns += after->store.wait_ns - before->store.wait_ns;
     phase->expert_ns += after->expert_ns - before->expert_ns;
+    phase->shared_ns += after->shared_ns - before->shared_ns;
     phase->hits += after->store.hits - before->store.hits;
     phase->misses += after->store.misses - before->store.misses;
     phase->guesses_read += after->guesses_read - before->guesses_read;
@@ -316,15 +317,15 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
 {
     uint32_t rounds = m->args.rounds;
 
-    return json_pack("{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
-                     (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens),
-                     "tokens_per_s", "median", rate_of(m, phase, rounds / 2), "least",
-                     rate_of(m, phase, 0), "most", rate_of(m, phase, rounds - 1), "streamed_bytes",
-                     (json_int_t)phase->streamed_bytes, "total_ns", (json_int_t)phase->total_ns,
-                     "wait_ns", (json_int_t)phase->wait_ns, "expert_ns",
-                     (json_int_t)phase->expert_ns, "hits", (json_int_t)phase->hits, "misses",
-                     (json_int_t)phase->misses, "guesses_read", (json_int_t)phase->guesses_read,
-                     "guesses_right", (json_int_t)phase->guesses_right);
+    return json_pack(
+        "{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
+        (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens), "tokens_per_s",
+        "median", rate_of(m, phase, rounds / 2), "least", rate_of(m, phase, 0), "most",
+        rate_of(m, phase, rounds - 1), "streamed_bytes", (json_int_t)phase->streamed_bytes,
+        "total_ns", (json_int_t)phase->total_ns, "wait_ns", (json_int_t)phase->wait_ns, "expert_ns",
+        (json_int_t)phase->expert_ns, "shared_ns", (json_int_t)phase->shared_ns, "hits",
+        (json_int_t)phase->hits, "misses", (json_int_t)phase->misses, "guesses_read",
+        (json_int_t)phase->guesses_read, "guesses_right", (json_int_t)phase->guesses_right);
 }
 
 static json_t *result_json(const struct measurement *m)

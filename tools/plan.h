@@ -8,6 +8,7 @@ struct plan_drives {
     struct ps_member_profile drives[PS_MEMBER_COUNT_MAX];
     double shares[PS_MEMBER_COUNT_MAX]; /* of the data, of a volume's drives */
     bool has_shares;
+    double busy_share;  /* of what they give, while all processors compute; 0: not known */
     int count;          /* 0: not known */
     const char *origin; /* "given", "measured now", "recorded in the volume" */
 };

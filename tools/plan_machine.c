@@ -2,6 +2,10 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -16,12 +20,14 @@
 
 #define READ_BYTES (UINT64_C(192) << 20)
 #define REQUEST_BYTES (1u << 20)
+#define REQUEST_BYTES_MAX (4u << 20)
 #define DEPTH 8u
 #define BANDWIDTH_NS UINT64_C(800000000)
 #define LATENCY_NS UINT64_C(400000000)
 /* Of a drive that nobody has measured: between a request and its first byte. */
 #define ACCESS_NS 100000u
 #define RATE_MAX 1e15
+#define BUSY_THREADS_MAX 512
 
 /* "7.0G": a number, K, M, G or T of powers of 1000; *end is what follows. 0 for none. */
 static double rate_parse(const char *text, const char **end)
@@ -94,19 +100,62 @@ int plan_drives_parse(struct plan_drives *drives, const char *spec, struct ps_er
         spec, PS_MEMBER_COUNT_MAX);
 }
 
+struct busy {
+    pthread_t threads[BUSY_THREADS_MAX];
+    int count;
+    atomic_bool at_end;
+};
+
+static void *busy_thread(void *ctx)
+{
+    struct busy *busy = ctx;
+    const struct sched_param least = {0};
+
+    /* Only what nobody else wants of a processor. */
+    pthread_setschedparam(pthread_self(), SCHED_IDLE, &least);
+    while (!atomic_load_explicit(&busy->at_end, memory_order_relaxed))
+        ;
+    return NULL;
+}
+
+/* What the same reads come to while every processor computes. Less than alone where what serves the
+ * drive needs processors itself, as the host of a virtual machine does. */
+static int busy_measure(struct ps_measure_options *options, double *bytes_per_s,
+                        struct ps_error *err)
+{
+    static struct busy busy;
+    struct ps_measure_result result;
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+    atomic_store(&busy.at_end, false);
+    for (busy.count = 0; busy.count < processors && busy.count < BUSY_THREADS_MAX; busy.count++)
+        if (pthread_create(&busy.threads[busy.count], NULL, busy_thread, &busy) != 0)
+            break;
+    int rc = ps_measure_run(options, &result, err);
+    atomic_store(&busy.at_end, true);
+    for (int i = 0; i < busy.count; i++)
+        pthread_join(busy.threads[i], NULL);
+    if (rc == 0)
+        *bytes_per_s = (double)result.bytes_per_s;
+    return rc;
+}
+
 /*
  * Reads of the size and in the number that the model asks for when every expert of a layer misses,
- * and alone. Means, not medians: a layer waits for its slowest read, so what happens rarely counts
- * as well.
+ * beside busy processors too, and alone. Means, not medians: a layer waits for its slowest read, so
+ * what happens rarely counts as well.
  */
-static int drive_measure(const char *path, const struct ps_model *model,
-                         struct ps_member_profile *profile, struct ps_error *err)
+static int drive_measure(const char *path, const struct ps_model *model, struct plan_drives *drives,
+                         int at, struct ps_error *err)
 {
+    struct ps_member_profile *profile = &drives->drives[at];
     struct ps_measure_result many, alone;
     struct ps_model_info info;
+    double busy = 0;
 
     ps_model_info(model, &info);
-    uint64_t request = ps_min_u64(ps_align_up(info.expert_bytes_max, 4096), REQUEST_BYTES);
+    uint64_t slice = ps_align_up(ps_div_up(info.expert_bytes_max, info.slices_per_expert), 4096);
+    uint64_t request = ps_min_u64(slice, REQUEST_BYTES_MAX);
     uint64_t reads = info.experts_used * ps_div_up(info.expert_bytes_max, request);
     struct ps_measure_options options = {.paths = &path,
                                          .path_count = 1,
@@ -117,6 +166,9 @@ static int drive_measure(const char *path, const struct ps_model *model,
                                          .stop = tool_stop_flag()};
     int rc = ps_measure_run(&options, &many, err);
     profile->depth = options.depth;
+    options.seed++;
+    if (rc == 0)
+        rc = busy_measure(&options, &busy, err);
     options.depth = 1;
     options.ns_max = LATENCY_NS;
     options.seed++;
@@ -129,6 +181,10 @@ static int drive_measure(const char *path, const struct ps_model *model,
     profile->request_bytes = options.request_bytes;
     profile->bytes_per_s = many.bytes_per_s;
     profile->latency_ns = alone.request_count ? alone.ns / alone.request_count : 0;
+    /* That of the drive which suffers most. */
+    double share = many.bytes_per_s > 0 ? fmin(busy / (double)many.bytes_per_s, 1) : 1;
+    if (drives->busy_share == 0 || share < drives->busy_share)
+        drives->busy_share = share;
     return 0;
 }
 
@@ -169,7 +225,7 @@ int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bo
         paths[drives->count++] = info.path;
         if (!is_probed)
             drives->drives[at] = *recorded;
-        int rc = is_probed ? drive_measure(info.path, model, &drives->drives[at], err) : 0;
+        int rc = is_probed ? drive_measure(info.path, model, drives, at, err) : 0;
         if (rc < 0)
             return rc;
     }
@@ -206,7 +262,7 @@ int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, co
     *drives = (struct plan_drives){.count = 1, .origin = "measured now"};
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode) && largest_file(path, file, sizeof(file)))
         path = file;
-    return drive_measure(path, model, &drives->drives[0], err);
+    return drive_measure(path, model, drives, 0, err);
 }
 
 /* ---- machines -------------------------------------------------------------------------------- */

@@ -103,6 +103,8 @@ json_t *plan_json(const struct plan_result *r)
         return json;
     json_object_set_new(json, "forecast", forecast_json(&r->now));
     json_object_set_new(json, "drives", drives_json(&r->drives));
+    if (r->drives.busy_share > 0)
+        json_object_set_new(json, "drives_busy_share", json_real(r->drives.busy_share));
     json_object_set_new(json, "machine", machine_json(&r->machine));
     if (r->has_drive)
         json_object_set_new(more, "drive", forecast_json(&r->drive));
@@ -197,7 +199,10 @@ static void basis_print(const struct plan_result *r)
         printf("drives     ");
         for (int i = 0; i < d->count; i++)
             printf("%s%.2f", i > 0 ? " + " : "", (double)d->drives[i].bytes_per_s / 1e9);
-        printf(" GB/s, %s\n", d->origin);
+        printf(" GB/s");
+        if (d->busy_share > 0)
+            printf(" (%.0f %% of it beside busy processors)", 100 * d->busy_share);
+        printf(", %s\n", d->origin);
     }
     if (r->machine.is_known)
         printf("machine    %d threads, %.0f GB/s of memory, %.0f GFLOP/s, %s\n", m->threads,
