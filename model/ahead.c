@@ -1,7 +1,6 @@
 #include "model/ahead.h"
 
 #include <errno.h>
-#include <math.h>
 #include <string.h>
 
 #include "core/util.h"
@@ -117,15 +116,12 @@ static void guess_by_gate(struct ps_engine *engine, uint32_t from, uint32_t laye
         add_guess(engine, layer, best[i], (double)w->guess_need[best[i]]);
 }
 
-/* So many tokens choose most experts of a layer between them, in the order of the drives. */
-static void guess_all(struct ps_engine *engine, uint32_t layer, uint32_t n)
+/* Many tokens may choose most experts of a layer between them, in the order of the drives: as many
+ * as of the layer before. */
+static void guess_all(struct ps_engine *engine, uint32_t layer)
 {
-    const struct ps_config *c = engine->config;
-    double each = (double)engine->options.experts_used / c->expert_count;
-    double chance = 1 - pow(1 - each, n);
-
-    for (uint32_t e = 0; e < c->expert_count; e++)
-        add_guess(engine, layer, e, chance);
+    for (uint32_t e = 0; e < engine->config->expert_count; e++)
+        add_guess(engine, layer, e, engine->ahead.chunk_chance);
 }
 
 /* Marks in guess_need what the oracle says of a layer for the tokens of the chunk, or, `next`, for
@@ -203,7 +199,7 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
     if (next == engine->config->layer_count)
         return;
     if (n > PS_GUESS_TOKENS) {
-        guess_all(engine, next, n);
+        guess_all(engine, next);
         find_missing(engine, 0);
         ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
         return;
@@ -288,7 +284,28 @@ static void learn(struct ps_engine *engine, uint32_t layer)
     }
 }
 
-void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count)
+/* Which share of the experts that were not in memory before they were guessed a chunk of many
+ * tokens has chosen. */
+static void learn_chunk(struct ps_engine *engine, uint32_t layer)
+{
+    struct ps_ahead *a = &engine->ahead;
+    struct ps_work *w = &engine->work;
+    uint32_t count = engine->config->expert_count, missing = 0, chosen = 0;
+
+    for (uint32_t e = 0; e < count; e++)
+        w->guess_experts[e] = e;
+    ps_store_missing(engine->store, layer, w->guess_experts, count, w->guess_missing);
+    for (uint32_t i = 0; i < a->staged_count; i++)
+        if (w->staged[i].layer == layer)
+            w->guess_missing[w->staged[i].expert] = true;
+    for (uint32_t e = 0; e < count; e++) {
+        missing += w->guess_missing[e];
+        chosen += w->guess_missing[e] && w->guess_chosen[e];
+    }
+    a->chunk_chance = missing > 0 ? (double)chosen / missing : 0;
+}
+
+void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count, uint32_t n)
 {
     struct ps_ahead *a = &engine->ahead;
     struct ps_work *w = &engine->work;
@@ -298,6 +315,8 @@ void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_coun
         for (uint32_t j = 0; j < job_count; j++)
             w->guess_chosen[w->jobs[j].expert] = true;
         learn(engine, layer);
+        if (n > PS_GUESS_TOKENS)
+            learn_chunk(engine, layer);
         settle_staged(engine, layer);
         a->guess_count = a->guess_next = a->ranked_tokens = 0;
     }

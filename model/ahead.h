@@ -34,10 +34,11 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n);
 void ps_ahead_issue(struct ps_engine *engine);
 
 /*
- * What `layer` chose is in work.jobs[0 .. job_count): guesses that were wrong are dropped, what was
- * right and wrong is learned from, and what is in memory stays there until it is leased.
+ * What `layer` chose for n tokens is in work.jobs[0 .. job_count): guesses that were wrong are
+ * dropped, what was right and wrong is learned from, and what is in memory stays there until it is
+ * leased.
  */
-void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count);
+void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_count, uint32_t n);
 
 /* Drops all guesses. */
 void ps_ahead_reset(struct ps_engine *engine);

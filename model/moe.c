@@ -706,7 +706,7 @@ int ps_moe_run(struct ps_engine *engine, uint32_t layer, uint32_t n, struct ps_e
     run.keeps_folds = engine->node_count > 1 && !run.cut_folds &&
                       n * engine->options.experts_used <= PS_FOLD_PAIRS;
     run.job_count = group_pairs(engine, n);
-    ps_ahead_settle(engine, layer, run.job_count);
+    ps_ahead_settle(engine, layer, run.job_count, n);
     int rc = fill_window(engine, &run, err);
     if (rc < 0) {
         for (uint32_t j = 0; j < run.tail; j++)

@@ -95,14 +95,18 @@ void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
     if (width != p->width) {
         p->width = width;
         p->token_ns[0] = p->token_ns[1] = 0;
+        p->timed[0] = p->timed[1] = 0;
         p->turn_tokens = p->turns = p->pause = 0;
         p->is_off = false;
     }
-    double *mean = &p->token_ns[p->is_off ? 0 : 1];
+    int way = p->is_off ? 0 : 1;
 
-    /* The first of a turn still has, or lacks, what the turn before it has read. */
-    if (p->turn_tokens > 0)
-        *mean += (ns - *mean) * (*mean == 0 ? 1 : TIME_WEIGHT);
+    /* The first of a turn still has, or lacks, what the turn before it has read. The first ones
+     * that count all count alike. */
+    if (p->turn_tokens > 0) {
+        p->timed[way] += p->timed[way] < TURN_TOKENS * TURNS_MAX;
+        p->token_ns[way] += (ns - p->token_ns[way]) * fmax(1.0 / p->timed[way], TIME_WEIGHT);
+    }
     if (++p->turn_tokens < TURN_TOKENS)
         return;
     p->turn_tokens = 0;

@@ -23,6 +23,7 @@ struct ps_prefetch {
     /* Tokens are timed with guesses and without, by turns. */
     uint32_t width;        /* tokens that are evaluated together, */
     double token_ns[2];    /* without, with: and how long they take, lately; 0: not known */
+    uint32_t timed[2];     /* how often that was measured */
     bool is_off;           /* guesses are not made in this turn */
     uint32_t turn_tokens;  /* of this turn */
     uint32_t turns, pause; /* with what is faster since the other was tried; until it is again */
