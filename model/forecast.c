@@ -25,9 +25,9 @@
 #define MANY 8u /* vectors */
 #define RUN_NS_UNKNOWN 2000.0
 #define WAKE_NS_UNKNOWN 20000.0
-/* Threads that a layer's reads wake one after the other: the one that issues them, the one that
- * waits for them, and then those that compute. */
-#define READ_WAKES 3
+/* Threads that a layer's reads wake one after the other: the one that issues them, and those that
+ * compute. That of the one that waits is in the latency, which was measured by waiting. */
+#define READ_WAKES 2
 /* Reads in a drive's queue where no probe has told, and the share of plain reads that checksums of
  * what has just come reach. */
 #define DEPTH_UNKNOWN 8u
