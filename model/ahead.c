@@ -5,7 +5,6 @@
 
 #include "core/util.h"
 #include "model/predictor.h"
-#include "model/predictor_learned.h"
 
 /* Layers for which an oracle is asked: their reads together are even where a layer's are not. */
 #define ORACLE_LAYERS 3u
@@ -80,17 +79,9 @@ static void guess_by_gate(struct ps_engine *engine, uint32_t from, uint32_t laye
 {
     const struct ps_config *c = engine->config;
     struct ps_work *w = &engine->work;
-    size_t hidden = c->hidden;
     uint32_t ranks = (uint32_t)ps_min_u64(2ull * engine->options.experts_used, c->expert_count);
 
-    memcpy(w->guess_x, w->x, n * hidden * sizeof(float));
-    for (uint32_t t = 0; t < n; t++)
-        engine->k->add(w->guess_x + t * hidden, w->y + t * hidden, hidden);
-    ps_predict_gate(engine, layer, w->guess_x, n);
-    for (uint32_t t = 0;
-         engine->learned && ps_learned_has(engine->learned, layer, layer - from) && t < n; t++)
-        ps_learned_apply(engine->learned, layer, layer - from, w->xn + t * hidden,
-                         w->guess_p + (size_t)t * c->expert_count);
+    ps_predict(engine, layer, layer - from, ps_predict_input(engine, 0, n), 0, n);
     memset(w->guess_need, 0, c->expert_count * sizeof(float));
     for (uint32_t t = 0; t < n; t++) {
         uint32_t *ranked = w->guess_ranks + (size_t)t * ranks;

@@ -11,10 +11,20 @@
 #include "model/engine.h"
 
 /*
- * p[n, E] = softmax of the layer's router over the experts, for n <= PS_GUESS_TOKENS rows of
- * x[n, H]; p is engine->work.guess_p. All threads. Costs the router's weights and the norm.
+ * x[n, H] for layers after the one whose shared expert's output is in work.y and whose mixer has
+ * been added to work.x, for the chunk's tokens first .. first + n - 1, n <= PS_GUESS_TOKENS: the
+ * sum of both. It is engine->work.guess_x.
  */
-void ps_predict_gate(struct ps_engine *engine, uint32_t layer, const float *x, uint32_t n);
+const float *ps_predict_input(struct ps_engine *engine, uint32_t first, uint32_t n);
+
+/*
+ * p[n, E] = softmax of the layer's router over the experts, for n <= PS_GUESS_TOKENS rows of
+ * x[n, H], corrected by what was learned of guesses `depth` layers ahead, if anything was, from the
+ * inputs in work.xn of the router that has just run, from row `first` on; p is
+ * engine->work.guess_p. All threads. Costs the router's weights, the norm and the correction.
+ */
+void ps_predict(struct ps_engine *engine, uint32_t layer, uint32_t depth, const float *x,
+                uint32_t first, uint32_t n);
 
 /*
  * Guesses for the layers 1 to PS_GUESS_DEPTH after `layer`, whose shared expert's output is in

@@ -94,7 +94,6 @@ void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
 {
     if (width != p->width) {
         p->width = width;
-        p->token_ns[0] = p->token_ns[1] = 0;
         p->timed[0] = p->timed[1] = 0;
         p->turn_tokens = p->turns = p->pause = 0;
         p->is_off = false;
@@ -110,7 +109,7 @@ void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
     if (++p->turn_tokens < TURN_TOKENS)
         return;
     p->turn_tokens = 0;
-    if (p->token_ns[0] == 0 || p->token_ns[1] == 0) {
+    if (p->timed[0] == 0 || p->timed[1] == 0) {
         p->is_off = !p->is_off;
         return;
     }

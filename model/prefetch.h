@@ -22,8 +22,8 @@ struct ps_prefetch {
     uint32_t passed;         /* layers since guesses were made */
     /* Tokens are timed with guesses and without, by turns. */
     uint32_t width;        /* tokens that are evaluated together, */
-    double token_ns[2];    /* without, with: and how long they take, lately; 0: not known */
-    uint32_t timed[2];     /* how often that was measured */
+    double token_ns[2];    /* without, with: and how long they take, lately */
+    uint32_t timed[2];     /* how often that was measured; 0: it is not known */
     bool is_off;           /* guesses are not made in this turn */
     uint32_t turn_tokens;  /* of this turn */
     uint32_t turns, pause; /* with what is faster since the other was tried; until it is again */

@@ -406,7 +406,8 @@ static void drop_slot(struct ps_store *store, uint32_t slot_idx)
         ps_scheduler_leave(&store->scheduler, fetch);
 }
 
-/* Drops the guesses that hold slots for the object and are not read before all that is demanded. */
+/* Drops the guesses of the object's class that have parts left to read: those come after all that
+ * is demanded. */
 static void drop_guesses(struct ps_store *store, uint32_t object)
 {
     struct ps_cache *cache = &store->cache;
