@@ -1,22 +1,30 @@
 /*
  * How near a replay comes to the engine: decodes a text with several sizes of the cache, probes the
- * drive between, and plays the same routes back with as many slots.
+ * drive before each run, and plays the same routes back with as many slots.
  *
- *     build/bench/bench_replay VOLUME TEXT|- [TOKENS [SECONDS]]
+ *     build/bench/bench_replay VOLUME TEXT|- [TOKENS [SECONDS [ROUNDS]]]
  *
  * What the arithmetic takes is measured with everything in memory: the time of the experts by
- * itself, all else by layer. The volume is one of a single member.
+ * itself, all else by layer. What reads cost the processors beside is measured before each run, by
+ * itself: checksums over memory, the processor's time for one read, a wake of all threads. Medians
+ * over the rounds, each with its own probe. The volume is one of a single member.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "core/mem.h"
 #include "core/util.h"
+#include "model/forecast.h"
 #include "model/penstock.h"
 #include "model/replay.h"
+#include "nvme/checksum.h"
 
-#define ROUNDS 3
+#define ROUNDS_MAX 25u
+#define CHECK_BYTES ((size_t)128 << 20)
+#define READ_NS_MAX UINT64_C(300000000)
+#define READ_DEPTH 4u
 
 struct bench {
     struct ps_model *model;
@@ -211,38 +219,110 @@ static void probe(struct bench *b, double seconds, struct ps_probe_result *resul
     stop_on(ps_probe_run(&options, result, &err), &err);
 }
 
-static void compare(struct bench *b, double share, double seconds,
-                    const struct ps_replay_compute *compute)
+/* ---- what reads cost the processors ---------------------------------------------------------- */
+
+/* Checksums of as much memory as no cache holds, in pieces of a slice. */
+static uint64_t check_ns(const struct bench *b, int threads)
 {
-    uint64_t memory_bytes = memory_for(b, share);
+    uint64_t slice_bytes = ps_div_up(b->info.expert_bytes_max, b->info.slices_per_expert);
+    struct ps_region region = {0};
+    struct ps_error err = {0};
+    uint64_t sum = 0, bytes = 0;
+
+    stop_on(ps_region_map(&region, CHECK_BYTES, -1, &err), &err);
+    memset(region.base, 1, CHECK_BYTES);
+    uint64_t begin_ns = ps_now_ns();
+    for (; bytes + slice_bytes <= CHECK_BYTES; bytes += slice_bytes)
+        sum += ps_checksum((const uint8_t *)region.base + bytes, slice_bytes);
+    uint64_t ns = ps_now_ns() - begin_ns;
+    if (sum == 0)
+        printf("the sum is 0\n");
+    ps_region_unmap(&region);
+    return (uint64_t)((double)ns / (double)bytes * (double)b->info.expert_bytes_max / threads);
+}
+
+static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
+{
+    struct ps_engine_options options = {.ctx = b->token_count, .activations = "q8"};
+    struct ps_machine machine = {0};
+    struct ps_member_info member;
+    struct ps_measure_result read;
+    struct ps_error err = {0};
+
+    stop_on(ps_machine_measure(&machine, b->model, &options, &err), &err);
+    ps_volume_member(ps_model_volume(b->model), 0, &member);
+    uint64_t slice = ps_div_up(b->info.expert_bytes_max, b->info.slices_per_expert);
+    const char *path = member.path;
+    struct ps_measure_options measure = {.paths = &path,
+                                         .path_count = 1,
+                                         .request_bytes = (uint32_t)ps_align_up(slice, 4096),
+                                         .depth = READ_DEPTH,
+                                         .ns_max = READ_NS_MAX,
+                                         .seed = ps_now_ns()};
+    stop_on(ps_measure_run(&measure, &read, &err), &err);
+    compute->check_ns = check_ns(b, machine.threads);
+    compute->read_ns = read.cpu_ns / ps_max_u64(read.request_count, 1) / (uint64_t)machine.threads;
+    compute->wake_ns = (uint64_t)(PS_READ_WAKES * machine.wake_ns);
+}
+
+/* ---- rounds ---------------------------------------------------------------------------------- */
+
+struct round {
+    double ratio; /* replayed tokens/s over those of the engine */
+    double rates[2], waited[2];
+    uint64_t hits[2], slots;
+};
+
+static int round_compare(const void *a, const void *b)
+{
+    double x = ((const struct round *)a)->ratio, y = ((const struct round *)b)->ratio;
+    return (x > y) - (x < y);
+}
+
+static void round_run(struct bench *b, double share, double seconds,
+                      struct ps_replay_compute *compute, struct round *round)
+{
     struct ps_probe_result probed;
     struct ps_replay_result played;
     struct ps_error err = {0};
-    struct run run, best = {.ns = UINT64_MAX};
-    double rates[2] = {0};
+    struct run run;
 
-    for (int i = 0; i < ROUNDS; i++) {
-        run_engine(b, memory_bytes, false, note_route, &run);
-        best = run.ns < best.ns ? run : best;
-    }
     probe(b, seconds, &probed);
+    measure_costs(b, compute);
+    /* Behind the measurements: a plan counts what the process has held so far. */
+    run_engine(b, memory_for(b, share), false, note_route, &run);
     struct ps_replay *replay = open_replay(b);
     struct ps_replay_drive drive = {.probe = &probed};
     struct ps_replay_options options = {.drives = &drive,
                                         .drive_count = 1,
                                         .volume = ps_model_volume(b->model),
-                                        .slot_count = (uint32_t)best.store.slot_count,
+                                        .slot_count = (uint32_t)run.store.slot_count,
                                         .compute = *compute};
     stop_on(ps_replay_run(replay, &options, &played, &err), &err);
-    rates[0] = b->token_count * 1e9 / (double)best.ns;
-    rates[1] = b->token_count * 1e9 / (double)played.ns;
-    printf("%6llu %9llu %9llu  %9.2f %9.2f  %+6.1f %%  %7.1f %% %7.1f %%\n",
-           (unsigned long long)best.store.slot_count, (unsigned long long)best.store.hits,
-           (unsigned long long)played.hits, rates[0], rates[1], 100 * (rates[1] / rates[0] - 1),
-           100.0 * (double)best.store.wait_ns / (double)best.ns,
-           100.0 * (double)played.stall_ns / (double)played.ns);
-    fflush(stdout);
     ps_replay_close(&replay);
+    *round = (struct round){
+        .ratio = (double)run.ns / (double)played.ns,
+        .rates = {b->token_count * 1e9 / (double)run.ns, b->token_count * 1e9 / (double)played.ns},
+        .waited = {100.0 * (double)run.store.wait_ns / (double)run.ns,
+                   100.0 * (double)played.stall_ns / (double)played.ns},
+        .hits = {run.store.hits, played.hits},
+        .slots = run.store.slot_count};
+}
+
+static void compare(struct bench *b, double share, double seconds, uint32_t count,
+                    struct ps_replay_compute *compute)
+{
+    struct round rounds[ROUNDS_MAX];
+
+    for (uint32_t i = 0; i < count; i++)
+        round_run(b, share, seconds, compute, &rounds[i]);
+    qsort(rounds, count, sizeof(*rounds), round_compare);
+    const struct round *r = &rounds[count / 2];
+    printf("%6llu %9llu %9llu  %9.2f %9.2f  %6.2f (%.2f-%.2f)  %7.1f %% %7.1f %%\n",
+           (unsigned long long)r->slots, (unsigned long long)r->hits[0],
+           (unsigned long long)r->hits[1], r->rates[0], r->rates[1], r->ratio, rounds[0].ratio,
+           rounds[count - 1].ratio, r->waited[0], r->waited[1]);
+    fflush(stdout);
 }
 
 int main(int argc, char **argv)
@@ -250,12 +330,13 @@ int main(int argc, char **argv)
     static const double shares[] = {0.1, 0.25, 0.5, 1};
     struct bench b = {.token_count = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 256};
     double seconds = argc > 4 ? strtod(argv[4], NULL) : 8;
+    uint32_t rounds = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 5;
     struct ps_replay_compute compute = {0};
     struct ps_error err = {0};
     struct run run;
 
-    if (argc < 3 || b.token_count == 0) {
-        fprintf(stderr, "Usage: bench_replay VOLUME TEXT|- [TOKENS [SECONDS]]\n");
+    if (argc < 3 || b.token_count == 0 || rounds == 0 || rounds > ROUNDS_MAX) {
+        fprintf(stderr, "Usage: bench_replay VOLUME TEXT|- [TOKENS [SECONDS [ROUNDS]]]\n");
         return 2;
     }
     stop_on(ps_model_open(&b.model, (const char *const *)&argv[1], 1, &err), &err);
@@ -276,9 +357,10 @@ int main(int argc, char **argv)
            "shared one %.1f us, all else of a layer %.1f us\n",
            b.token_count, b.token_count * 1e9 / (double)run.ns, (double)compute.expert_ns / 1e3,
            (double)compute.shared_ns / 1e3, (double)compute.mixer_ns / 1e3);
-    printf(" slots      hits  replayed   tokens/s  replayed  difference   waited  replayed\n");
+    printf(
+        " slots      hits  replayed   tokens/s  replayed   ratio (least-most)  waited  replayed\n");
     for (size_t i = 0; i < PS_ARRAY_LEN(shares); i++)
-        compare(&b, shares[i], seconds, &compute);
+        compare(&b, shares[i], seconds, rounds, &compute);
     free(b.ids);
     free(b.moe_of);
     free(b.moe_layers);

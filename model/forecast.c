@@ -25,9 +25,6 @@
 #define MANY 8u /* vectors */
 #define RUN_NS_UNKNOWN 2000.0
 #define WAKE_NS_UNKNOWN 20000.0
-/* Threads that a layer's reads wake one after the other: the one that issues them, and those that
- * compute. That of the one that waits is in the latency, which was measured by waiting. */
-#define READ_WAKES 2
 /* Reads in a drive's queue where no probe has told, and the share of plain reads that checksums of
  * what has just come reach. */
 #define DEPTH_UNKNOWN 8u
@@ -243,7 +240,7 @@ static double read_seconds(const struct forecasting *f, double bytes, double com
     /* Reads beside arithmetic may be slower: what drives lack meanwhile follows behind it. */
     if (f->options->busy_share > 0)
         seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
-    return READ_WAKES * wake_ns / 1e9 + seconds;
+    return PS_READ_WAKES * wake_ns / 1e9 + seconds;
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */

@@ -41,6 +41,7 @@ struct run {
     uint32_t *experts; /* [K] */
     uint8_t *is_known; /* [L, E]: asked for before */
     /* Of the layer. */
+    uint64_t taken_bytes, taken_reads; /* for which the processors have done their part */
     uint64_t token;
     uint32_t layer, job_count, head, tail;
 };
@@ -376,10 +377,36 @@ static bool has_round(const struct run *run)
     return false;
 }
 
-static int compute(struct run *run, uint64_t ns, struct ps_error *err)
+static int pass(struct run *run, uint64_t ns, struct ps_error *err)
 {
     run->result.compute_ns += ns;
     return ps_store_sim_advance(run->store, ns, err);
+}
+
+/* The processors' part in what has come since the last time. In a wait they have nothing else to do
+ * than to take it back, but they must be woken. */
+static int take_back(struct run *run, bool has_waited, struct ps_error *err)
+{
+    const struct ps_replay_compute *c = &run->options->compute;
+    struct ps_store_stats stats;
+
+    if (c->check_ns == 0 && c->read_ns == 0 && c->wake_ns == 0)
+        return 0;
+    ps_store_stats(run->store, &stats);
+    double experts = (double)(stats.streamed_bytes - run->taken_bytes) /
+                     (double)ps_max_u64(run->result.expert_bytes, 1);
+    uint64_t ns = (uint64_t)(experts * (double)c->check_ns);
+    ns += has_waited ? c->wake_ns : (stats.read_count - run->taken_reads) * c->read_ns;
+    run->taken_bytes = stats.streamed_bytes;
+    run->taken_reads = stats.read_count;
+    return ns > 0 ? pass(run, ns, err) : 0;
+}
+
+static int compute(struct run *run, uint64_t ns, struct ps_error *err)
+{
+    int rc = pass(run, ns, err);
+
+    return rc < 0 ? rc : take_back(run, false, err);
 }
 
 static void retire(struct run *run)
@@ -404,6 +431,7 @@ static int run_experts(struct run *run, struct ps_error *err)
         uint64_t ns = plan_round(run);
         if (!has_round(run)) {
             rc = ps_store_wait(run->store, run->leases + run->head, run->tail - run->head, err);
+            rc = rc < 0 ? rc : take_back(run, true, err);
             continue;
         }
         rc = compute(run, ns, err);

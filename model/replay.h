@@ -26,13 +26,17 @@ struct ps_replay_drive {
     uint64_t bytes_per_s, latency_ns;
 };
 
-/* What the arithmetic of one token takes. */
+/* What the arithmetic of one token takes, all threads together. */
 struct ps_replay_compute {
     uint64_t mixer_ns;   /* per layer: all that comes before its experts are known */
     uint64_t shared_ns;  /* per layer: what is computed while their reads fly */
     uint64_t expert_ns;  /* of a whole expert */
     uint64_t token_ns;   /* embedding, head and sampling; layers without experts */
     uint64_t predict_ns; /* of guessing for a layer; an oracle takes none */
+    /* What reads cost beside the drives' time: */
+    uint64_t check_ns; /* checksums of a whole expert */
+    uint64_t read_ns;  /* to issue a read and to take it back, where that keeps from computing */
+    uint64_t wake_ns;  /* after a wait, until all threads compute again */
 };
 
 enum ps_replay_predictor {
@@ -76,7 +80,7 @@ struct ps_replay_result {
     uint64_t read_bytes, demand_bytes;
     uint64_t prefetches, prefetches_used;
     uint64_t stall_ns;                 /* of ns: waiting for reads with nothing to compute */
-    uint64_t compute_ns;               /* of ns */
+    uint64_t compute_ns;               /* of ns, what reads cost included */
     uint64_t bound_layers_ns;          /* layer by layer, the slower of its reads and its experts */
     uint64_t bound_overlap_ns;         /* the slower of all reads and all arithmetic */
     uint32_t slot_count, expert_count; /* of the cache; of the model, over all layers */

@@ -13,7 +13,7 @@
 
 void ps_sim_drive_init(struct ps_sim_drive *drive, uint64_t bytes_per_s, uint64_t latency_ns)
 {
-    *drive = (struct ps_sim_drive){.point_count = 1};
+    *drive = (struct ps_sim_drive){.point_count = 1, .busy_share = 1};
     drive->points[0] = (struct ps_sim_point){
         .bytes = SIZE_TYPICAL,
         .service_ns = ps_max_u64((uint64_t)(SIZE_TYPICAL * 1e9 / (double)bytes_per_s), 1),
@@ -23,7 +23,7 @@ void ps_sim_drive_init(struct ps_sim_drive *drive, uint64_t bytes_per_s, uint64_
 
 bool ps_sim_drive_probed(struct ps_sim_drive *drive, const struct ps_probe_result *probe)
 {
-    *drive = (struct ps_sim_drive){0};
+    *drive = (struct ps_sim_drive){.busy_share = probe->busy_share > 0 ? probe->busy_share : 1};
     for (uint32_t s = 0; s < PS_PROBE_SIZE_COUNT; s++) {
         struct ps_sim_point *point = &drive->points[drive->point_count];
         uint64_t rate = 0, alone_ns = 0;
@@ -31,7 +31,7 @@ bool ps_sim_drive_probed(struct ps_sim_drive *drive, const struct ps_probe_resul
             const struct ps_probe_point *p = &probe->points[s][d];
             rate = ps_max_u64(rate, p->bytes_per_s);
             if (p->depth == 1 && p->bytes_per_s > 0)
-                alone_ns = p->latency_p50_ns;
+                alone_ns = (uint64_t)((double)p->request_bytes * 1e9 / (double)p->bytes_per_s);
             if (p->bytes_per_s > 0)
                 point->bytes = p->request_bytes;
         }
@@ -84,12 +84,26 @@ struct sim {
     struct sim_queue *queues; /* [drive_count] */
     int drive_count;
     uint32_t depth;
-    uint64_t now_ns, limit_ns;
+    uint64_t now_ns, limit_ns, busy_end_ns;
 };
 
 static struct sim *sim_of(struct ps_io *io)
 {
     return (struct sim *)io;
+}
+
+/* When that is over which would be at until_ns if no processor computed after from_ns. */
+static uint64_t end_of(const struct sim *sim, const struct sim_queue *q, uint64_t from_ns,
+                       uint64_t until_ns)
+{
+    double share = q->drive.busy_share;
+
+    if (until_ns <= from_ns || sim->busy_end_ns <= from_ns)
+        return until_ns;
+    double busy_ns = (double)(sim->busy_end_ns - from_ns), work_ns = (double)(until_ns - from_ns);
+    if (work_ns <= busy_ns * share)
+        return from_ns + (uint64_t)(work_ns / share);
+    return until_ns + (uint64_t)(busy_ns * (1 - share));
 }
 
 static uint32_t sim_submit(struct ps_io *io, const struct ps_io_request *requests, uint32_t count)
@@ -103,8 +117,9 @@ static uint32_t sim_submit(struct ps_io *io, const struct ps_io_request *request
         if (q->count == sim->depth)
             return i;
         ps_sim_drive_cost(&q->drive, r->bytes, &service_ns, &latency_ns);
-        q->free_ns = ps_max_u64(q->free_ns, sim->now_ns) + service_ns;
-        q->busy_ns += service_ns;
+        uint64_t from_ns = ps_max_u64(q->free_ns, sim->now_ns);
+        q->free_ns = end_of(sim, q, from_ns, from_ns + service_ns);
+        q->busy_ns += q->free_ns - from_ns;
         q->last_done_ns = ps_max_u64(q->last_done_ns, q->free_ns + latency_ns);
         q->reads[(q->first + q->count++) % sim->depth] = (struct sim_read){
             .completion = {.tag = r->tag, .result = (int32_t)r->bytes},
@@ -210,6 +225,24 @@ fail:
     if (sim)
         sim_close(&sim->io);
     return ps_error_set(err, -ENOMEM, "simulation", "out of memory");
+}
+
+void ps_io_sim_compute(struct ps_io *io, uint64_t ns)
+{
+    struct sim *sim = sim_of(io);
+
+    sim->busy_end_ns = sim->now_ns + ns;
+    for (int d = 0; d < sim->drive_count; d++) {
+        struct sim_queue *q = &sim->queues[d];
+        uint64_t free_ns = end_of(sim, q, sim->now_ns, q->free_ns);
+        q->busy_ns += free_ns - q->free_ns;
+        q->free_ns = free_ns;
+        q->last_done_ns = end_of(sim, q, sim->now_ns, q->last_done_ns);
+        for (uint32_t i = 0; i < q->count; i++) {
+            struct sim_read *read = &q->reads[(q->first + i) % sim->depth];
+            read->done_ns = end_of(sim, q, sim->now_ns, read->done_ns);
+        }
+    }
 }
 
 void ps_io_sim_limit(struct ps_io *io, uint64_t limit_ns)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "core/budget.h"
+#include "core/busy.h"
 #include "core/util.h"
 #include "nvme/drive.h"
 #include "nvme/histogram.h"
@@ -500,11 +501,13 @@ int ps_bench_read(struct ps_bench *bench, const struct ps_bench_point *point,
 
     if (rc < 0)
         return rc;
+    struct ps_busy *busy = point->is_beside_busy ? ps_busy_begin() : NULL;
     getrusage(RUSAGE_SELF, &before);
     r.begin_ns = ps_now_ns();
     read_all(&r);
     uint64_t end_ns = ps_now_ns();
     getrusage(RUSAGE_SELF, &after);
+    ps_busy_end(busy);
     if (r.rc == 0 && point->stop != NULL && *point->stop != 0)
         r.rc = ps_error_set(err, -EINTR, bench->targets[0].path, "the measurement was stopped");
     if (r.rc < 0)
@@ -525,6 +528,7 @@ int ps_measure_run(const struct ps_measure_options *options, struct ps_measure_r
         .ns_max = options->ns_max != 0 ? options->ns_max : UINT64_MAX,
         .bytes_max = options->bytes_max,
         .is_sequential = options->is_sequential,
+        .is_beside_busy = options->is_beside_busy,
         .seed = options->seed,
         .stop = options->stop,
     };

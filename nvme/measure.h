@@ -32,7 +32,7 @@ struct ps_bench_point {
     uint64_t ns_max;            /* no read begins after it, unless */
     uint64_t request_count_min; /* fewer have been answered */
     uint64_t bytes_max;         /* 0: no limit */
-    bool is_sequential;
+    bool is_sequential, is_beside_busy;
     uint64_t seed;            /* of the order of random reads */
     const volatile int *stop; /* may be NULL */
 };

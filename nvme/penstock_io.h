@@ -505,6 +505,7 @@ struct ps_measure_options {
     uint64_t ns_max;          /* no read begins after so long; 0 = no limit */
     uint64_t bytes_max;       /* nor after so much, over all paths; 0 = no limit (of one) */
     bool is_sequential;       /* in order; otherwise at random, every block before any again */
+    bool is_beside_busy;      /* while every processor computes, as far as nobody else wants it */
     uint64_t seed;            /* of the random order: another one reads elsewhere */
     const volatile int *stop; /* non-zero stops soon; may be NULL */
 };
@@ -517,8 +518,8 @@ struct ps_measure_result {
     uint64_t path_bytes[PS_MEMBER_COUNT_MAX];
     /* Of one read, exact to 1/64. */
     uint64_t latency_p50_ns, latency_p90_ns, latency_p99_ns, latency_p999_ns, latency_max_ns;
-    uint64_t
-        cpu_ns; /* of the whole process meanwhile, its kernel part and engine threads included */
+    uint64_t cpu_ns; /* of the whole process meanwhile, its kernel part and engine threads included;
+                        busy processors' too */
     uint64_t faults_minor, faults_major;
     char engine[24]; /* what was used, after fallbacks: "uring+sqpoll" */
     bool direct;     /* past the page cache on every path */
@@ -561,7 +562,8 @@ struct ps_probe_result {
     uint32_t knee_size, knee_depth; /* the point that the profile is made of */
     uint32_t round_count;
     struct ps_member_profile profile;
-    char engine[24];                   /* what was used, after fallbacks */
+    double busy_share; /* of the knee's bandwidth, while every processor computes: (0, 1] */
+    char engine[24];   /* what was used, after fallbacks */
     bool direct, registered, is_blank; /* as in struct ps_measure_result */
 };
 

@@ -31,13 +31,15 @@ struct ps_sim_point {
 struct ps_sim_drive {
     struct ps_sim_point points[PS_SIM_POINT_COUNT_MAX]; /* by size, ascending */
     uint32_t point_count;                               /* >= 1 */
+    double busy_share; /* how fast it is while the processors compute, (0, 1] */
 };
 
 /* A drive of this bandwidth (> 0) for reads of every size. */
 void ps_sim_drive_init(struct ps_sim_drive *drive, uint64_t bytes_per_s, uint64_t latency_ns);
 
-/* A drive as it was probed: of every size the most that it gave at any depth, and the latency of a
- * read by itself. Returns false when nothing was measured. */
+/* A drive as it was probed: of every size the most that it gave at any depth, and what a read by
+ * itself takes on average: a layer waits for the slow ones too. Returns false when nothing was
+ * measured. */
 bool ps_sim_drive_probed(struct ps_sim_drive *drive, const struct ps_probe_result *probe);
 
 /* What a read of so many bytes takes. */
@@ -66,7 +68,7 @@ int ps_store_simulate(struct ps_store **out, struct ps_volume *volume,
 /* The time since the simulated store was opened. */
 uint64_t ps_store_sim_now_ns(const struct ps_store *store);
 
-/* So much time passes, in which the drives go on reading. */
+/* So much time passes in arithmetic, beside which the drives go on reading at their busy_share. */
 int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *err);
 
 /* For how long a drive has served reads, those in flight included. */
@@ -81,6 +83,8 @@ void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *p
 int ps_io_sim_open(struct ps_io **out, const struct ps_sim_drive *drives, int drive_count,
                    uint32_t depth, struct ps_error *err);
 
+/* The processors compute for so long from now: what a drive serves meanwhile takes it longer. */
+void ps_io_sim_compute(struct ps_io *io, uint64_t ns);
 /* A reap moves the clock to the next completion, but not beyond this. */
 void ps_io_sim_limit(struct ps_io *io, uint64_t limit_ns);
 void ps_io_sim_set_now(struct ps_io *io, uint64_t now_ns);

@@ -716,6 +716,7 @@ int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *e
     int count;
 
     lock(store);
+    ps_io_sim_compute(s->io, ns);
     ps_io_sim_limit(s->io, until_ns);
     do
         count = ps_scheduler_pump(s);

@@ -26,6 +26,7 @@
 #define REACHES_BEST 0.97
 #define NEAR_BEST 0.90
 #define PIECE_REACHES 0.90
+#define BUSY_TURNS 3u
 
 struct sweep {
     const struct ps_probe_options *options;
@@ -328,6 +329,34 @@ static int sweep(struct sweep *s, struct ps_error *err)
     return rc;
 }
 
+/* The knee, in turns alone and beside busy processors: what serves the drive may need them, too. */
+static int measure_busy(struct sweep *s, struct ps_error *err)
+{
+    const struct ps_member_profile *knee = &s->result->profile;
+    struct ps_bench_point read = {
+        .request_bytes = knee->request_bytes,
+        .depth = knee->depth,
+        .ns_max = s->slice_ns,
+        .request_count_min = knee->depth,
+        .stop = s->options->stop,
+    };
+    uint64_t bytes[2] = {0}, ns[2] = {0};
+    struct ps_measure_result measured;
+
+    for (uint32_t i = 0; i < 2 * BUSY_TURNS; i++) {
+        read.is_beside_busy = i % 2;
+        read.seed = s->seed++;
+        int rc = ps_bench_read(s->bench, &read, &measured, err);
+        if (rc < 0)
+            return rc;
+        bytes[i % 2] += measured.bytes;
+        ns[i % 2] += measured.ns;
+    }
+    double share = (double)bytes[1] / (double)ns[1] * (double)ns[0] / (double)bytes[0];
+    s->result->busy_share = share < 1 ? share : 1;
+    return 0;
+}
+
 int ps_probe_run(const struct ps_probe_options *options, struct ps_probe_result *result,
                  struct ps_error *err)
 {
@@ -350,8 +379,10 @@ int ps_probe_run(const struct ps_probe_options *options, struct ps_probe_result 
         rc = sweep(s, err);
     if (rc == 0) {
         ps_sweep_judge(&probed);
-        *result = probed;
+        rc = measure_busy(s, err);
     }
+    if (rc == 0)
+        *result = probed;
     ps_bench_close(&s->bench);
     free(s);
     return rc;

@@ -224,7 +224,7 @@ static void test_bounds(void **state)
         .slot_count = 48,
         .compute = {
             .mixer_ns = 300000, .shared_ns = 200000, .expert_ns = 500000, .token_ns = 1000000}};
-    struct ps_replay_result off, oracle, guess, bad;
+    struct ps_replay_result off, checked, woken, oracle, guess, bad;
 
     (void)state;
     play(replay, &options, &off);
@@ -234,6 +234,18 @@ static void test_bounds(void **state)
     assert_int_equal(off.ns, off.compute_ns + off.stall_ns);
     assert_true(off.busy[0] > 0 && off.busy[0] <= 1);
     assert_true(off.firsts < off.asked - off.hits);
+
+    /* Each expert that was read is checked once; every wait has an end. */
+    options.compute.check_ns = 1000;
+    play(replay, &options, &checked);
+    assert_in_range(checked.compute_ns - off.compute_ns, (off.demands - 1) * 999,
+                    off.demands * 1000);
+    assert_true(checked.ns > off.ns && checked.hits == off.hits);
+    options.compute.check_ns = 0;
+    options.compute.wake_ns = 1000;
+    play(replay, &options, &woken);
+    assert_in_range(woken.compute_ns - off.compute_ns, 1000, 4 * off.demands * 1000);
+    options.compute.wake_ns = 0;
 
     assert_true(ps_replay_predictor_parse("oracle", &options));
     play(replay, &options, &oracle);

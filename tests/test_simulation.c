@@ -75,7 +75,7 @@ static void test_drive(void **state)
     /* 64 KiB: 1 GiB/s at most; 128 KiB: 2 GiB/s. */
     probe.points[0][0] = (struct ps_probe_point){65536, 1, 500000000, 131072, 0};
     probe.points[0][1] = (struct ps_probe_point){65536, 8, 1u << 30, 500000, 0};
-    probe.points[1][0] = (struct ps_probe_point){131072, 1, 500000000, 200000, 0};
+    probe.points[1][0] = (struct ps_probe_point){131072, 1, 655360000, 190000, 0};
     probe.points[1][1] = (struct ps_probe_point){131072, 8, 1u << 31, 500000, 0};
     assert_true(ps_sim_drive_probed(&drive, &probe));
     assert_int_equal(drive.point_count, 2);
@@ -128,6 +128,19 @@ static void test_times(void **state)
     assert_int_equal(stats.streamed_bytes, 3 * 4 * MIB);
     ps_store_close(&store);
     ps_volume_close(&volume);
+
+    /* Beside arithmetic the drive has half of its speed, in a wait all of it. */
+    drives[0].busy_share = 0.5;
+    volume = make_volume(drives, 1);
+    store = make_store(volume, 4, drives);
+    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), 0);
+    assert_int_equal(ps_store_sim_advance(store, 4 * mib_ns, &err), 0);
+    begin_ns = ps_store_sim_now_ns(store);
+    assert_false(touch(store, 1, 3));
+    assert_near(ps_store_sim_now_ns(store) - begin_ns, 2 * mib_ns + 100000);
+    ps_store_close(&store);
+    ps_volume_close(&volume);
+    drives[0].busy_share = 1;
 
     /* Two drives share an object. */
     volume = make_volume(drives, 2);

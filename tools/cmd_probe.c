@@ -145,11 +145,13 @@ static void probed_print(const struct tool_probed *probed)
     putchar('\n');
     table_print("p50, ms", probe, latency_cell, 1e6);
     printf(
-        "\nknee*: reads of %s, %u in flight: %.2f %s; one alone takes %s; pieces of %s or more\n",
+        "\nknee*: reads of %s, %u in flight: %.2f %s; one alone takes %s; pieces of %s or more;\n"
+        "%.0f %% of that beside busy processors\n",
         ps_size_text_binary(profile->request_bytes, size, sizeof(size)), profile->depth,
         (double)profile->bytes_per_s / (is_fast ? 1e9 : 1e6), is_fast ? "GB/s" : "MB/s",
         tool_latency_text(profile->latency_ns, alone),
-        ps_size_text_binary(profile->piece_bytes_min, piece, sizeof(piece)));
+        ps_size_text_binary(profile->piece_bytes_min, piece, sizeof(piece)),
+        100 * probe->busy_share);
 }
 
 /* ---- probing --------------------------------------------------------------------------------- */

@@ -3,9 +3,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <math.h>
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -27,7 +24,6 @@
 /* Of a drive that nobody has measured: between a request and its first byte. */
 #define ACCESS_NS 100000u
 #define RATE_MAX 1e15
-#define BUSY_THREADS_MAX 512
 
 /* "7.0G": a number, K, M, G or T of powers of 1000; *end is what follows. 0 for none. */
 static double rate_parse(const char *text, const char **end)
@@ -100,46 +96,6 @@ int plan_drives_parse(struct plan_drives *drives, const char *spec, struct ps_er
         spec, PS_MEMBER_COUNT_MAX);
 }
 
-struct busy {
-    pthread_t threads[BUSY_THREADS_MAX];
-    int count;
-    atomic_bool at_end;
-};
-
-static void *busy_thread(void *ctx)
-{
-    struct busy *busy = ctx;
-    const struct sched_param least = {0};
-
-    /* Only what nobody else wants of a processor. */
-    pthread_setschedparam(pthread_self(), SCHED_IDLE, &least);
-    while (!atomic_load_explicit(&busy->at_end, memory_order_relaxed))
-        ;
-    return NULL;
-}
-
-/* What the same reads come to while every processor computes. Less than alone where what serves the
- * drive needs processors itself, as the host of a virtual machine does. */
-static int busy_measure(struct ps_measure_options *options, double *bytes_per_s,
-                        struct ps_error *err)
-{
-    static struct busy busy;
-    struct ps_measure_result result;
-    long processors = sysconf(_SC_NPROCESSORS_ONLN);
-
-    atomic_store(&busy.at_end, false);
-    for (busy.count = 0; busy.count < processors && busy.count < BUSY_THREADS_MAX; busy.count++)
-        if (pthread_create(&busy.threads[busy.count], NULL, busy_thread, &busy) != 0)
-            break;
-    int rc = ps_measure_run(options, &result, err);
-    atomic_store(&busy.at_end, true);
-    for (int i = 0; i < busy.count; i++)
-        pthread_join(busy.threads[i], NULL);
-    if (rc == 0)
-        *bytes_per_s = (double)result.bytes_per_s;
-    return rc;
-}
-
 /*
  * Reads of the size and in the number that the model asks for when every expert of a layer misses,
  * beside busy processors too, and alone. Means, not medians: a layer waits for its slowest read, so
@@ -149,9 +105,8 @@ static int drive_measure(const char *path, const struct ps_model *model, struct 
                          int at, struct ps_error *err)
 {
     struct ps_member_profile *profile = &drives->drives[at];
-    struct ps_measure_result many, alone;
+    struct ps_measure_result many, busy, alone;
     struct ps_model_info info;
-    double busy = 0;
 
     ps_model_info(model, &info);
     uint64_t slice = ps_align_up(ps_div_up(info.expert_bytes_max, info.slices_per_expert), 4096);
@@ -167,8 +122,11 @@ static int drive_measure(const char *path, const struct ps_model *model, struct 
     int rc = ps_measure_run(&options, &many, err);
     profile->depth = options.depth;
     options.seed++;
+    /* What serves the drive may need processors itself, as the host of a virtual machine does. */
+    options.is_beside_busy = true;
     if (rc == 0)
-        rc = busy_measure(&options, &busy, err);
+        rc = ps_measure_run(&options, &busy, err);
+    options.is_beside_busy = false;
     options.depth = 1;
     options.ns_max = LATENCY_NS;
     options.seed++;
@@ -182,7 +140,8 @@ static int drive_measure(const char *path, const struct ps_model *model, struct 
     profile->bytes_per_s = many.bytes_per_s;
     profile->latency_ns = alone.request_count ? alone.ns / alone.request_count : 0;
     /* That of the drive which suffers most. */
-    double share = many.bytes_per_s > 0 ? fmin(busy / (double)many.bytes_per_s, 1) : 1;
+    double share =
+        many.bytes_per_s > 0 ? fmin((double)busy.bytes_per_s / (double)many.bytes_per_s, 1) : 1;
     if (drives->busy_share == 0 || share < drives->busy_share)
         drives->busy_share = share;
     return 0;

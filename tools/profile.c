@@ -68,14 +68,14 @@ static json_t *member_json(const struct tool_probed *probed)
     char real[PATH_MAX];
 
     path_real(probed->path, real);
-    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:o, s:o}",
+    return json_pack("{s:o, s:s, s:s, s:s, s:s, s:s, s:i, s:s, s:b, s:b, s:b, s:I, s:f, s:o, s:o}",
                      "path", tool_json_text(real[0] != '\0' ? real : probed->path), "device",
                      drive->device, "drive", drive->drive, "model", drive->model, "serial",
                      drive->serial, "partuuid", drive->partuuid, "node", drive->node, "engine",
                      probe->engine, "direct", (int)probe->direct, "registered_buffers",
                      (int)probe->registered, "blank", (int)probe->is_blank, "rounds",
-                     (json_int_t)probe->round_count, "knee", knee_json(&probe->profile), "points",
-                     points_json(probe));
+                     (json_int_t)probe->round_count, "busy_share", probe->busy_share, "knee",
+                     knee_json(&probe->profile), "points", points_json(probe));
 }
 
 json_t *tool_profile_json(const struct tool_probed *probed, int count)
@@ -299,6 +299,8 @@ int tool_profile_probes(const char *path, struct ps_probe_result *probes, int ca
         if (rc < 0)
             break;
         probes[i] = (struct ps_probe_result){0};
+        double share = json_number_value(json_object_get(entry, "busy_share"));
+        probes[i].busy_share = share > 0 && share < 1 ? share : 1; /* older profiles have none */
         json_array_foreach(json_object_get(entry, "points"), j, point)
             point_read(point, &probes[i]);
     }

@@ -8,7 +8,7 @@ cp a b
 good='.penstock_profile == 1 and (.members | length) == 2 and all(.members[];
     .knee.bytes_per_s > 0 and .knee.latency_ns > 0 and .knee.depth >= 1 and
     .knee.piece_bytes_min >= 65536 and .knee.piece_bytes_min <= .knee.request_bytes and
-    .rounds >= 1 and (.points | length) > 10 and
+    .rounds >= 1 and .busy_share > 0 and .busy_share <= 1 and (.points | length) > 10 and
     all(.points[]; .bytes_per_s > 0 and .latency_us.p50 > 0 and .latency_us.p50 <= .latency_us.p99 and
         .request_bytes * .depth <= 67108864)) and
     [.members[].path] == ["'"$work"'/a", "'"$work"'/b"]'

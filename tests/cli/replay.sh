@@ -13,6 +13,10 @@ json '.model == "small" and .tokens == 32 and .layers == 4 and (.runs | length) 
     .runs[1].slots == 64 and .runs[1].hits + .runs[1].firsts == 256' \
     "$penstock" replay "$trace" --memory 20%,100% --policy lru --policy belady --predictor off \
     --predictor oracle --drives 2x1.5G@90us --compute mixer=100us,expert=50us,token=1ms --json
+# What reads cost the processors takes its time.
+quiet "$penstock" replay "$trace" --memory 20% --json
+before=$(jq '.runs[0].seconds' out.txt)
+json ".runs[0].seconds > $before" "$penstock" replay "$trace" --memory 20% --compute check=200us,read=10us,wake=20us --json
 # The same figures again, whatever was played before.
 quiet "$penstock" replay "$trace" --memory 8M --predictor recall=0.7,precision=0.5 --seed 3 --json
 cp out.txt first.txt
