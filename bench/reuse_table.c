@@ -89,6 +89,15 @@ static void read_trace(struct trace *t)
     free(line);
 }
 
+static void print_curve(const struct ps_reuse *reuse, const struct trace *t, double used,
+                        double (*at)(const struct ps_reuse *reuse, double slots))
+{
+    for (int i = 0; i < PS_REUSE_POINT_COUNT; i++) {
+        double fraction = (used + ps_reuse_points[i] * (t->experts - used)) / t->experts;
+        printf("%s%.3f", i ? ", " : "", at(reuse, fraction * t->layers * t->experts + 0.5));
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct trace t = {0};
@@ -103,15 +112,17 @@ int main(int argc, char **argv)
     if (ps_reuse_open(&reuse, t.layers, t.experts, &err) < 0)
         die(err.text);
     read_trace(&t);
-    for (size_t i = 0; i < t.count; i++)
-        ps_reuse_access(reuse, t.accesses[i].layer, t.accesses[i].expert,
-                        t.accesses[i].token >= t.tokens / 2);
-    printf("    {\"%s\", %u, %.0f, %u, {", argv[1], t.experts, used, t.tokens);
-    for (int i = 0; i < PS_REUSE_POINT_COUNT; i++) {
-        double fraction = (used + ps_reuse_points[i] * (t.experts - used)) / t.experts;
-        printf("%s%.3f", i ? ", " : "",
-               ps_reuse_hit_rate(reuse, fraction * t.layers * t.experts + 0.5));
+    for (size_t i = 0; i < t.count; i++) {
+        const struct access *a = &t.accesses[i];
+        if (i > 0 && (a->token != a[-1].token || a->layer != a[-1].layer))
+            ps_reuse_layer_end(reuse);
+        ps_reuse_access(reuse, a->layer, a->expert, a->token >= t.tokens / 2);
     }
+    ps_reuse_layer_end(reuse);
+    printf("    {\"%s\", %u, %.0f, %u, {", argv[1], t.experts, used, t.tokens);
+    print_curve(reuse, &t, used, ps_reuse_hit_rate);
+    printf("}, {");
+    print_curve(reuse, &t, used, ps_reuse_clustering);
     printf("}},\n");
     ps_reuse_close(&reuse);
     free(t.accesses);

@@ -29,6 +29,8 @@
  * what has just come reach. */
 #define DEPTH_UNKNOWN 8u
 #define CHECK_SHARE 0.5
+/* Less is none. */
+#define CLUSTERING_MIN 0.001
 /* Norms, residuals, rounding, top-k, leases: what one thread does alone in a layer, by the width of
  * the model. */
 #define ALONE_LAYER_NS 8000.0
@@ -160,6 +162,7 @@ struct forecasting {
     double drive_alone_s;     /* a read that has its drive for itself */
     double drive_full_s;      /* as many reads together as the drives' queues hold: */
     uint32_t drive_depth;
+    double clustering; /* of misses in a layer */
 };
 
 static double part_seconds(const struct forecasting *f, uint32_t layer, enum ps_forecast_part part,
@@ -245,6 +248,22 @@ static double read_seconds(const struct forecasting *f, double bytes, double com
 
 /* ---- decoding -------------------------------------------------------------------------------- */
 
+/* That so many of k experts miss, each with probability `miss`, any two correlated by `clustering`:
+ * the beta-binomial distribution, without clustering the binomial one. */
+static double miss_chance(uint32_t k, uint32_t misses, double miss, double clustering)
+{
+    double n = k, m = misses;
+    double ways = lgamma(n + 1) - lgamma(m + 1) - lgamma(n - m + 1);
+
+    if (miss <= 0 || miss >= 1)
+        return misses == (miss >= 1 ? k : 0);
+    if (clustering < CLUSTERING_MIN)
+        return exp(ways + m * log(miss) + (n - m) * log(1 - miss));
+    double a = miss * (1 / clustering - 1), b = (1 - miss) * (1 / clustering - 1);
+    return exp(ways + lgamma(m + a) + lgamma(n - m + b) - lgamma(n + a + b) + lgamma(a + b) -
+               lgamma(a) - lgamma(b));
+}
+
 struct spent {
     double seconds, compute, waiting;
     double product_bytes, product_seconds; /* of weights */
@@ -262,7 +281,7 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
     double compute = part_seconds(f, layer, PS_PART_SHARED, 1) + k * one;
     uint64_t bytes = expert_bytes(f, layer);
     struct ps_object_info info;
-    double chance = pow(hit, k), slice;
+    double slice;
 
     ps_volume_object(f->model->volume,
                      (uint32_t)ps_volume_find_streamed(f->model->volume, layer, 0), &info);
@@ -277,16 +296,12 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
         return;
     }
     for (uint32_t misses = 0; misses <= k; misses++) {
+        double chance = miss_chance(k, misses, 1 - hit, f->clustering);
         double reads = read_seconds(f, (double)misses * (double)bytes, compute);
         double tail = slice * fmin(f->drive_depth, (double)misses * info.slice_count);
         double time = fmax(misses ? reads + tail : 0, compute);
         s->seconds += chance * time;
         s->waiting += chance * (time - compute);
-        /* The next term of the binomial distribution; from one end only if hits are possible. */
-        if (hit > 0)
-            chance *= (1 - hit) / hit * (k - misses) / (misses + 1);
-        else
-            chance = misses + 1 == k ? 1 : 0;
     }
 }
 
@@ -460,7 +475,7 @@ static void find_drives(struct forecasting *f)
                 fmin(f->drive_bytes_per_s, (double)o->drives[i].bytes_per_s / o->shares[i]);
 }
 
-static void find_hits(const struct forecasting *f, struct ps_forecast *out)
+static void find_hits(struct forecasting *f, struct ps_forecast *out)
 {
     uint32_t experts = f->config->expert_count, layers = 0;
     struct ps_hit_rate rate;
@@ -471,13 +486,16 @@ static void find_hits(const struct forecasting *f, struct ps_forecast *out)
     if (f->options->reuse) {
         rate.central = ps_reuse_hit_rate(f->options->reuse, out->plan.expert_slots);
         rate.low = rate.high = rate.central;
+        rate.clustering = ps_reuse_clustering(f->options->reuse, out->plan.expert_slots);
     } else if (f->options->routing == PS_ROUTING_UNIFORM) {
         bool none = out->cached_fraction < (double)f->engine.experts_used / experts;
         rate.central = none ? 0 : fmin(out->cached_fraction, 1);
         rate.low = rate.high = rate.central;
+        rate.clustering = 0;
     } else {
         ps_reuse_predict(out->cached_fraction, f->engine.experts_used, experts, &rate);
     }
+    f->clustering = fmin(rate.clustering, 1 - CLUSTERING_MIN);
     out->hit_low = rate.low;
     out->hit_central = rate.central;
     out->hit_high = rate.high;

@@ -1,6 +1,7 @@
 #include "model/reuse.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,6 +9,8 @@
 
 #define OBJECT_COUNT_MAX (1u << 24)
 #define CURVE_COUNT_MAX 16
+/* Experts of one layer and token of which pairs are looked at. */
+#define LAYER_EXPERTS_MAX 64u
 
 /*
  * Marks in a line of places: one for each object seen, at the place of its last access. A tree of
@@ -23,6 +26,12 @@ struct ps_reuse {
     double *hits;               /* [object_count + 2]: accesses by distance */
     double *spread;             /* [object_count + 2]: differences of those spread over a range */
     uint64_t counted;
+    /* Pairs of experts of a layer: both miss with fewer slots than the lesser of their distances.
+     */
+    uint64_t *pairs; /* [object_count + 2], by that */
+    uint64_t pair_count;
+    uint32_t layer_distances[LAYER_EXPERTS_MAX], layer_count; /* since the last end */
+    uint64_t random;
 };
 
 int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, struct ps_error *err)
@@ -44,7 +53,8 @@ int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, stru
     r->sums = calloc((size_t)r->place_count + 1, sizeof(*r->sums));
     r->hits = calloc((size_t)r->object_count + 2, sizeof(*r->hits));
     r->spread = calloc((size_t)r->object_count + 2, sizeof(*r->spread));
-    if (!r->place_of || !r->object_at || !r->sums || !r->hits || !r->spread) {
+    r->pairs = calloc((size_t)r->object_count + 2, sizeof(*r->pairs));
+    if (!r->place_of || !r->object_at || !r->sums || !r->hits || !r->spread || !r->pairs) {
         ps_reuse_close(&r);
         return ps_error_set(err, -ENOMEM, NULL, "not enough memory");
     }
@@ -63,6 +73,7 @@ void ps_reuse_close(struct ps_reuse **reuse)
     free(r->sums);
     free(r->hits);
     free(r->spread);
+    free(r->pairs);
     free(r);
     *reuse = NULL;
 }
@@ -105,7 +116,7 @@ void ps_reuse_access(struct ps_reuse *r, uint32_t layer, uint32_t expert, int is
 
     if (r->next > r->place_count)
         move_together(r);
-    uint32_t place = r->place_of[object];
+    uint32_t place = r->place_of[object], distance;
     r->counted += is_counted != 0;
     if (place == 0) {
         uint32_t least = r->seen_count++;
@@ -114,14 +125,27 @@ void ps_reuse_access(struct ps_reuse *r, uint32_t layer, uint32_t expert, int is
             r->spread[least + 1] += each;
             r->spread[r->object_count + 1] -= each;
         }
+        distance = least + 1 + (uint32_t)(ps_random_next(&r->random) % (r->object_count - least));
     } else {
-        uint32_t distance = r->seen_count - sum_to(r, place) + 1;
+        distance = r->seen_count - sum_to(r, place) + 1;
         r->hits[distance] += is_counted ? 1 : 0;
         add(r, place, (uint32_t)-1);
     }
     r->place_of[object] = r->next;
     r->object_at[r->next] = object;
     add(r, r->next++, 1);
+    if (is_counted && r->layer_count < LAYER_EXPERTS_MAX)
+        r->layer_distances[r->layer_count++] = distance;
+}
+
+void ps_reuse_layer_end(struct ps_reuse *r)
+{
+    for (uint32_t i = 1; i < r->layer_count; i++) {
+        for (uint32_t j = 0; j < i; j++)
+            r->pairs[ps_min_u64(r->layer_distances[i], r->layer_distances[j])]++;
+        r->pair_count += i;
+    }
+    r->layer_count = 0;
 }
 
 double ps_reuse_hit_rate(const struct ps_reuse *r, double slots)
@@ -135,33 +159,51 @@ double ps_reuse_hit_rate(const struct ps_reuse *r, double slots)
     return r->counted ? sum / (double)r->counted : 0;
 }
 
+double ps_reuse_clustering(const struct ps_reuse *r, double slots)
+{
+    double miss = 1 - ps_reuse_hit_rate(r, slots);
+    uint64_t both = 0;
+
+    if (r->pair_count == 0 || miss <= 0 || miss >= 1)
+        return 0;
+    for (uint32_t d = r->object_count; d >= 1 && d > slots; d--)
+        both += r->pairs[d];
+    double together = (double)both / (double)r->pair_count;
+    return fmin(fmax((together - miss * miss) / (miss * (1 - miss)), 0), 1);
+}
+
 /* ---- curves ---------------------------------------------------------------------------------- */
 
-static double at_point(const struct ps_reuse_curve *curve, double x)
+static double at_point(const double *curve, double x)
 {
     int i = 1;
 
     while (i < PS_REUSE_POINT_COUNT - 1 && x > ps_reuse_points[i])
         i++;
     double left = ps_reuse_points[i - 1], width = ps_reuse_points[i] - left;
-    double low = curve->hit_rate[i - 1], high = curve->hit_rate[i];
+    double low = curve[i - 1], high = curve[i];
     return low + (high - low) * (x - left) / width;
 }
 
 void ps_reuse_predict(double fraction, uint32_t used, uint32_t experts, struct ps_hit_rate *rate)
 {
-    double least = (double)used / experts, x = 1, rates[CURVE_COUNT_MAX];
+    double least = (double)used / experts, x = 1, rates[CURVE_COUNT_MAX],
+           clusterings[CURVE_COUNT_MAX];
     size_t n = 0;
 
-    *rate = (struct ps_hit_rate){0, 0, 0};
+    *rate = (struct ps_hit_rate){0};
     if (fraction < least)
         return;
     if (least < 1)
         x = fraction < 1 ? (fraction - least) / (1 - least) : 1;
-    for (const struct ps_reuse_curve *c = ps_reuse_table; c->name && n < CURVE_COUNT_MAX; c++)
-        rates[n++] = at_point(c, x);
+    for (const struct ps_reuse_curve *c = ps_reuse_table; c->name && n < CURVE_COUNT_MAX; c++) {
+        clusterings[n] = at_point(c->clustering, x);
+        rates[n++] = at_point(c->hit_rate, x);
+    }
     qsort(rates, n, sizeof(*rates), ps_compare_double);
+    qsort(clusterings, n, sizeof(*clusterings), ps_compare_double);
     rate->low = rates[0];
     rate->high = rates[n - 1];
     rate->central = (rates[(n - 1) / 2] + rates[n / 2]) / 2;
+    rate->clustering = (clusterings[(n - 1) / 2] + clusterings[n / 2]) / 2;
 }

@@ -21,6 +21,9 @@ int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, stru
  */
 void ps_reuse_access(struct ps_reuse *reuse, uint32_t layer, uint32_t expert, int is_counted);
 
+/* What was asked for since the last end were the experts of one layer for one token. */
+void ps_reuse_layer_end(struct ps_reuse *reuse);
+
 /*
  * The share of counted accesses that hit with so many slots, 0 to 1; 0 if none was counted. An
  * object that was never asked for before would, in a longer sequence, have been asked for longer
@@ -28,6 +31,12 @@ void ps_reuse_access(struct ps_reuse *reuse, uint32_t layer, uint32_t expert, in
  * to be equally likely everywhere.
  */
 double ps_reuse_hit_rate(const struct ps_reuse *reuse, double slots);
+
+/*
+ * How much misses of one layer come together with so many slots: the correlation of any two experts
+ * of a layer, 0 (each misses by itself) to 1 (all or none); 0 where nothing misses, or all.
+ */
+double ps_reuse_clustering(const struct ps_reuse *reuse, double slots);
 
 /* ---- hit rates that were derived from traces (reuse_table.c, made by bench/reuse_table) --------
  */
@@ -45,11 +54,13 @@ struct ps_reuse_curve {
     const char *name; /* NULL at the end of the table */
     uint32_t experts, used, tokens;
     double hit_rate[PS_REUSE_POINT_COUNT];
+    double clustering[PS_REUSE_POINT_COUNT];
 };
 extern const struct ps_reuse_curve ps_reuse_table[];
 
 struct ps_hit_rate {
     double low, central, high; /* the least, the median and the most over the curves */
+    double clustering;         /* the median; of ps_reuse_clustering */
 };
 
 /* Warm hit rates with this fraction of the experts (used of experts per token) in memory. */

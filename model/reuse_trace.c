@@ -21,13 +21,15 @@ static int check(const struct ps_trace_info *info, const struct ps_model *model,
 static void add_token(struct ps_reuse *reuse, const struct ps_trace_info *info,
                       const struct ps_trace_token *token, int is_counted)
 {
-    for (uint32_t l = 0; l < info->layer_count; l++)
+    for (uint32_t l = 0; l < info->layer_count; l++) {
         for (uint32_t k = 0; k < info->experts_used; k++) {
             uint16_t expert = token->experts[l * info->experts_used + k];
             if (expert == PS_TRACE_NONE)
                 break;
             ps_reuse_access(reuse, l, expert, is_counted);
         }
+        ps_reuse_layer_end(reuse);
+    }
 }
 
 int ps_reuse_open_trace(struct ps_reuse **out, const char *path, const struct ps_model *model,

@@ -77,6 +77,33 @@ static void test_first_touches(void **state)
     ps_reuse_close(&reuse);
 }
 
+/* Layers that miss as a whole, or not at all, and layers of which each expert misses by itself. */
+static void test_clustering(void **state)
+{
+    struct ps_reuse *together, *apart;
+    struct ps_error err = {0};
+    uint64_t seed = 3;
+
+    (void)state;
+    assert_int_equal(ps_reuse_open(&together, 1, 64, &err), 0);
+    assert_int_equal(ps_reuse_open(&apart, 1, 64, &err), 0);
+    for (uint32_t t = 0; t < 4000; t++) {
+        uint32_t far = 8 * (1 + random_next(&seed) % 7);
+        for (uint32_t i = 0; i < 8; i++) {
+            ps_reuse_access(together, 0, t % 2 ? i : far + i, t > 200);
+            uint32_t other = 8 * (1 + random_next(&seed) % 7);
+            ps_reuse_access(apart, 0, random_next(&seed) % 2 ? i : other + i, t > 200);
+        }
+        ps_reuse_layer_end(together);
+        ps_reuse_layer_end(apart);
+    }
+    assert_true(ps_reuse_clustering(together, 24) > 0.9);
+    assert_true(ps_reuse_clustering(apart, 24) < 0.05);
+    assert_true(ps_reuse_clustering(together, 0) == 0 && ps_reuse_clustering(together, 64) == 0);
+    ps_reuse_close(&together);
+    ps_reuse_close(&apart);
+}
+
 static void test_curves(void **state)
 {
     struct ps_hit_rate rate, before = {0};
@@ -84,7 +111,8 @@ static void test_curves(void **state)
     (void)state;
     for (const struct ps_reuse_curve *c = ps_reuse_table; c->name; c++)
         for (int i = 1; i < PS_REUSE_POINT_COUNT; i++)
-            assert_true(c->hit_rate[i] >= c->hit_rate[i - 1] && c->hit_rate[i] <= 1);
+            assert_true(c->hit_rate[i] >= c->hit_rate[i - 1] && c->hit_rate[i] <= 1 &&
+                        c->clustering[i] >= 0 && c->clustering[i] < 1);
     for (double fraction = 0; fraction <= 1.2; fraction += 0.01) {
         ps_reuse_predict(fraction, 10, 512, &rate);
         assert_true(rate.low <= rate.central && rate.central <= rate.high);
@@ -157,9 +185,8 @@ static void test_own_trace(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_against_lru),
-        cmocka_unit_test(test_first_touches),
-        cmocka_unit_test(test_curves),
+        cmocka_unit_test(test_against_lru), cmocka_unit_test(test_first_touches),
+        cmocka_unit_test(test_clustering),  cmocka_unit_test(test_curves),
         cmocka_unit_test(test_own_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
