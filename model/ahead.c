@@ -235,11 +235,8 @@ static void settle_staged(struct ps_engine *engine, uint32_t layer)
             engine->work.staged[left++] = s;
             continue;
         }
-        if (engine->work.guess_chosen[s.expert])
-            a->right_count++;
-        else
+        if (!engine->work.guess_chosen[s.expert])
             ps_store_drop(engine->store, s.layer, s.expert);
-        a->read_count++;
     }
     a->staged_count = left;
 }

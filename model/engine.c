@@ -242,8 +242,10 @@ void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *sta
     stats->member_count = ps_volume_member_count(engine->model->volume);
     for (int i = 0; i < stats->member_count; i++)
         ps_store_member_stats(engine->store, i, &stats->members[i]);
-    stats->guesses_read = engine->ahead.read_count;
-    stats->guesses_right = engine->ahead.right_count;
+    stats->guesses_read = stats->store.prefetches;
+    stats->guesses_right = stats->store.prefetches_used;
+    stats->guesses_right_bytes = stats->store.prefetch_used_bytes;
+    stats->guesses_vain_bytes = stats->store.prefetch_vain_bytes;
     stats->expert_ns = engine->expert_ns;
     stats->shared_ns = engine->shared_ns;
     stats->prefill_tokens = engine->prefill_tokens;

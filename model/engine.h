@@ -166,7 +166,6 @@ struct ps_ahead {
     uint32_t rank_count;              /* experts for each of them */
     double chunk_chance;              /* of an expert to be chosen by a chunk of many tokens */
     uint32_t staged_count;            /* in work.staged */
-    uint64_t read_count, right_count; /* guesses that were read, and those that were right */
 };
 
 struct ps_engine {

@@ -350,7 +350,10 @@ struct ps_engine_stats {
     struct ps_store_stats store;
     int member_count;
     struct ps_store_member_stats members[PS_MEMBER_COUNT_MAX];
-    uint64_t guesses_read, guesses_right; /* experts read ahead, and those chosen afterwards */
+    /* Experts that drives were asked for ahead of the router, at least in part, and those it chose
+     * afterwards; and the bytes that drives were asked for before it chose, of these and of the
+     * others. An expert that it has not come to yet is in none. */
+    uint64_t guesses_read, guesses_right, guesses_right_bytes, guesses_vain_bytes;
     uint64_t prefill_tokens, prefill_ns;
     uint64_t expert_ns, shared_ns;     /* of both: in routed and shared experts' arithmetic */
     uint64_t decode_tokens, decode_ns; /* eval calls of one token after the first call */

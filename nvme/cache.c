@@ -176,6 +176,19 @@ static void set_staged(struct ps_cache *cache, struct ps_slot *slot, bool is_sta
     slot->is_staged = is_staged;
 }
 
+/* Takes any slot: a staged one becomes one like others. What no drive was asked for, nobody has
+ * read. */
+static void end_guess(struct ps_cache *cache, struct ps_slot *slot, bool is_used)
+{
+    struct ps_cache_guesses *g = &cache->guesses;
+
+    if (!slot->is_staged)
+        return;
+    set_staged(cache, slot, false);
+    *(is_used ? &g->used_count : &g->vain_count) += slot->fetch.guess_bytes > 0;
+    *(is_used ? &g->used_bytes : &g->vain_bytes) += slot->fetch.guess_bytes;
+}
+
 /* ---- slots ----------------------------------------------------------------------------------- */
 
 uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object)
@@ -220,7 +233,7 @@ static uint32_t evict(struct ps_cache *cache, const struct ps_cache_list *list, 
         return slot_idx;
     list_remove(cache, slot_idx);
     forget(cache, slot_idx);
-    set_staged(cache, &cache->slots[slot_idx], false);
+    end_guess(cache, &cache->slots[slot_idx], false);
     cache->eviction_count++;
     return slot_idx;
 }
@@ -317,7 +330,7 @@ void ps_cache_lease(struct ps_cache *cache, uint32_t slot_idx)
         list_remove(cache, slot_idx);
     else
         cache->lists[slot->class_idx].orphan_count--;
-    set_staged(cache, slot, false);
+    end_guess(cache, slot, true);
     slot->was_guessed = false;
 }
 
@@ -329,7 +342,7 @@ void ps_cache_touch(struct ps_cache *cache, uint32_t slot_idx)
     assert(slot->lease_count == 0);
     if (is_listed)
         list_remove(cache, slot_idx);
-    set_staged(cache, slot, false);
+    end_guess(cache, slot, true);
     slot->order = ++cache->order_count;
     if (is_listed)
         list_insert(cache, slot_idx);
@@ -369,7 +382,7 @@ void ps_cache_unstage(struct ps_cache *cache, uint32_t slot_idx)
         list_remove(cache, slot_idx);
         make_free(cache, slot_idx);
     }
-    set_staged(cache, slot, false);
+    end_guess(cache, slot, false);
 }
 
 /* ---- moves and ends -------------------------------------------------------------------------- */
@@ -423,7 +436,7 @@ void ps_cache_finish(struct ps_cache *cache, uint32_t slot_idx)
     slot->state = is_good ? PS_SLOT_READY : PS_SLOT_FAILED;
     if (slot->state == PS_SLOT_FAILED) {
         forget(cache, slot_idx);
-        set_staged(cache, slot, false);
+        end_guess(cache, slot, false);
     }
     if (slot->lease_count == 0)
         settle(cache, slot_idx);

@@ -122,6 +122,12 @@ struct ps_cache_policy {
     double (*worth)(void *ctx, uint32_t object);
 };
 
+/* What became of the guesses of which a drive was asked for anything: used or in vain; and the
+ * bytes that drives were asked for by then. */
+struct ps_cache_guesses {
+    uint64_t used_count, vain_count, used_bytes, vain_bytes;
+};
+
 struct ps_cache {
     const struct ps_cache_policy *policy; /* NULL: least recently used; set after init */
     struct ps_cache_plan plan;
@@ -139,6 +145,7 @@ struct ps_cache {
     uint8_t *parts;            /* [part_count] */
     struct ps_cache_lists lists[PS_CACHE_CLASS_COUNT_MAX];
     uint32_t staged_count; /* slots with is_staged */
+    struct ps_cache_guesses guesses;
     uint64_t order_count;
     uint64_t eviction_count;
 };

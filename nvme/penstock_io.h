@@ -415,7 +415,10 @@ struct ps_store_stats {
     uint64_t streamed_bytes; /* of read_bytes, for streamed objects */
     uint64_t hits, misses;   /* ps_store_get calls; one that joins reads in flight is a miss too */
     uint64_t evictions;
-    uint64_t prefetches, prefetches_used;        /* guesses read, and those asked for afterwards */
+    /* Guesses of which drives were asked for anything before they were asked for, or dropped or
+     * made room for others; of them, those asked for; and the bytes that drives were asked for by
+     * then, of these and of the others. A guess that is still held is in none. */
+    uint64_t prefetches, prefetches_used, prefetch_used_bytes, prefetch_vain_bytes;
     uint64_t retries, errors;                    /* reads tried again, and those that failed */
     uint64_t wait_ns;                            /* time spent inside ps_store_wait */
     uint64_t wait_cause_ns[PS_WAIT_CAUSE_COUNT]; /* the same, and waits for slots */

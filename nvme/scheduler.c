@@ -247,6 +247,7 @@ void ps_fetch_reset(struct ps_scheduler *s, struct ps_fetch *fetch, enum ps_fetc
     fetch->in_flight = 0;
     fetch->first = (struct ps_part_place){0};
     fetch->class = class;
+    fetch->guess_bytes = 0;
     fetch->is_active = true;
     fetch->is_left = fetch->is_queued = fetch->has_no_place = false;
     fetch->error = 0;
@@ -357,6 +358,8 @@ static void take_part(struct ps_scheduler *s, struct ps_fetch *fetch, const stru
     *state = (uint8_t)((*state & ~(PART_COPY | PART_HELD)) | PART_TAKEN | (copy ? PART_COPY : 0));
     ps_queue_begin(queue, w->bytes, now_ns);
     fetch->in_flight++;
+    if (fetch->class == PS_FETCH_PREFETCH)
+        fetch->guess_bytes += w->bytes;
     if (--fetch->untaken == 0)
         ps_fetch_unqueue(s, fetch);
 }

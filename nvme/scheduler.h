@@ -62,6 +62,7 @@ struct ps_fetch {
     struct ps_part_place first; /* no part before it is untaken */
     enum ps_fetch_class class;
     uint32_t guess_depth; /* PREFETCH: most reads with a drive when one of it is added */
+    uint64_t guess_bytes; /* that drives were asked for while it was PREFETCH */
     bool is_active;       /* started and not yet handed to done() */
     bool is_streamed, is_queued;
     bool is_left;         /* nobody wants the rest: ends when its last read has come back */

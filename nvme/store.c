@@ -30,7 +30,7 @@ struct ps_store {
     uint64_t table_bytes, memory_bytes;
     uint32_t prefetch_count, lease_count; /* as in the options */
     uint64_t piece_bytes_max; /* what a drive reads of an object at once is not longer */
-    uint64_t hits, misses, wait_ns, prefetches, prefetches_used;
+    uint64_t hits, misses, wait_ns;
 };
 
 static void lock(struct ps_store *store)
@@ -465,7 +465,6 @@ static int get(struct ps_store *store, uint32_t object, struct ps_lease *lease,
     uint32_t slot_idx = ps_cache_find(&store->cache, object);
     if (slot_idx != PS_CACHE_NONE) {
         was_guessed = store->cache.slots[slot_idx].was_guessed;
-        store->prefetches_used += store->cache.slots[slot_idx].is_staged;
         if (store->cache.slots[slot_idx].lease_count == 0)
             ps_scheduler_renew(&store->cache.slots[slot_idx].fetch);
         ps_cache_lease(&store->cache, slot_idx);
@@ -612,7 +611,6 @@ static int prefetch(struct ps_store *store, uint32_t object, double chance, stru
                             : PS_CACHE_NONE;
     if (slot_idx == PS_CACHE_NONE)
         return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
-    store->prefetches++;
     struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
     fetch->guess_depth = PS_PREFETCH_DEPTH;
     if (chance > 1 - 1.0 / PS_PREFETCH_DEPTH)
@@ -673,7 +671,6 @@ static void touch(struct ps_store *store, uint32_t object)
     struct ps_slot *slot = &store->cache.slots[slot_idx];
     if (slot->lease_count > 0 || (slot->state != PS_SLOT_READY && !slot->is_staged))
         return;
-    store->prefetches_used += slot->is_staged;
     ps_cache_touch(&store->cache, slot_idx);
     ps_scheduler_promote(&store->scheduler, &slot->fetch);
 }
@@ -744,6 +741,7 @@ uint64_t ps_store_sim_busy_ns(const struct ps_store *store, int member)
 void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
 {
     const struct ps_cache_plan *plan = &store->cache.plan;
+    const struct ps_cache_guesses *guesses = &store->cache.guesses;
     const struct ps_io *io = store->scheduler.io;
 
     lock(store);
@@ -758,8 +756,10 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
         .hits = store->hits,
         .misses = store->misses,
         .evictions = store->cache.eviction_count,
-        .prefetches = store->prefetches,
-        .prefetches_used = store->prefetches_used,
+        .prefetches = guesses->used_count + guesses->vain_count,
+        .prefetches_used = guesses->used_count,
+        .prefetch_used_bytes = guesses->used_bytes,
+        .prefetch_vain_bytes = guesses->vain_bytes,
         .wait_ns = store->wait_ns,
         .check_ns = store->scheduler.check_ns,
         .slot_count = plan->slot_count,

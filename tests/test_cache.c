@@ -365,7 +365,10 @@ static void test_staged(void **state)
     /* One free slot, then the guess goes before what was used. */
     uint32_t other = ps_cache_take(cache, 2);
     assert_int_equal(cache->eviction_count, 0);
+    slots[guess].fetch.guess_bytes = 4096;
     assert_int_equal(ps_cache_take(cache, 3), guess);
+    assert_int_equal(cache->guesses.vain_count, 1);
+    assert_int_equal(cache->guesses.vain_bytes, 4096);
     assert_int_equal(cache->staged_count, 0);
     assert_int_equal(ps_cache_find(cache, 1), PS_CACHE_NONE);
     assert_int_equal(ps_cache_find(cache, 0), used);

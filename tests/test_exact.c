@@ -97,6 +97,8 @@ static void vary_guesses(struct ps_model *model, const float *want)
         expect(model, &run, want, "guesses", &stats);
         assert_true(stats.guesses_right <= stats.guesses_read);
         assert_true(i > 0 || stats.guesses_right > 0);
+        assert_int_equal(stats.guesses_right > 0, stats.guesses_right_bytes > 0);
+        assert_int_equal(stats.guesses_right<stats.guesses_read, stats.guesses_vain_bytes> 0);
     }
 }
 

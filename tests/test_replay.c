@@ -250,6 +250,7 @@ static void test_bounds(void **state)
     assert_true(ps_replay_predictor_parse("oracle", &options));
     play(replay, &options, &oracle);
     assert_true(oracle.ns < off.ns && oracle.ns >= oracle.bound_overlap_ns);
+    assert_true(oracle.prefetches > 0);
     assert_int_equal(oracle.prefetches, oracle.prefetches_used);
     assert_int_equal(oracle.read_bytes, oracle.demand_bytes);
 

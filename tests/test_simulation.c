@@ -126,6 +126,24 @@ static void test_times(void **state)
     assert_int_equal(stats.misses, 2);
     assert_int_equal(stats.prefetches_used, 2);
     assert_int_equal(stats.streamed_bytes, 3 * 4 * MIB);
+    /* Of the one on its way one read had come back, and two were with the drive. */
+    assert_int_equal(stats.prefetch_used_bytes, 4 * MIB + 3 * MIB);
+
+    /* What is taken back before a drive is asked for it has cost nothing; later, what it was. */
+    assert_int_equal(ps_store_prefetch(store, 1, 5, 0.5, &err), 0);
+    ps_store_drop(store, 1, 5);
+    ps_store_stats(store, &stats);
+    assert_int_equal(stats.prefetches, 2);
+    assert_int_equal(stats.prefetch_vain_bytes, 0);
+    assert_int_equal(ps_store_prefetch(store, 1, 5, 0.5, &err), 0);
+    assert_int_equal(ps_store_sim_advance(store, mib_ns / 2, &err), 0);
+    ps_store_drop(store, 1, 5);
+    assert_int_equal(ps_store_sim_advance(store, 5 * mib_ns, &err), 0);
+    ps_store_stats(store, &stats);
+    assert_int_equal(stats.prefetches, 3);
+    assert_int_equal(stats.prefetches_used, 2);
+    assert_int_equal(stats.prefetch_vain_bytes, 2 * MIB);
+    assert_int_equal(stats.streamed_bytes, (3 * 4 + 2) * MIB);
     ps_store_close(&store);
     ps_volume_close(&volume);
 

@@ -36,6 +36,7 @@ struct phase {
     uint64_t streamed_bytes; /* of experts */
     uint64_t total_ns, wait_ns, expert_ns, shared_ns;
     uint64_t hits, misses, guesses_read, guesses_right;
+    uint64_t guesses_right_bytes, guesses_vain_bytes;
 };
 
 /* What the layers chose in the first round, for the oracle of the others. */
@@ -171,6 +172,8 @@ static void phase_add(struct phase *phase, const struct ps_engine_stats *before,
     phase->misses += after->store.misses - before->store.misses;
     phase->guesses_read += after->guesses_read - before->guesses_read;
     phase->guesses_right += after->guesses_right - before->guesses_right;
+    phase->guesses_right_bytes += after->guesses_right_bytes - before->guesses_right_bytes;
+    phase->guesses_vain_bytes += after->guesses_vain_bytes - before->guesses_vain_bytes;
 }
 
 /* Evaluates `count` tokens in calls of `step` and notes the time and what was read. */
@@ -318,14 +321,16 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
     uint32_t rounds = m->args.rounds;
 
     return json_pack(
-        "{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
+        "{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
         (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens), "tokens_per_s",
         "median", rate_of(m, phase, rounds / 2), "least", rate_of(m, phase, 0), "most",
         rate_of(m, phase, rounds - 1), "streamed_bytes", (json_int_t)phase->streamed_bytes,
         "total_ns", (json_int_t)phase->total_ns, "wait_ns", (json_int_t)phase->wait_ns, "expert_ns",
         (json_int_t)phase->expert_ns, "shared_ns", (json_int_t)phase->shared_ns, "hits",
         (json_int_t)phase->hits, "misses", (json_int_t)phase->misses, "guesses_read",
-        (json_int_t)phase->guesses_read, "guesses_right", (json_int_t)phase->guesses_right);
+        (json_int_t)phase->guesses_read, "guesses_right", (json_int_t)phase->guesses_right,
+        "guesses_right_bytes", (json_int_t)phase->guesses_right_bytes, "guesses_vain_bytes",
+        (json_int_t)phase->guesses_vain_bytes);
 }
 
 static json_t *result_json(const struct measurement *m)

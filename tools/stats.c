@@ -131,8 +131,10 @@ json_t *tool_stats_json(const struct ps_engine_stats *stats)
                   "hugepage_bytes", (json_int_t)stats->hugepage_bytes, "transparent_hugepage_bytes",
                   (json_int_t)transparent_bytes(), "budget_bytes", (json_int_t)stats->budget_bytes);
 
-    json_t *guesses = json_pack("{s:I, s:I}", "read", (json_int_t)stats->guesses_read, "right",
-                                (json_int_t)stats->guesses_right);
+    json_t *guesses = json_pack("{s:I, s:I, s:I, s:I}", "read", (json_int_t)stats->guesses_read,
+                                "right", (json_int_t)stats->guesses_right, "right_bytes",
+                                (json_int_t)stats->guesses_right_bytes, "vain_bytes",
+                                (json_int_t)stats->guesses_vain_bytes);
 
     return json_pack("{s:o, s:o, s:f, s:o, s:o, s:o, s:o, s:i, s:s}", "prefill",
                      phase_json(&prefill), "decode", phase_json(&decode), "sample_seconds",
@@ -204,9 +206,11 @@ void tool_stats_print(const struct ps_engine_stats *stats)
             tool_count_text(store->misses, b), tool_count_text(store->evictions, c),
             tool_count_text(store->slot_count, d));
     if (stats->guesses_read > 0)
-        fprintf(stderr, "  %-9s %s experts read ahead, %.0f %% of them chosen afterwards\n",
+        fprintf(stderr,
+                "  %-9s %s experts read ahead, %.0f %% of them chosen afterwards; %s in vain\n",
                 "guessed", tool_count_text(stats->guesses_read, a),
-                100.0 * (double)stats->guesses_right / (double)stats->guesses_read);
+                100.0 * (double)stats->guesses_right / (double)stats->guesses_read,
+                ps_size_text(stats->guesses_vain_bytes, b, sizeof(b)));
     fprintf(stderr, "  %-9s peak %s of %s", "memory",
             ps_size_text_binary(stats->memory_peak_bytes, a, sizeof(a)),
             ps_size_text_binary(stats->budget_bytes, b, sizeof(b)));
