@@ -43,9 +43,10 @@ static inline int ps_compare_double(const void *a, const void *b)
 }
 
 /* SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): small, and any state will do. */
+#define PS_RANDOM_STEP UINT64_C(0x9e3779b97f4a7c15)
 static inline uint64_t ps_random_next(uint64_t *state)
 {
-    uint64_t z = *state += UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t z = *state += PS_RANDOM_STEP;
 
     z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);

@@ -478,7 +478,7 @@ struct ps_sampling {
     float min_p;          /* 0 = off */
     float repeat_penalty; /* 1 = off; divides positive and multiplies negative logits */
     int repeat_last_n;    /* tokens looked back on */
-    uint64_t seed;
+    uint64_t seed;        /* of random choices, each of which follows from it and its position */
 };
 
 /* The model's own generation settings where the source had them, else greedy. Seed 0. */
@@ -488,9 +488,11 @@ struct ps_sampler;
 int ps_sampler_open(struct ps_sampler **out, const struct ps_model *model,
                     const struct ps_sampling *sampling, struct ps_error *err);
 void ps_sampler_close(struct ps_sampler **sampler);
-/* Tells the sampler of a token that is part of the sequence (prompt tokens, too). */
+/* Tells the sampler of a token that is part of the sequence (prompt tokens, too, and those of a
+ * session that is taken up again). */
 void ps_sampler_accept(struct ps_sampler *sampler, int32_t id);
-/* Chooses from [V] logits. Same seed, same history, same logits: same token. Does not accept it. */
+/* Chooses from [V] logits. Same seed, same history, same logits: same token, however often it
+ * is asked. Does not accept it. */
 int32_t ps_sampler_next(struct ps_sampler *sampler, const float *logits);
 
 /* Return non-zero to stop. text: the bytes that became whole UTF-8 characters with this token. */

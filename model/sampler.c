@@ -24,32 +24,27 @@ struct candidate {
 struct ps_sampler {
     struct ps_sampling options;
     uint32_t vocab;
-    uint64_t random[4];
-    int32_t *recent; /* ring of the last repeat_last_n ids; NULL when the penalty is off */
+    uint64_t position; /* tokens told of */
+    int32_t *recent;   /* ring of the last repeat_last_n ids; NULL when the penalty is off */
     uint32_t recent_count, recent_next;
     uint32_t *seen;               /* [vocab] how often an id is in the ring */
     struct candidate *candidates; /* [vocab] */
     double *weights;              /* [vocab] */
 };
 
-/* ---- random numbers: xoshiro256**, seeded by splitmix64 (Blackman and Vigna, arXiv:1805.01407) --
+/* ---- numbers ----------------------------------------------------------------------------------
  */
 
-static uint64_t rotate_left(uint64_t x, int k)
+/*
+ * SplitMix64's number at a position: its state only counts. So a text that is continued, in another
+ * run and whatever has been drawn there, gets the numbers that it would have got in one. The seed
+ * is mixed first, as users take neighbours.
+ */
+static uint64_t random_at(uint64_t seed, uint64_t position)
 {
-    return x << k | x >> (64 - k);
-}
+    uint64_t state = ps_random_next(&seed) + position * PS_RANDOM_STEP;
 
-static uint64_t random_u64(uint64_t s[4])
-{
-    uint64_t result = rotate_left(s[1] * 5, 7) * 9, t = s[1] << 17;
-    s[2] ^= s[0];
-    s[3] ^= s[1];
-    s[1] ^= s[2];
-    s[0] ^= s[3];
-    s[2] ^= t;
-    s[3] = rotate_left(s[3], 45);
-    return result;
+    return ps_random_next(&state);
 }
 
 /* exp(x) for x <= 0 within a few units in the last place: x = n ln 2 + r, |r| <= ln 2 / 2, and the
@@ -146,9 +141,6 @@ int ps_sampler_open(struct ps_sampler **out, const struct ps_model *model,
         ps_sampler_close(&s);
         return ps_error_set(err, -ENOMEM, NULL, "Out of memory for the sampler.");
     }
-    uint64_t seed = sampling->seed;
-    for (int i = 0; i < 4; i++)
-        s->random[i] = ps_random_next(&seed);
     *out = s;
     return 0;
 }
@@ -167,6 +159,7 @@ void ps_sampler_close(struct ps_sampler **sampler)
 
 void ps_sampler_accept(struct ps_sampler *s, int32_t id)
 {
+    s->position++;
     if (!s->recent || id < 0 || (uint32_t)id >= s->vocab)
         return;
     if (s->recent_count == (uint32_t)s->options.repeat_last_n)
@@ -350,7 +343,7 @@ static int32_t draw(struct ps_sampler *s, uint32_t count)
         s->weights[i] = exp_fixed(((double)c[i].logit - max) / s->options.temperature);
         total += s->weights[i];
     }
-    double left = (double)(random_u64(s->random) >> 11) * 0x1p-53 * total;
+    double left = (double)(random_at(s->options.seed, s->position) >> 11) * 0x1p-53 * total;
     int32_t last = c[0].id;
     for (uint32_t i = 0; i < count; i++) {
         if (s->weights[i] <= 0)

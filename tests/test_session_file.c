@@ -210,7 +210,8 @@ static int take(void *ctx, int32_t id, const char *text, size_t text_bytes)
 static int generate(struct ps_session *session, const int32_t *prompt, size_t prompt_count,
                     uint32_t most, struct taken *taken)
 {
-    struct ps_sampling sampling = {.top_p = 1, .repeat_penalty = 1.5f, .repeat_last_n = 64};
+    struct ps_sampling sampling = {
+        .temperature = 1, .top_p = 1, .repeat_penalty = 1.5f, .repeat_last_n = 64, .seed = 7};
     struct ps_sampler *sampler = NULL;
     struct ps_error err = {0};
     size_t count;

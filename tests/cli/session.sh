@@ -21,7 +21,7 @@ in_parts()
     same parts whole "in parts and at once, $*"
 }
 in_parts
-in_parts --repeat-penalty 1.3
+in_parts --temp 0.9 --seed 1 --repeat-penalty 1.3
 in_parts --kv q8_0 --kv-window 5
 in_parts --activations f32 --kv-window 5
 
