@@ -277,23 +277,24 @@ static const char *memory_text(const struct comparison *c, char *buf, size_t buf
     return ps_size_text_binary(c->samples[0][0].budget_bytes, buf, buf_bytes);
 }
 
-static void head_print(const struct comparison *c)
+static void head_print(FILE *to, const struct comparison *c)
 {
     char memory[32];
 
-    printf("%s\n", c->model);
-    printf(
+    fprintf(to, "%s\n", c->model);
+    fprintf(
+        to,
         "ceiling %s; %u tokens one by one after %u to warm up; %u rounds, median by tokens/s\n\n",
         memory_text(c, memory, sizeof(memory)), c->args.job.tokens, c->args.job.warm,
         c->args.rounds);
-    printf("%-16s %9s %15s %9s %7s %7s %8s %8s %8s %6s %6s %9s\n", "engine", "tokens/s",
-           "(least-most)", "MB read", "GB/s", "drive", "faults", "faults", "CPU s", "wait", "hits",
-           "peak");
-    printf("%-16s %9s %15s %9s %7s %7s %8s %8s %8s %6s %6s %9s\n", "", "", "", "/token", "", "GB/s",
-           "maj/tok", "min/tok", "/token", "%", "%", "MiB");
+    fprintf(to, "%-16s %9s %15s %9s %7s %7s %8s %8s %8s %6s %6s %9s\n", "engine", "tokens/s",
+            "(least-most)", "MB read", "GB/s", "drive", "faults", "faults", "CPU s", "wait", "hits",
+            "peak");
+    fprintf(to, "%-16s %9s %15s %9s %7s %7s %8s %8s %8s %6s %6s %9s\n", "", "", "", "/token", "",
+            "GB/s", "maj/tok", "min/tok", "/token", "%", "%", "MiB");
 }
 
-static void row_print(const struct row *row)
+static void row_print(FILE *to, const struct row *row)
 {
     const struct bench_sample *s = row->sample;
     uint64_t asked = s->hits + s->misses;
@@ -303,30 +304,31 @@ static void row_print(const struct row *row)
              strcmp(row->mode, s->engine) == 0 ? "" : " as ",
              strcmp(row->mode, s->engine) == 0 ? "" : s->engine);
     snprintf(range, sizeof(range), "(%.2f-%.2f)", row->least, row->most);
-    printf("%-16s %9.2f %15s %9.1f %7.2f %7.2f %8.1f %8.1f %8.4f %6.1f %6.1f %9.1f\n", name,
-           row->tokens_per_s, range, row->bytes_per_token / 1e6, row->bytes_per_s / 1e9,
-           row->drive_bytes_per_s / 1e9, row->faults_major, row->faults_minor, row->cpu_s,
-           100.0 * (double)s->wait_ns / (double)s->ns,
-           asked > 0 ? 100.0 * (double)s->hits / (double)asked : 0.0,
-           (double)s->peak_bytes / (1 << 20));
+    fprintf(to, "%-16s %9.2f %15s %9.1f %7.2f %7.2f %8.1f %8.1f %8.4f %6.1f %6.1f %9.1f\n", name,
+            row->tokens_per_s, range, row->bytes_per_token / 1e6, row->bytes_per_s / 1e9,
+            row->drive_bytes_per_s / 1e9, row->faults_major, row->faults_minor, row->cpu_s,
+            100.0 * (double)s->wait_ns / (double)s->ns,
+            asked > 0 ? 100.0 * (double)s->hits / (double)asked : 0.0,
+            (double)s->peak_bytes / (1 << 20));
 }
 
-static void result_print(const struct comparison *c)
+static void result_print(FILE *to, const struct comparison *c)
 {
     char size[32];
 
-    head_print(c);
+    head_print(to, c);
     for (size_t m = 0; m < MODE_COUNT; m++) {
         struct row row = row_of(c, m);
-        row_print(&row);
+        row_print(to, &row);
     }
-    printf("%-16s %9s %15s %9s %7.2f   random reads of %s by penstock bench io, %u in flight\n",
-           "drives alone", "", "", "", (double)c->drive_bytes_per_s[c->args.rounds / 2] / 1e9,
-           ps_size_text_binary(c->request_bytes, size, sizeof(size)), DRIVE_DEPTH);
+    fprintf(to,
+            "%-16s %9s %15s %9s %7.2f   random reads of %s by penstock bench io, %u in flight\n",
+            "drives alone", "", "", "", (double)c->drive_bytes_per_s[c->args.rounds / 2] / 1e9,
+            ps_size_text_binary(c->request_bytes, size, sizeof(size)), DRIVE_DEPTH);
     if (!c->is_limited)
-        puts("\nNo memory cgroup could be made, so pagecache and mmap had the page cache of the "
-             "whole "
-             "machine: run this as root.");
+        fputs("\nNo memory cgroup could be made, so pagecache and mmap had the page cache of the "
+              "whole machine: run this as root.\n",
+              to);
 }
 
 static json_t *row_json(const struct row *row)
@@ -410,6 +412,7 @@ int cmd_bench_modes(int argc, char **argv)
     int status = 0;
 
     argp_parse(&argp, argc, argv, 0, NULL, &c.args);
+    FILE *to = tool_report_file(c.args.svg);
     tool_stop_flag();
     int rc = look_at_volume(&c, &err);
     c.args.job.paths = c.args.volume.paths;
@@ -422,10 +425,10 @@ int cmd_bench_modes(int argc, char **argv)
     if (rc == 0) {
         sort_rounds(&c);
         if (c.args.json)
-            status = tool_json_print(result_json(&c));
+            status = tool_json_write(to, result_json(&c));
         else
-            result_print(&c);
-        fflush(stdout);
+            result_print(to, &c);
+        fflush(to);
         rc = svg_file_write(&c, &out, &err);
     }
     if (rc < 0)

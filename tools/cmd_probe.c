@@ -84,22 +84,22 @@ static const struct argp argp = {
 
 /* ---- the tables ------------------------------------------------------------------------------ */
 
-static void depths_print(const char *title)
+static void depths_print(FILE *to, const char *title)
 {
-    printf("%-10s", title);
+    fprintf(to, "%-10s", title);
     for (uint32_t d = 0; d < PS_PROBE_DEPTH_COUNT; d++)
-        printf("%9u", 1u << d);
-    putchar('\n');
+        fprintf(to, "%9u", 1u << d);
+    fputc('\n', to);
 }
 
 /* One table: cell() writes a point's value. */
-static void table_print(const char *title, const struct ps_probe_result *probe,
+static void table_print(FILE *to, const char *title, const struct ps_probe_result *probe,
                         void (*cell)(const struct ps_probe_point *point, double unit, char *text),
                         double unit)
 {
-    depths_print(title);
+    depths_print(to, title);
     for (uint32_t s = 0; s < PS_PROBE_SIZE_COUNT; s++) {
-        printf("%6u KiB", probe->points[s][0].request_bytes >> 10);
+        fprintf(to, "%6u KiB", probe->points[s][0].request_bytes >> 10);
         for (uint32_t d = 0; d < PS_PROBE_DEPTH_COUNT; d++) {
             const struct ps_probe_point *point = &probe->points[s][d];
             bool is_knee = s == probe->knee_size && d == probe->knee_depth;
@@ -107,9 +107,9 @@ static void table_print(const char *title, const struct ps_probe_result *probe,
             if (point->bytes_per_s > 0)
                 cell(point, unit, text);
             snprintf(marked, sizeof(marked), "%s%s", is_knee ? "*" : "", text);
-            printf("%9s", marked);
+            fprintf(to, "%9s", marked);
         }
-        putchar('\n');
+        fputc('\n', to);
     }
 }
 
@@ -125,26 +125,27 @@ static void latency_cell(const struct ps_probe_point *point, double unit, char *
     snprintf(text, 32, value < 10 ? "%.2f" : "%.1f", value);
 }
 
-static void probed_print(const struct tool_probed *probed)
+static void probed_print(FILE *to, const struct tool_probed *probed)
 {
     const struct ps_probe_result *probe = &probed->probe;
     const struct ps_member_profile *profile = &probe->profile;
     bool is_fast = profile->bytes_per_s >= 1000000000;
     char size[32], piece[32], alone[32];
 
-    printf("%s", probed->path);
+    fprintf(to, "%s", probed->path);
     if (probed->has_drive)
-        printf(": %s%s%s%s", probed->drive.is_file ? "on " : "",
-               probed->drive.is_file ? probed->drive.drive : "",
-               probed->drive.is_file && probed->drive.model[0] != '\0' ? ", " : "",
-               probed->drive.model);
-    printf("\n%s%s%s, %u round%s\n\n", probe->engine, probe->direct ? ", O_DIRECT" : "",
-           probe->registered ? ", registered buffers" : "", probe->round_count,
-           probe->round_count == 1 ? "" : "s");
-    table_print(is_fast ? "GB/s" : "MB/s", probe, bandwidth_cell, is_fast ? 1e9 : 1e6);
-    putchar('\n');
-    table_print("p50, ms", probe, latency_cell, 1e6);
-    printf(
+        fprintf(to, ": %s%s%s%s", probed->drive.is_file ? "on " : "",
+                probed->drive.is_file ? probed->drive.drive : "",
+                probed->drive.is_file && probed->drive.model[0] != '\0' ? ", " : "",
+                probed->drive.model);
+    fprintf(to, "\n%s%s%s, %u round%s\n\n", probe->engine, probe->direct ? ", O_DIRECT" : "",
+            probe->registered ? ", registered buffers" : "", probe->round_count,
+            probe->round_count == 1 ? "" : "s");
+    table_print(to, is_fast ? "GB/s" : "MB/s", probe, bandwidth_cell, is_fast ? 1e9 : 1e6);
+    fputc('\n', to);
+    table_print(to, "p50, ms", probe, latency_cell, 1e6);
+    fprintf(
+        to,
         "\nknee*: reads of %s, %u in flight: %.2f %s; one alone takes %s; pieces of %s or more;\n"
         "%.0f %% of that beside busy processors\n",
         ps_size_text_binary(profile->request_bytes, size, sizeof(size)), profile->depth,
@@ -232,15 +233,16 @@ static int run_save(struct probe_run *run, struct ps_error *err)
     return ps_volume_profile_save(run->volume, profiles, err);
 }
 
-static void results_print(const struct probe_run *run)
+static void results_print(FILE *to, const struct probe_run *run)
 {
     for (int i = 0; i < run->count; i++) {
         if (i > 0)
-            putchar('\n');
-        probed_print(&run->probed[i]);
+            fputc('\n', to);
+        probed_print(to, &run->probed[i]);
     }
     if (run->volume != NULL)
-        printf(
+        fprintf(
+            to,
             "\nrecorded in volume %s: its reads go by it from now on; probe with --out, too, and "
             "penstock rebalance --profile cuts it anew\n",
             ps_volume_uuid(run->volume));
@@ -273,6 +275,7 @@ int cmd_probe(int argc, char **argv)
     int status = 0;
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
+    FILE *to = tool_report_file(args.out);
     tool_log_start(args.verbose);
     tool_subject_set(args.paths[0]);
     int rc = tool_inputs_check("MEMBER", args.paths, args.path_count, args.out, &err);
@@ -281,9 +284,9 @@ int cmd_probe(int argc, char **argv)
     if (rc < 0)
         status = tool_end(rc, &err);
     else if (args.json)
-        status = tool_json_print(tool_profile_json(run.probed, run.count));
+        status = tool_json_write(to, tool_profile_json(run.probed, run.count));
     else
-        results_print(&run);
+        results_print(to, &run);
     tool_output_abandon(&out);
     ps_volume_close(&run.volume);
     return status;

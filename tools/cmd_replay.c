@@ -311,15 +311,16 @@ static int specs_parse(struct work *w, struct ps_error *err)
 /* The drawing last, so that where it cannot be written the figures are there all the same. */
 static int report(struct work *w, struct ps_error *err)
 {
+    FILE *to = tool_report_file(w->args->svg);
     int status = 0;
 
     if (w->args->json)
-        status = tool_json_print(replay_json(&w->info, w->rows, w->row_count));
+        status = tool_json_write(to, replay_json(&w->info, w->rows, w->row_count));
     else
-        replay_print(&w->info, w->rows, w->row_count);
+        replay_print(to, &w->info, w->rows, w->row_count);
     if (w->svg.file == NULL)
         return status;
-    fflush(stdout);
+    fflush(to);
     int rc = replay_svg_write(&w->svg, &w->info, w->rows, w->row_count, err);
     return rc < 0 ? rc : status;
 }

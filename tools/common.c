@@ -117,18 +117,18 @@ bool tool_is_control(const char *at)
     return c < 0x20 || c == 0x7F || (c == 0xC2 && (at[1] & 0xE0) == 0x80);
 }
 
-void tool_text_print(const char *text, int width)
+void tool_text_print(FILE *to, const char *text, int width)
 {
     for (size_t n; *text != '\0'; text += n, width--) {
         n = tool_character_bytes(text);
         n = n > 0 ? n : 1;
         if (tool_is_control(text))
-            putchar('?');
+            fputc('?', to);
         else
-            fwrite(text, 1, n, stdout);
+            fwrite(text, 1, n, to);
     }
     for (; width > 0; width--)
-        putchar(' ');
+        fputc(' ', to);
 }
 
 json_t *tool_json_text(const char *text)

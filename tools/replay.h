@@ -48,7 +48,8 @@ struct replay_row {
 };
 
 json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *rows, int count);
-void replay_print(const struct ps_trace_info *info, const struct replay_row *rows, int count);
+void replay_print(FILE *to, const struct ps_trace_info *info, const struct replay_row *rows,
+                  int count);
 
 /* Hit rates over the size of the cache, warm, a line for every policy, predictor and drives, of
  * which there are at most SVG_LINE_COUNT_MAX. Returns 0, or

@@ -75,28 +75,30 @@ json_t *replay_json(const struct ps_trace_info *info, const struct replay_row *r
 
 /* ---- for people ------------------------------------------------------------------------------ */
 
-void replay_print(const struct ps_trace_info *info, const struct replay_row *rows, int count)
+void replay_print(FILE *to, const struct ps_trace_info *info, const struct replay_row *rows,
+                  int count)
 {
     char size[32], expert[32];
 
-    tool_text_print(info->model[0] != '\0' ? info->model : "a model without a name", 0);
-    printf(": %llu tokens, %u layers of %u experts, %u used, %s each\n",
-           (unsigned long long)info->token_count, info->layer_count, info->expert_count,
-           info->experts_used, ps_size_text(rows[0].result.expert_bytes, expert, sizeof(expert)));
-    printf("%10s %6s  %-11s %-14s %-12s %6s %6s %9s %9s %7s %6s %9s %9s\n", "cache", "share",
-           "policy", "predictor", "drives", "hits", "warm", "MB/token", "tokens/s", "stalled",
-           "busy", "bound", "overlap");
+    tool_text_print(to, info->model[0] != '\0' ? info->model : "a model without a name", 0);
+    fprintf(to, ": %llu tokens, %u layers of %u experts, %u used, %s each\n",
+            (unsigned long long)info->token_count, info->layer_count, info->expert_count,
+            info->experts_used, ps_size_text(rows[0].result.expert_bytes, expert, sizeof(expert)));
+    fprintf(to, "%10s %6s  %-11s %-14s %-12s %6s %6s %9s %9s %7s %6s %9s %9s\n", "cache", "share",
+            "policy", "predictor", "drives", "hits", "warm", "MB/token", "tokens/s", "stalled",
+            "busy", "bound", "overlap");
     for (int i = 0; i < count; i++) {
         const struct ps_replay_result *r = &rows[i].result;
-        printf("%10s %5.1f%%  %-11s %-14s ",
-               ps_size_text_binary(r->cache_bytes, size, sizeof(size)),
-               100 * share_of(r->slot_count, r->expert_count), rows[i].policy, rows[i].predictor);
-        tool_text_print(rows[i].drives, 12);
-        printf(" %5.1f%% %5.1f%% %9.1f %9.2f %6.1f%% %5.1f%% %9.2f %9.2f\n",
-               100 * share_of(r->hits, r->asked), 100 * replay_warm_rate(r),
-               (double)r->read_bytes / (double)r->tokens / 1e6, tool_rate(r->tokens, r->ns),
-               100 * share_of(r->stall_ns, r->ns), 100 * busy_mean(r),
-               tool_rate(r->tokens, r->bound_layers_ns), tool_rate(r->tokens, r->bound_overlap_ns));
+        fprintf(to, "%10s %5.1f%%  %-11s %-14s ",
+                ps_size_text_binary(r->cache_bytes, size, sizeof(size)),
+                100 * share_of(r->slot_count, r->expert_count), rows[i].policy, rows[i].predictor);
+        tool_text_print(to, rows[i].drives, 12);
+        fprintf(to, " %5.1f%% %5.1f%% %9.1f %9.2f %6.1f%% %5.1f%% %9.2f %9.2f\n",
+                100 * share_of(r->hits, r->asked), 100 * replay_warm_rate(r),
+                (double)r->read_bytes / (double)r->tokens / 1e6, tool_rate(r->tokens, r->ns),
+                100 * share_of(r->stall_ns, r->ns), 100 * busy_mean(r),
+                tool_rate(r->tokens, r->bound_layers_ns),
+                tool_rate(r->tokens, r->bound_overlap_ns));
     }
 }
 

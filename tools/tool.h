@@ -71,9 +71,9 @@ size_t tool_character_bytes(const char *at);
 /* Whether there is a control character at `at`, in UTF-8 up to U+009F. */
 bool tool_is_control(const char *at);
 
-/* A name that may be any bytes on standard output: '?' for control characters; blanks behind it up
+/* A name that may be any bytes, for people: '?' for control characters; blanks behind it up
  * to a width. */
-void tool_text_print(const char *text, int width);
+void tool_text_print(FILE *to, const char *text, int width);
 
 /* A name as a JSON text. A path may be any bytes: what is not UTF-8 becomes U+FFFD. NULL: no
  * memory.

@@ -16,7 +16,10 @@ for text in '<svg ' 'tokens/s' 'GB/s' 'Page faults per token' 'CPU time per toke
     'prefers-color-scheme' '</svg>'; do
     grep -qF -- "$text" a.svg || die "no $text in the picture"
 done
-quiet "$penstock" bench modes v --memory min --repeat 1 --tokens 2 --warm 0 --file "$demo_text"
+quiet "$penstock" bench modes v --memory min --repeat 1 --tokens 2 --warm 0 --file "$demo_text" --svg -
+{ head -c 5 out.txt | grep -q '^<svg ' && tail -n 1 out.txt | grep -q '^</svg>$'; } ||
+    die "not the picture alone: $(cat out.txt)"
+mv err.txt out.txt
 grep -q '^mmap  *[0-9]' out.txt || die "no row for mmap: $(cat out.txt)"
 grep -q '^drives alone' out.txt || die "no row for the drives: $(cat out.txt)"
 

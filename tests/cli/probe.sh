@@ -16,7 +16,9 @@ json "$good" "$penstock" probe a b --seconds 2 --json --out profile.json
 jq -e "$good" profile.json >/dev/null || die "the profile file: $(cat profile.json)"
 cmp -s out.txt profile.json || die "--out and --json differ"
 
-quiet "$penstock" probe a --seconds 1 --engine pread
+quiet "$penstock" probe a --seconds 1 --engine pread --out -
+jq -e '.penstock_profile == 1' out.txt >/dev/null || die "not the profile alone: $(cat out.txt)"
+mv err.txt out.txt
 grep -q '^a: \|^a$' out.txt || die "not named: $(cat out.txt)"
 grep -q '^pread' out.txt || die "no engine: $(cat out.txt)"
 grep -q '^knee\*: reads of .* in flight: .*; pieces of' out.txt || die "no knee: $(cat out.txt)"

@@ -35,6 +35,10 @@ grep -q '>belady, oracle, 2G<' hits.svg || die "a line without its name: $(cat h
 grep -o 'points="[^"]* "' hits.svg | tr ' ' '\n' | sed -n 's/^\(points="\)*\([0-9.]*\),.*/\2/p' |
     awk 'NR % 3 != 1 && $1 <= last { exit 1 } { last = $1 }' || die "points run back: $(cat hits.svg)"
 quiet "$penstock" replay "$trace" --svg hits.svg --memory 20% --predictor off --predictor oracle
+cp out.txt table
+"$penstock" replay "$trace" --svg - --memory 20% --predictor off --predictor oracle 2>err.txt | cmp - hits.svg ||
+    die "not the drawing alone"
+same err.txt table "what is told beside a drawing in a pipe"
 grep -q '>oracle<' hits.svg || die "a policy that is everywhere the same: $(cat hits.svg)"
 fails 1 '--svg: .*16 lines' "$penstock" replay "$trace" --svg x --policy lru --policy lfu --policy belady \
     --policy least-stale --predictor off --predictor oracle --predictor recall=0.5 --predictor recall=0.7
