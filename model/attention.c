@@ -10,11 +10,10 @@
  * their own, and the last kv_window, whose first part begins where the window does: again a matter
  * of its position alone. Rows are then kept in a ring of whole parts, so that none wraps round.
  */
-#include <math.h>
 #include <string.h>
 
 #include "core/util.h"
-#include "model/engine.h"
+#include "model/attention_block.h"
 #include "quant/type.h"
 
 struct attention_run {
@@ -23,7 +22,8 @@ struct attention_run {
     uint32_t first, count; /* tokens of the chunk that are stored and then attend together */
     uint32_t q_stride;     /* floats between the queries of two heads in work.wide */
     uint32_t heads_each;   /* heads of one task: they share a KV head */
-    uint32_t group_tasks;  /* tasks of one KV head */
+    uint32_t group_tasks;  /* tasks of one KV head and one block */
+    uint32_t block_count;  /* of tokens, which begin where work.attention_blocks says */
 };
 
 /* The keys of a token's sequence: rows of state.kv_row_bytes, the ring and then the sinks. */
@@ -125,73 +125,19 @@ static void store_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
     }
 }
 
-/* Heads of one token that share a KV head. */
-struct attention_heads {
-    uint32_t count;
-    const float *q; /* [count, q_stride] */
-    size_t q_stride;
-    const uint8_t *k, *v; /* their part of position 0's row */
-    float *out;           /* [count, head_dim] */
-    float *score;         /* [count, PS_ATTENTION_PART] */
-    float max[PS_ATTENTION_HEADS], sum[PS_ATTENTION_HEADS];
-};
-
-/* Rows [row, row + n): positions of one part. */
-static void add_part(const struct ps_engine *engine, struct attention_heads *h, uint64_t row,
-                     uint32_t n)
+/* The heads of one token from `head` on are one set of columns; of tokens in a row each is one. */
+static void set_columns(const struct ps_engine *engine, const struct attention_run *run,
+                        uint64_t token, uint64_t head, struct attention_block *b)
 {
-    const struct ps_state_shape *s = &engine->state;
+    const struct ps_work *w = &engine->work;
     size_t dim = engine->config->head_dim;
-    struct ps_matmul scores = {
-        .type = s->kv_type,
-        .w = h->k + row * s->kv_row_bytes,
-        .w_stride_bytes = s->kv_row_bytes,
-        .rows = n,
-        .cols = dim,
-        .x = h->q,
-        .ldx = h->q_stride,
-        .y = h->score,
-        .ldy = PS_ATTENTION_PART,
-        .n = h->count,
-    };
-    struct ps_weighted_sum values = {
-        .type = s->kv_type,
-        .v = h->v + row * s->kv_row_bytes,
-        .v_stride_bytes = s->kv_row_bytes,
-        .positions = n,
-        .dim = dim,
-        .weight = h->score,
-        .ldw = PS_ATTENTION_PART,
-        .y = h->out,
-        .ldy = dim,
-        .n = h->count,
-    };
+    bool tokens = b->step > 0;
 
-    engine->k->matmul(&scores);
-    for (uint32_t i = 0; i < h->count; i++) {
-        float factor = engine->k->softmax_part(h->score + (size_t)i * PS_ATTENTION_PART, n,
-                                               1.0f / sqrtf((float)dim), &h->max[i], &h->sum[i]);
-        engine->k->scale(h->out + i * dim, factor, h->out + i * dim, dim);
-    }
-    engine->k->weighted_sum(&values);
-}
-
-/* What the last of the first `positions` tokens sees. A window that reaches down to the sinks is
- * one range with them, cut as it is without a window. */
-static void add_seen(const struct ps_engine *engine, struct attention_heads *h, uint32_t positions)
-{
-    const struct ps_state_shape *s = &engine->state;
-    uint32_t at = positions > s->kv_window ? positions - s->kv_window : 0;
-
-    if (at > PS_KV_SINKS)
-        add_part(engine, h, s->kv_sink_row, PS_KV_SINKS);
-    else
-        at = 0;
-    while (at < positions) {
-        uint32_t part_left = PS_ATTENTION_PART - at % PS_ATTENTION_PART;
-        uint32_t n = (uint32_t)ps_min_u64(part_left, positions - at);
-        add_part(engine, h, at % s->kv_rows, n);
-        at += n;
+    for (uint32_t i = 0; i < b->set_count; i++) {
+        b->sets[i].q = w->wide + token * w->wide_cols + (head + i) * run->q_stride;
+        b->sets[i].ldq = tokens ? w->wide_cols : run->q_stride;
+        b->sets[i].out = w->mix + token * w->mix_cols + (head + i) * dim;
+        b->sets[i].ldo = tokens ? w->mix_cols : dim;
     }
 }
 
@@ -199,42 +145,72 @@ static void heads_task(struct ps_engine *engine, void *ctx, int thread_idx, uint
 {
     const struct attention_run *run = ctx;
     const struct ps_config *c = engine->config;
-    size_t dim = c->head_dim;
     uint32_t group = c->head_count / c->kv_head_count;
-    /* Tasks of one token that share keys are neighbours, so these are found in a cache. */
+    /* Tasks of the same tokens that share keys are neighbours, so these are found in a cache. The
+     * last tokens see most positions and go first, so that no thread ends with a long task. */
     uint32_t part = (uint32_t)(task % run->group_tasks) * run->heads_each;
     uint64_t kv = task / run->group_tasks % c->kv_head_count;
-    uint64_t token = run->first + task / run->group_tasks / c->kv_head_count;
-    uint64_t head = kv * group + part, kv_offset = ps_row_bytes(engine->state.kv_type, kv * dim);
-    struct attention_heads h = {
-        .count = (uint32_t)ps_min_u64(run->heads_each, group - part),
-        .q = engine->work.wide + token * engine->work.wide_cols + head * run->q_stride,
-        .q_stride = run->q_stride,
-        .k = state_k(engine, run, token) + kv_offset,
-        .v = state_v(engine, run, token) + kv_offset,
-        .out = engine->work.mix + token * engine->work.mix_cols + head * dim,
-        .score = ps_thread_scratch(engine, thread_idx),
-    };
+    uint64_t block = run->block_count - 1 - task / run->group_tasks / c->kv_head_count;
+    uint32_t token = engine->work.attention_blocks[block];
+    uint32_t tokens = engine->work.attention_blocks[block + 1] - token;
+    uint32_t heads = (uint32_t)ps_min_u64(run->heads_each, group - part);
+    uint64_t kv_offset = ps_row_bytes(engine->state.kv_type, kv * c->head_dim);
+    struct attention_block b; /* large: what is not set here is written before it is read */
 
-    memset(h.out, 0, h.count * dim * sizeof(float));
-    for (uint32_t i = 0; i < h.count; i++)
-        h.max[i] = -INFINITY;
-    add_seen(engine, &h, engine->work.tokens[token].position + 1);
-    for (uint32_t i = 0; i < h.count; i++) {
-        float *out = h.out + i * dim;
-        engine->k->scale(out, 1 / h.sum[i], out, dim);
-        if (c->attn_gate)
-            engine->k->sigmoid_mul(out, out, h.q + i * run->q_stride + dim, dim);
-    }
+    b.k = state_k(engine, run, token) + kv_offset;
+    b.v = state_v(engine, run, token) + kv_offset;
+    b.score = ps_thread_scratch(engine, thread_idx);
+    b.positions = engine->work.tokens[token].position + 1;
+    b.step = tokens > 1 ? 1 : 0;
+    b.columns = tokens > 1 ? tokens : heads;
+    b.set_count = tokens > 1 ? heads : 1;
+    set_columns(engine, run, token, kv * group + part, &b);
+    ps_attention_block_run(engine, &b);
 }
 
-/* Heads together read their keys once, but every thread should have a task. */
-static void deal_heads(const struct ps_engine *engine, struct attention_run *run)
+/* Tokens of one sequence from `first` on, `most` at most. */
+static uint32_t count_in_a_row(const struct ps_engine *engine, uint32_t first, uint32_t most)
+{
+    const struct ps_sequence_token *t = engine->work.tokens;
+    uint32_t n = 1;
+
+    while (n < most && t[first + n].session == t[first].session)
+        n++;
+    return n;
+}
+
+/* Blocks of tokens in a row; those shorter than `least` fall apart into single tokens. */
+static void cut_blocks(struct ps_engine *engine, struct attention_run *run, uint32_t least,
+                       uint32_t most)
+{
+    uint32_t *blocks = engine->work.attention_blocks, end = run->first + run->count;
+
+    run->block_count = 0;
+    for (uint32_t token = run->first; token < end;) {
+        uint32_t n = count_in_a_row(engine, token, (uint32_t)ps_min_u64(most, end - token));
+        blocks[run->block_count++] = token;
+        token += n < least ? 1 : n;
+    }
+    blocks[run->block_count] = end;
+}
+
+/*
+ * Tokens together turn keys and values into floats once and multiply them as matrices, if they are
+ * twice as many as the heads that could: what only some of them see is added for each alone. Heads
+ * together find their keys in a cache, but every thread should have a task.
+ */
+static void deal_heads(struct ps_engine *engine, struct attention_run *run)
 {
     const struct ps_config *c = engine->config;
-    uint32_t group = c->head_count / c->kv_head_count;
-    uint64_t tasks = (uint64_t)run->count * c->kv_head_count,
-             wanted = 2ull * (uint64_t)engine->thread_count;
+    uint32_t group = c->head_count / c->kv_head_count, most = PS_ATTENTION_COLUMNS;
+    uint32_t heads = (uint32_t)ps_min_u64(group, PS_ATTENTION_HEADS);
+    uint32_t least = (uint32_t)ps_max_u64(PS_ATTENTION_TOKENS_MIN, 2ull * heads);
+    uint64_t wanted = 2ull * (uint64_t)engine->thread_count;
+
+    while (most >= 2 * least && ps_div_up(run->count, most) * c->head_count < wanted)
+        most /= 2;
+    cut_blocks(engine, run, least, most);
+    uint64_t tasks = (uint64_t)run->block_count * c->kv_head_count;
     uint64_t parts = ps_max_u64(ps_div_up(group, PS_ATTENTION_HEADS), ps_div_up(wanted, tasks));
 
     run->heads_each = (uint32_t)ps_div_up(group, ps_min_u64(parts, group));
@@ -284,7 +260,7 @@ void ps_attention_run(struct ps_engine *engine, uint32_t layer, uint32_t n)
         ps_tasks_run(engine, store_task, &run, run.count);
         deal_heads(engine, &run);
         ps_tasks_run(engine, heads_task, &run,
-                     (uint64_t)run.count * c->kv_head_count * run.group_tasks);
+                     (uint64_t)run.block_count * c->kv_head_count * run.group_tasks);
     }
     ps_linear_run(engine, &out, 1, n);
 }

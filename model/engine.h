@@ -29,6 +29,12 @@
 #define PS_FOLD_PAIRS 64u      /* most pairs of a layer for which folds are kept apart */
 #define PS_GUESS_TOKENS 16u    /* tokens guessed for together */
 #define PS_GUESS_DEPTH 3u      /* layers that guesses look ahead */
+
+/* Attention of prompts: most queries that are multiplied together, whole tiles at all CPU levels;
+ * and the fewest tokens of a sequence that are. */
+#define PS_ATTENTION_COLUMNS 24u
+#define PS_ATTENTION_TOKENS_MIN 8u
+
 #define PS_THREAD_COUNT_MAX 512
 #define PS_SESSION_COUNT_MAX 256 /* sessions of one engine */
 #define PS_SPARE_COUNT_MAX 3     /* places for weights whose reads hung */
@@ -117,6 +123,7 @@ struct ps_work {
     float *z;            /* [chunk, z_cols] gate of a delta layer, or up of a dense/shared FFN */
     float *mix;          /* [chunk, mix_cols] output of the heads */
     float *beta, *alpha; /* [chunk, delta_v_heads] */
+    uint32_t *attention_blocks;      /* [chunk + 1] their first tokens, and the end of all */
     float *rope_cos, *rope_sin;      /* [chunk, rope_dims / 2] */
     float *router;                   /* [chunk, E] */
     float *shared_scale;             /* [chunk] */

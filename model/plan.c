@@ -119,7 +119,7 @@ static void work_widths(const struct ps_config *c, struct ps_work *w)
 
 static uint64_t thread_floats(const struct ps_config *c, uint32_t pairs)
 {
-    uint64_t scores = (uint64_t)PS_ATTENTION_HEADS * PS_ATTENTION_PART;
+    uint64_t scores = (uint64_t)PS_ATTENTION_COLUMNS * PS_ATTENTION_PART;
     uint64_t delta = 2ull * c->delta_k_dim + 2ull * c->delta_v_dim;
     uint64_t up = (uint64_t)pairs * PS_UP_ROWS;
     uint64_t down =
@@ -198,6 +198,7 @@ uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps
     w->mix = ps_arena_take(&a, chunk * w->mix_cols, sizeof(float));
     w->beta = ps_arena_take(&a, chunk * c->delta_v_heads, sizeof(float));
     w->alpha = ps_arena_take(&a, chunk * c->delta_v_heads, sizeof(float));
+    w->attention_blocks = ps_arena_take(&a, chunk + 1, sizeof(uint32_t));
     w->rope_cos = ps_arena_take(&a, chunk * (c->rope_dims / 2), sizeof(float));
     w->rope_sin = ps_arena_take(&a, chunk * (c->rope_dims / 2), sizeof(float));
     w->router = ps_arena_take(&a, chunk * c->expert_count, sizeof(float));

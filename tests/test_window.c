@@ -1,7 +1,7 @@
 /*
  * Attention through a window: what the definition gives, in double; the same bits however the
  * prompt is cut, whatever the threads, the ring and the sessions beside; and those of no window
- * where it reaches over the whole context.
+ * where it reaches over the whole context. And heads of all usual sizes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,8 +17,9 @@
 #include "util.h"
 
 #define TOKEN_COUNT 820u
-#define CONTEXT 1536u  /* the models' */
-#define TOLERANCE 1e-4 /* of the largest logit */
+#define CONTEXT 1536u    /* the models' */
+#define HEADS_COUNT 280u /* tokens: more than a part */
+#define TOLERANCE 1e-4   /* of the largest logit */
 
 static const uint32_t windows[] = {1, 5, 100, 257, 300};
 
@@ -189,6 +190,46 @@ static void test_together(void **state)
     free(want);
 }
 
+/* Heads of all usual sizes, shared by one to twelve, with and without a gate: tokens one by one,
+ * whose heads are multiplied together, against tokens multiplied together. */
+static void test_heads(void **state)
+{
+    static const struct {
+        uint32_t heads, kv_heads, head_dim;
+        bool gate;
+        const char *kv;
+    } shapes[] = {{2, 2, 128, false, "f16"},
+                  {12, 1, 64, false, "q8_0"},
+                  {3, 1, 256, true, "f16"},
+                  {4, 2, 40, true, "f32"}};
+    struct ps_model *whole = model;
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        struct tiny_model m = tiny_default(shapes[i].gate);
+        struct fixture_run run = {.options = {.kv = shapes[i].kv, .threads = 1},
+                                  .one_by_one = true};
+        struct fixture_volume shape;
+        m.heads = shapes[i].heads;
+        m.kv_heads = shapes[i].kv_heads;
+        m.head_dim = shapes[i].head_dim;
+        m.vocab = tiny.vocab;
+        fixture_layout(&shape, tiny_write_gguf(&m, dir), "keep", 1u << 20, 1);
+        model = fixture_open(&shape);
+        float *want = fixture_logits(model, &run, ids, HEADS_COUNT, NULL);
+        run.one_by_one = false;
+        for (int threads = 1; threads < 10; threads += 8) {
+            run.options.threads = threads;
+            run.options.chunk_tokens = threads == 9 ? 37 : 0;
+            expect(&run, want, HEADS_COUNT, shapes[i].kv);
+        }
+        free(want);
+        ps_model_close(&model);
+        fixture_remove(&shape);
+    }
+    model = whole;
+}
+
 static void test_plan(void **state)
 {
     struct ps_engine_options options = {.kv_window = 257, .memory_bytes = PS_MEMORY_MIN};
@@ -211,7 +252,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_definition), cmocka_unit_test(test_bits),
         cmocka_unit_test(test_whole),      cmocka_unit_test(test_together),
-        cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_heads),      cmocka_unit_test(test_plan),
     };
     return cmocka_run_group_tests_name("window", tests, set_up, tear_down) ? 1 : 0;
 }
