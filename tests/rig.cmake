@@ -7,7 +7,9 @@ foreach(script ${guest_scripts})
     string(REGEX REPLACE "^# rig ([a-z0-9_]+):.*" "\\1" name "${head}")
     add_test(NAME rig_${name}
       COMMAND ${CMAKE_CURRENT_SOURCE_DIR}/rig/run ${name} --build ${CMAKE_BINARY_DIR})
-    set_tests_properties(rig_${name} PROPERTIES LABELS rig SKIP_RETURN_CODE 77 TIMEOUT 900)
+    # A guest has two processors at least, and more of them than there are take turns badly.
+    set_tests_properties(rig_${name} PROPERTIES LABELS rig SKIP_RETURN_CODE 77 TIMEOUT 900
+      PROCESSORS 2)
   endforeach()
 endforeach()
 set_tests_properties(rig_deb PROPERTIES FIXTURES_REQUIRED packages)
