@@ -1,6 +1,7 @@
 #include "model/prefetch.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "core/util.h"
@@ -11,10 +12,10 @@
 /* Layers without guesses, while they do not pay, after which they are tried. */
 #define TRY_LAYERS 61u
 #define NOTE_WEIGHT 0.05
-/* Tokens of a turn, and the most turns until the slower way is tried again. */
-#define TURN_TOKENS 8u
-#define TURNS_MAX 64u
-#define TIME_WEIGHT 0.06
+/* Turns between two trials, and what the last trial counts. */
+#define PAUSE_MIN 4u
+#define PAUSE_MAX 64u
+#define TRIAL_WEIGHT 0.2
 
 void ps_prefetch_init(struct ps_prefetch *p)
 {
@@ -90,37 +91,52 @@ double ps_prefetch_choose(const struct ps_store_pace *pace, struct ps_guess *gue
     return gain_ns;
 }
 
+/* The median: a disturbance meets a token or two. The first still has, or lacks, what the turn
+ * before it has read. */
+static double turn_token_ns(struct ps_prefetch *p)
+{
+    qsort(p->turn_ns + 1, PS_PREFETCH_TURN - 1, sizeof(*p->turn_ns), ps_compare_double);
+    return p->turn_ns[PS_PREFETCH_TURN / 2];
+}
+
+/* A trial beside the turn before it, as texts and machines change from minute to minute. One that
+ * speaks against what was taken for faster is soon repeated. */
+static void end_trial(struct ps_prefetch *p, double trial_ns)
+{
+    double slower = log(trial_ns / p->before_ns), loss = p->is_off ? -slower : slower;
+
+    p->trials++;
+    p->loss += (loss - p->loss) * fmax(1.0 / p->trials, TRIAL_WEIGHT);
+    bool was_off = !p->is_off;
+    p->is_off = p->loss > 0;
+    p->is_trial = false;
+    p->turns = 0;
+    p->pause = slower < 0 || p->is_off != was_off
+                   ? PAUSE_MIN
+                   : (uint32_t)ps_min_u64(2ull * p->pause + PAUSE_MIN, PAUSE_MAX);
+}
+
 void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
 {
     if (width != p->width) {
         p->width = width;
-        p->timed[0] = p->timed[1] = 0;
-        p->turn_tokens = p->turns = p->pause = 0;
-        p->is_off = false;
+        p->turn_tokens = p->trials = p->turns = p->pause = 0;
+        p->loss = 0;
+        p->is_off = p->is_trial = false;
     }
-    int way = p->is_off ? 0 : 1;
-
-    /* The first of a turn still has, or lacks, what the turn before it has read. The first ones
-     * that count all count alike. */
-    if (p->turn_tokens > 0) {
-        p->timed[way] += p->timed[way] < TURN_TOKENS * TURNS_MAX;
-        p->token_ns[way] += (ns - p->token_ns[way]) * fmax(1.0 / p->timed[way], TIME_WEIGHT);
-    }
-    if (++p->turn_tokens < TURN_TOKENS)
+    p->turn_ns[p->turn_tokens++] = ns;
+    if (p->turn_tokens < PS_PREFETCH_TURN)
         return;
     p->turn_tokens = 0;
-    if (p->timed[0] == 0 || p->timed[1] == 0) {
-        p->is_off = !p->is_off;
+    double token_ns = fmax(turn_token_ns(p), 1);
+    if (p->is_trial) {
+        end_trial(p, token_ns);
         return;
     }
-    bool off_is_faster = p->token_ns[0] < p->token_ns[1];
-    if (p->is_off != off_is_faster) { /* the slower way was tried, or has just become it */
-        p->is_off = off_is_faster;
-        p->pause = (uint32_t)ps_min_u64(p->pause * 2 + 4, TURNS_MAX);
-        p->turns = 0;
-    } else if (++p->turns >= p->pause) {
+    p->before_ns = token_ns;
+    if (++p->turns > p->pause) {
+        p->is_trial = true;
         p->is_off = !p->is_off;
-        p->turns = 0;
     }
 }
 

@@ -15,18 +15,24 @@
 
 #define PS_PREFETCH_RANKS 64u /* ranks that are told apart; the last one stands for all others */
 
+/* Tokens of a turn. */
+#define PS_PREFETCH_TURN 8u
+
 struct ps_prefetch {
     float right[PS_PREFETCH_RANKS]; /* of the guesses at a rank that were wrong or right, */
     float made[PS_PREFETCH_RANKS];  /* and of all of them; older ones count less */
     double gain_ns, cost_ns; /* of guessing for a layer, lately; cost: of making the guesses */
     uint32_t passed;         /* layers since guesses were made */
     /* Tokens are timed with guesses and without, by turns. */
-    uint32_t width;        /* tokens that are evaluated together, */
-    double token_ns[2];    /* without, with: and how long they take, lately */
-    uint32_t timed[2];     /* how often that was measured; 0: it is not known */
-    bool is_off;           /* guesses are not made in this turn */
-    uint32_t turn_tokens;  /* of this turn */
-    uint32_t turns, pause; /* with what is faster since the other was tried; until it is again */
+    uint32_t width;                   /* tokens that are evaluated together, */
+    bool is_off;                      /* guesses are not made in this turn */
+    bool is_trial;                    /* and that is not the way that is taken to be faster */
+    uint32_t turn_tokens;             /* of this turn, */
+    double turn_ns[PS_PREFETCH_TURN]; /* and what they took */
+    double before_ns;                 /* a token of the turn before */
+    double loss;           /* how much longer tokens take with guesses, as a logarithm, */
+    uint32_t trials;       /* over so many trials */
+    uint32_t turns, pause; /* since the last trial; until the next */
     bool is_try;           /* they were made, or not, in spite of winning nothing */
 };
 
@@ -72,9 +78,9 @@ bool ps_prefetch_wants(struct ps_prefetch *p);
 
 /*
  * `width` tokens, of one sequence each, took so long together. What no reckoning shows, as threads
- * that get in each other's way, shows in the time: tokens with guesses and without take turns until
- * it is known which are faster, then the slower way is tried ever more rarely, all anew for another
- * width. While guesses lose, ps_prefetch_wants is false.
+ * that get in each other's way, shows in the time: turns of tokens go the faster way, with guesses
+ * or without, and a turn of the other way is tried between two of them, ever more rarely while that
+ * confirms it; all anew for another width. While guesses lose, ps_prefetch_wants is false.
  */
 void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns);
 
