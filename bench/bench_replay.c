@@ -4,10 +4,10 @@
  *
  *     build/bench/bench_replay VOLUME TEXT|- [TOKENS [SECONDS [ROUNDS]]]
  *
- * What the arithmetic takes is measured with everything in memory: the time of the experts by
- * itself, all else by layer. What reads cost the processors beside is measured before each run, by
- * itself: checksums over memory, the processor's time for one read, a wake of all threads. Medians
- * over the rounds, each with its own probe. The volume is one of a single member.
+ * Before each run are measured: the drive (a probe of SECONDS); with everything in memory, what the
+ * experts' arithmetic takes, and all else of a layer; and what reads cost the processors, that is
+ * checksums over memory, the processor's time for one read, and what a missing expert takes in the
+ * store beyond its reads. Medians over the rounds. The volume is one of a single member.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +16,6 @@
 
 #include "core/mem.h"
 #include "core/util.h"
-#include "model/forecast.h"
 #include "model/penstock.h"
 #include "model/replay.h"
 #include "nvme/checksum.h"
@@ -24,7 +23,6 @@
 #define ROUNDS_MAX 25u
 #define CHECK_BYTES ((size_t)128 << 20)
 #define READ_NS_MAX UINT64_C(300000000)
-#define READ_DEPTH 4u
 
 struct bench {
     struct ps_model *model;
@@ -241,10 +239,23 @@ static uint64_t check_ns(const struct bench *b, int threads)
     return (uint64_t)((double)ns / (double)bytes * (double)b->info.expert_bytes_max / threads);
 }
 
+/* With everything in memory. */
+static void measure_arithmetic(struct bench *b, struct ps_replay_compute *compute)
+{
+    uint64_t layers = (uint64_t)b->token_count * b->info.moe_layer_count;
+    struct run run;
+
+    run_engine(b, 0, true, NULL, &run);
+    compute->expert_ns = run.expert_ns / (layers * b->info.experts_used);
+    compute->shared_ns = run.shared_ns / layers;
+    compute->mixer_ns = (run.ns - run.expert_ns - run.shared_ns) / layers;
+}
+
 static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
 {
     struct ps_engine_options options = {.ctx = b->token_count, .activations = "q8"};
     struct ps_machine machine = {0};
+    struct ps_miss_times misses;
     struct ps_member_info member;
     struct ps_measure_result read;
     struct ps_error err = {0};
@@ -256,13 +267,18 @@ static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
     struct ps_measure_options measure = {.paths = &path,
                                          .path_count = 1,
                                          .request_bytes = (uint32_t)ps_align_up(slice, 4096),
-                                         .depth = READ_DEPTH,
+                                         .depth = 1, /* as they are asked for, one by one */
                                          .ns_max = READ_NS_MAX,
                                          .seed = ps_now_ns()};
     stop_on(ps_measure_run(&measure, &read, &err), &err);
     compute->check_ns = check_ns(b, machine.threads);
-    compute->read_ns = read.cpu_ns / ps_max_u64(read.request_count, 1) / (uint64_t)machine.threads;
-    compute->wake_ns = (uint64_t)(PS_READ_WAKES * machine.wake_ns);
+    compute->issue_ns = read.cpu_ns / ps_max_u64(read.request_count, 1);
+    compute->read_ns = compute->issue_ns / (uint64_t)machine.threads;
+    /* What a missing expert takes beyond its read: the store's threads, then all that compute. */
+    stop_on(ps_model_time_misses(b->model, &options, &misses, &err), &err);
+    double alone_ns = (double)read.ns / (double)ps_max_u64(read.request_count, 1);
+    double beyond_ns = misses.seconds[0] * 1e9 - alone_ns * (double)b->info.slices_per_expert;
+    compute->wake_ns = beyond_ns > 0 ? (uint64_t)beyond_ns : 0;
 }
 
 /* ---- rounds ---------------------------------------------------------------------------------- */
@@ -279,16 +295,17 @@ static int round_compare(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void round_run(struct bench *b, double share, double seconds,
-                      struct ps_replay_compute *compute, struct round *round)
+static void round_run(struct bench *b, double share, double seconds, struct round *round)
 {
+    struct ps_replay_compute compute = {0};
     struct ps_probe_result probed;
     struct ps_replay_result played;
     struct ps_error err = {0};
     struct run run;
 
     probe(b, seconds, &probed);
-    measure_costs(b, compute);
+    measure_arithmetic(b, &compute);
+    measure_costs(b, &compute);
     /* Behind the measurements: a plan counts what the process has held so far. */
     run_engine(b, memory_for(b, share), false, note_route, &run);
     struct ps_replay *replay = open_replay(b);
@@ -297,7 +314,7 @@ static void round_run(struct bench *b, double share, double seconds,
                                         .drive_count = 1,
                                         .volume = ps_model_volume(b->model),
                                         .slot_count = (uint32_t)run.store.slot_count,
-                                        .compute = *compute};
+                                        .compute = compute};
     stop_on(ps_replay_run(replay, &options, &played, &err), &err);
     ps_replay_close(&replay);
     *round = (struct round){
@@ -309,13 +326,12 @@ static void round_run(struct bench *b, double share, double seconds,
         .slots = run.store.slot_count};
 }
 
-static void compare(struct bench *b, double share, double seconds, uint32_t count,
-                    struct ps_replay_compute *compute)
+static void compare(struct bench *b, double share, double seconds, uint32_t count)
 {
     struct round rounds[ROUNDS_MAX];
 
     for (uint32_t i = 0; i < count; i++)
-        round_run(b, share, seconds, compute, &rounds[i]);
+        round_run(b, share, seconds, &rounds[i]);
     qsort(rounds, count, sizeof(*rounds), round_compare);
     const struct round *r = &rounds[count / 2];
     printf("%6llu %9llu %9llu  %9.2f %9.2f  %6.2f (%.2f-%.2f)  %7.1f %% %7.1f %%\n",
@@ -331,7 +347,6 @@ int main(int argc, char **argv)
     struct bench b = {.token_count = argc > 3 ? (uint32_t)strtoul(argv[3], NULL, 10) : 256};
     double seconds = argc > 4 ? strtod(argv[4], NULL) : 8;
     uint32_t rounds = argc > 5 ? (uint32_t)strtoul(argv[5], NULL, 10) : 5;
-    struct ps_replay_compute compute = {0};
     struct ps_error err = {0};
     struct run run;
 
@@ -349,18 +364,10 @@ int main(int argc, char **argv)
     run_engine(&b, 0, true, number_layer, &run);
     for (uint32_t l = 0, moe = 0; l < b.info.layer_count; l++)
         b.moe_of[l] = b.moe_of[l] ? moe++ : 0;
-    uint64_t per_token = b.info.moe_layer_count;
-    compute.expert_ns = run.expert_ns / (b.token_count * per_token * b.info.experts_used);
-    compute.shared_ns = run.shared_ns / (b.token_count * per_token);
-    compute.mixer_ns = (run.ns - run.expert_ns - run.shared_ns) / (b.token_count * per_token);
-    printf("%u tokens; with everything in memory %.2f tokens/s: an expert takes %.1f us, the "
-           "shared one %.1f us, all else of a layer %.1f us\n",
-           b.token_count, b.token_count * 1e9 / (double)run.ns, (double)compute.expert_ns / 1e3,
-           (double)compute.shared_ns / 1e3, (double)compute.mixer_ns / 1e3);
     printf(
         " slots      hits  replayed   tokens/s  replayed   ratio (least-most)  waited  replayed\n");
     for (size_t i = 0; i < PS_ARRAY_LEN(shares); i++)
-        compare(&b, shares[i], seconds, rounds, &compute);
+        compare(&b, shares[i], seconds, rounds);
     free(b.ids);
     free(b.moe_of);
     free(b.moe_layers);

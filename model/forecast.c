@@ -161,6 +161,7 @@ struct forecasting {
     double drive_bytes_per_s; /* of all drives */
     double drive_alone_s;     /* a read that has its drive for itself */
     double drive_full_s;      /* as many reads together as the drives' queues hold: */
+    double drive_full_bytes;
     uint32_t drive_depth;
     double clustering; /* of misses in a layer */
 };
@@ -226,15 +227,17 @@ static uint64_t expert_bytes(const struct forecasting *f, uint32_t layer)
 }
 
 /* A drive serves what its queue holds together: so many times the queues are full, and then the
- * rest, which takes longer than its share. */
+ * rest, which takes longer than its share. Then the threads that compute are woken; to wake the one
+ * that waits is in a drive's latency, which was measured by waiting. */
 static double read_seconds(const struct forecasting *f, double bytes, double compute)
 {
     double wake_ns = f->machine->wake_ns > 0 ? f->machine->wake_ns : WAKE_NS_UNKNOWN;
-    double full_bytes = f->drive_full_s * f->drive_bytes_per_s, one = 1.0 / f->drive_depth;
+    double one = 1.0 / f->drive_depth;
 
     if (bytes <= 0)
         return 0;
-    double full = floor(bytes / full_bytes), rest = bytes / full_bytes - full, seconds = 0;
+    double full = floor(bytes / f->drive_full_bytes), rest = bytes / f->drive_full_bytes - full;
+    double seconds = 0;
     if (rest > 0)
         seconds = f->drive_alone_s;
     if (rest > one)
@@ -243,7 +246,24 @@ static double read_seconds(const struct forecasting *f, double bytes, double com
     /* Reads beside arithmetic may be slower: what drives lack meanwhile follows behind it. */
     if (f->options->busy_share > 0)
         seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
-    return PS_READ_WAKES * wake_ns / 1e9 + seconds;
+    return wake_ns / 1e9 + seconds;
+}
+
+/* Reads of so many missing experts: as measured, or as the drives' figures say. Those beside
+ * arithmetic may be slower. */
+static double miss_seconds(const struct forecasting *f, uint32_t misses, double bytes,
+                           double compute)
+{
+    const struct ps_miss_times *t = f->options->miss_times;
+
+    if (misses == 0)
+        return 0;
+    if (!t || misses > t->count)
+        return read_seconds(f, misses * bytes, compute);
+    double seconds = t->seconds[misses - 1];
+    if (f->options->busy_share > 0)
+        seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
+    return seconds;
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */
@@ -285,8 +305,9 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
 
     ps_volume_object(f->model->volume,
                      (uint32_t)ps_volume_find_streamed(f->model->volume, layer, 0), &info);
-    slice = one / info.slice_count +
-            (double)bytes / info.slice_count / (CHECK_SHARE * f->machine->read_bytes_per_s);
+    slice = one / info.slice_count;
+    if (!f->options->miss_times || f->options->miss_times->count == 0)
+        slice += (double)bytes / info.slice_count / (CHECK_SHARE * f->machine->read_bytes_per_s);
     s->compute += compute;
     s->product_seconds += compute;
     s->product_bytes +=
@@ -297,7 +318,7 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
     }
     for (uint32_t misses = 0; misses <= k; misses++) {
         double chance = miss_chance(k, misses, 1 - hit, f->clustering);
-        double reads = read_seconds(f, (double)misses * (double)bytes, compute);
+        double reads = miss_seconds(f, misses, (double)bytes, compute);
         double tail = slice * fmin(f->drive_depth, (double)misses * info.slice_count);
         double time = fmax(misses ? reads + tail : 0, compute);
         s->seconds += chance * time;
@@ -473,6 +494,10 @@ static void find_drives(struct forecasting *f)
         if (o->shares[i] > 0)
             f->drive_bytes_per_s =
                 fmin(f->drive_bytes_per_s, (double)o->drives[i].bytes_per_s / o->shares[i]);
+    f->drive_full_bytes = f->drive_full_s * f->drive_bytes_per_s;
+    /* One thread issues them, each by itself, as they are asked for. */
+    f->drive_full_s =
+        fmax(f->drive_full_s, f->drive_alone_s + (f->drive_depth - 1) * o->read_cpu_s);
 }
 
 static void find_hits(struct forecasting *f, struct ps_forecast *out)

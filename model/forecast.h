@@ -11,9 +11,6 @@ struct ps_forecast_product {
 };
 
 #define PS_FORECAST_PRODUCT_MAX 8
-/* Threads that a layer's reads wake one after the other: the one that issues them, and those that
- * compute. That of the one that waits is in a drive's latency, which was measured by waiting. */
-#define PS_READ_WAKES 2
 
 /* What of a layer: what comes before its experts, what runs beside their reads, one expert. */
 enum ps_forecast_part { PS_PART_MIXER, PS_PART_SHARED, PS_PART_EXPERT };

@@ -18,8 +18,8 @@
 #define SAMPLE_NS 10000000u
 #define SAMPLES 5
 #define RUNS 2000
-#define WAKES 200
-#define WAKE_PAUSE_NS 200000
+#define WAKES 1000
+#define WAKE_PAUSE_NS 80000
 /* Bytes of all types that are numbers of some size, whatever the format: no denormals. */
 #define FILL 0x3c
 

@@ -242,6 +242,22 @@ struct ps_machine {
 int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
                        const struct ps_engine_options *options, struct ps_error *err);
 
+/* What a layer waits for that misses its experts: times[i] for i + 1 of them, from when they are
+ * asked for until all have been checked and all threads are awake. */
+#define PS_MISS_COUNT_MAX 64
+struct ps_miss_times {
+    uint32_t count; /* 0: not known */
+    double seconds[PS_MISS_COUNT_MAX];
+};
+
+/*
+ * Measures that with a store of its own on the model's volume, which must be one that can be read:
+ * up to as many as a token uses, for about 0.15 s each power of two. Takes memory for as many
+ * experts. Errors: those of ps_store_open and ps_store_wait, -EINTR (options->stop), -ENOMEM.
+ */
+int ps_model_time_misses(struct ps_model *model, const struct ps_engine_options *options,
+                         struct ps_miss_times *times, struct ps_error *err);
+
 enum ps_routing {
     PS_ROUTING_REAL,    /* as of models in use: hit rates from traces (model/reuse.h) */
     PS_ROUTING_UNIFORM, /* every expert as likely as any other: models of random weights */
@@ -264,6 +280,8 @@ struct ps_forecast_options {
     const double *shares; /* [drive_count] of the data, sum 1; NULL: by bandwidth */
     int drive_count;      /* 0: not known */
     double busy_share;    /* of that, what drives give while all processors compute; 0: not known */
+    double read_cpu_s;    /* what the processor does for one read by itself; 0: not known */
+    const struct ps_miss_times *miss_times; /* measured, of these drives; or NULL */
     enum ps_routing routing;
     const struct ps_reuse *reuse; /* instead of routing; or NULL */
     const struct ps_plan *plan; /* made before anything was measured, which took memory; or NULL */

@@ -44,6 +44,7 @@ struct run {
     uint64_t taken_bytes, taken_reads; /* for which the processors have done their part */
     uint64_t token;
     uint32_t layer, job_count, head, tail;
+    bool is_woken; /* from a wait of this layer */
 };
 
 /* ---- drives ---------------------------------------------------------------------------------- */
@@ -225,6 +226,7 @@ static int open_store(struct run *run, struct ps_error *err)
                                (uint32_t)ps_max_u64(o->slot_count, 1), err);
     if (rc < 0)
         return rc;
+    ps_store_sim_issue(run->store, o->compute.issue_ns);
     ps_store_policy_set(run->store, ps_policy_hook(run->policy));
     ps_store_stats(run->store, &stats);
     run->result.slot_count = (uint32_t)stats.slot_count;
@@ -384,8 +386,9 @@ static int pass(struct run *run, uint64_t ns, struct ps_error *err)
 }
 
 /* The processors' part in what has come since the last time. In a wait they have nothing else to do
- * than to take it back, but they must be woken. */
-static int take_back(struct run *run, bool has_waited, struct ps_error *err)
+ * than to take it back, but they must be woken: between the reads of one layer they sleep less
+ * deeply, and no longer to wake than they slept. */
+static int take_back(struct run *run, uint64_t waited_ns, struct ps_error *err)
 {
     const struct ps_replay_compute *c = &run->options->compute;
     struct ps_store_stats stats;
@@ -396,7 +399,11 @@ static int take_back(struct run *run, bool has_waited, struct ps_error *err)
     double experts = (double)(stats.streamed_bytes - run->taken_bytes) /
                      (double)ps_max_u64(run->result.expert_bytes, 1);
     uint64_t ns = (uint64_t)(experts * (double)c->check_ns);
-    ns += has_waited ? c->wake_ns : (stats.read_count - run->taken_reads) * c->read_ns;
+    if (waited_ns > 0)
+        ns += run->is_woken ? ps_min_u64(c->wake_ns, waited_ns) : c->wake_ns;
+    else
+        ns += (stats.read_count - run->taken_reads) * c->read_ns;
+    run->is_woken |= waited_ns > 0;
     run->taken_bytes = stats.streamed_bytes;
     run->taken_reads = stats.read_count;
     return ns > 0 ? pass(run, ns, err) : 0;
@@ -406,7 +413,7 @@ static int compute(struct run *run, uint64_t ns, struct ps_error *err)
 {
     int rc = pass(run, ns, err);
 
-    return rc < 0 ? rc : take_back(run, false, err);
+    return rc < 0 ? rc : take_back(run, 0, err);
 }
 
 static void retire(struct run *run)
@@ -430,8 +437,10 @@ static int run_experts(struct run *run, struct ps_error *err)
             ps_replay_ahead_issue(&run->ahead);
         uint64_t ns = plan_round(run);
         if (!has_round(run)) {
+            uint64_t begin_ns = ps_store_sim_now_ns(run->store);
             rc = ps_store_wait(run->store, run->leases + run->head, run->tail - run->head, err);
-            rc = rc < 0 ? rc : take_back(run, true, err);
+            uint64_t waited_ns = ps_store_sim_now_ns(run->store) - begin_ns;
+            rc = rc < 0 ? rc : take_back(run, waited_ns, err);
             continue;
         }
         rc = compute(run, ns, err);
@@ -450,6 +459,7 @@ static int run_layer(struct run *run, struct ps_error *err)
     if (rc < 0)
         return rc;
     run->head = run->tail = 0;
+    run->is_woken = false;
     run->job_count = ps_replay_experts(run->replay, run->token, run->layer, &experts);
     for (uint32_t j = 0; j < run->job_count; j++) {
         run->jobs[j] = (struct job){.expert = experts[j]};

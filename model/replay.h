@@ -36,7 +36,8 @@ struct ps_replay_compute {
     /* What reads cost beside the drives' time: */
     uint64_t check_ns; /* checksums of a whole expert */
     uint64_t read_ns;  /* to issue a read and to take it back, where that keeps from computing */
-    uint64_t wake_ns;  /* after a wait, until all threads compute again */
+    uint64_t issue_ns; /* for a read, until the next one can be given to a drive */
+    uint64_t wake_ns;  /* after the first wait of a layer, until all threads compute again */
 };
 
 enum ps_replay_predictor {

@@ -85,6 +85,7 @@ struct sim {
     int drive_count;
     uint32_t depth;
     uint64_t now_ns, limit_ns, busy_end_ns;
+    uint64_t issue_ns, issued_ns; /* what it takes to issue a read; until when the last one took */
 };
 
 static struct sim *sim_of(struct ps_io *io)
@@ -117,7 +118,8 @@ static uint32_t sim_submit(struct ps_io *io, const struct ps_io_request *request
         if (q->count == sim->depth)
             return i;
         ps_sim_drive_cost(&q->drive, r->bytes, &service_ns, &latency_ns);
-        uint64_t from_ns = ps_max_u64(q->free_ns, sim->now_ns);
+        sim->issued_ns = ps_max_u64(sim->issued_ns, sim->now_ns) + sim->issue_ns;
+        uint64_t from_ns = ps_max_u64(q->free_ns, sim->issued_ns);
         q->free_ns = end_of(sim, q, from_ns, from_ns + service_ns);
         q->busy_ns += q->free_ns - from_ns;
         q->last_done_ns = ps_max_u64(q->last_done_ns, q->free_ns + latency_ns);
@@ -225,6 +227,11 @@ fail:
     if (sim)
         sim_close(&sim->io);
     return ps_error_set(err, -ENOMEM, "simulation", "out of memory");
+}
+
+void ps_io_sim_issue(struct ps_io *io, uint64_t issue_ns)
+{
+    sim_of(io)->issue_ns = issue_ns;
 }
 
 void ps_io_sim_compute(struct ps_io *io, uint64_t ns)

@@ -74,6 +74,9 @@ int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *e
 /* For how long a drive has served reads, those in flight included. */
 uint64_t ps_store_sim_busy_ns(const struct ps_store *store, int member);
 
+/* What it takes to give a read to a drive: the next one waits for it. At first no time. */
+void ps_store_sim_issue(struct ps_store *store, uint64_t issue_ns);
+
 /* Another order of eviction; NULL: least recently used. *policy must outlive the store. */
 void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *policy);
 
@@ -83,6 +86,8 @@ void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *p
 int ps_io_sim_open(struct ps_io **out, const struct ps_sim_drive *drives, int drive_count,
                    uint32_t depth, struct ps_error *err);
 
+/* One thread gives reads to all drives, one after the other, and takes so long for each. */
+void ps_io_sim_issue(struct ps_io *io, uint64_t issue_ns);
 /* The processors compute for so long from now: what a drive serves meanwhile takes it longer. */
 void ps_io_sim_compute(struct ps_io *io, uint64_t ns);
 /* A reap moves the clock to the next completion, but not beyond this. */

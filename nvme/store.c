@@ -724,6 +724,11 @@ int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *e
     return count < 0 ? engine_error(store, err) : 0;
 }
 
+void ps_store_sim_issue(struct ps_store *store, uint64_t issue_ns)
+{
+    ps_io_sim_issue(store->scheduler.io, issue_ns);
+}
+
 void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *policy)
 {
     lock(store);

@@ -160,6 +160,16 @@ static void test_times(void **state)
     ps_volume_close(&volume);
     drives[0].busy_share = 1;
 
+    /* Each of four reads is issued before it is served: the first alone, the others meanwhile. */
+    volume = make_volume(drives, 1);
+    store = make_store(volume, 4, drives);
+    ps_store_sim_issue(store, mib_ns / 2);
+    begin_ns = ps_store_sim_now_ns(store);
+    assert_false(touch(store, 0, 0));
+    assert_near(ps_store_sim_now_ns(store) - begin_ns, 4 * mib_ns + mib_ns / 2 + 100000);
+    ps_store_close(&store);
+    ps_volume_close(&volume);
+
     /* Two drives share an object. */
     volume = make_volume(drives, 2);
     store = make_store(volume, 4, drives);

@@ -1,5 +1,6 @@
 /* penstock plan SOURCE|VOLUME|PRESET: how a memory ceiling would be spent, and what comes of it. */
 #include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -153,8 +154,12 @@ static int basis_find(struct plan_result *r, struct plan_args *args, struct ps_e
         rc = plan_machine_probe(&r->machine, r->model, &args->engine, err);
     if (rc < 0 || args->drives != NULL)
         return rc;
-    if (r->is_volume)
-        return plan_drives_of_volume(&r->drives, r->model, probe, err);
+    if (r->is_volume) {
+        rc = plan_drives_of_volume(&r->drives, r->model, probe, err);
+        return rc < 0 || !probe
+                   ? rc
+                   : ps_model_time_misses(r->model, &args->engine, &r->drives.miss_times, err);
+    }
     return probe && access(path, F_OK) == 0 ? plan_drives_of_source(&r->drives, r->model, path, err)
                                             : 0;
 }
@@ -169,10 +174,28 @@ static struct ps_forecast_options forecast_options(const struct plan_result *r,
         .shares = r->drives.has_shares ? r->drives.shares : NULL,
         .drive_count = r->drives.count,
         .busy_share = r->drives.busy_share,
+        .read_cpu_s = r->drives.read_cpu_s,
+        .miss_times = &r->drives.miss_times,
         .routing = args->routing,
         .reuse = r->reuse,
         .prompt_tokens = args->prompt,
     };
+}
+
+/* What was measured less the part that drives of this bandwidth had in it, and with that of others.
+ */
+static void times_speed_up(struct ps_miss_times *times, const struct ps_model *model,
+                           double from_bytes_per_s, double to_bytes_per_s)
+{
+    struct ps_model_info info;
+
+    ps_model_info(model, &info);
+    for (uint32_t i = 0; i < times->count; i++) {
+        double bytes = (i + 1.0) * (double)info.expert_bytes_max;
+        double least = times->seconds[i] * from_bytes_per_s / to_bytes_per_s;
+        times->seconds[i] += bytes / to_bytes_per_s - bytes / from_bytes_per_s;
+        times->seconds[i] = fmax(times->seconds[i], least);
+    }
 }
 
 /* The same with one more drive, as fast as the mean of those that there are, over which the data
@@ -182,6 +205,7 @@ static int changes_find(struct plan_result *r, const struct plan_args *args, str
     struct ps_forecast_options what = forecast_options(r, args);
     struct ps_engine_options engine = args->engine;
     static struct ps_member_profile drives[PS_MEMBER_COUNT_MAX];
+    static struct ps_miss_times times;
     int count = r->drives.count, rc = 0;
 
     if (count > 0 && count < PS_MEMBER_COUNT_MAX) {
@@ -196,6 +220,9 @@ static int changes_find(struct plan_result *r, const struct plan_args *args, str
         what.drive_count = count + 1;
         what.shares = NULL;
         what.plan = &r->now.plan;
+        times = r->drives.miss_times;
+        times_speed_up(&times, r->model, sum, sum + sum / count);
+        what.miss_times = &times;
         rc = ps_model_forecast(r->model, &what, &r->drive, err);
         r->has_drive = rc == 0;
     }

@@ -130,8 +130,9 @@ static const struct argp_option options[] = {
     {"depth", KEY_DEPTH, "N", 0, "layers that are guessed ahead (default: 1, of an oracle 3)", 0},
     {"compute", KEY_COMPUTE, "SPEC", 0,
      "what arithmetic takes: mixer=TIME, shared=TIME and predict=TIME per layer, expert=TIME, "
-     "token=TIME; what reads cost the processors: check=TIME per expert, read=TIME, wake=TIME per "
-     "wait; or memory=RATE,dense=SIZE, at which experts and SIZE other bytes per token are read "
+     "token=TIME; what reads cost the processors: check=TIME per expert, read=TIME, issue=TIME "
+     "until the next, wake=TIME per wait; or memory=RATE,dense=SIZE, at which experts and SIZE "
+     "other bytes per token are read "
      "(default: no time)",
      0},
     {"volume", KEY_VOLUME, "PATH", 0, "take the sizes and cuts of the experts of this volume", 0},

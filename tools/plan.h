@@ -8,9 +8,11 @@ struct plan_drives {
     struct ps_member_profile drives[PS_MEMBER_COUNT_MAX];
     double shares[PS_MEMBER_COUNT_MAX]; /* of the data, of a volume's drives */
     bool has_shares;
-    double busy_share;  /* of what they give, while all processors compute; 0: not known */
-    int count;          /* 0: not known */
-    const char *origin; /* "given", "measured now", "recorded in the volume" */
+    double busy_share; /* of what they give, while all processors compute; 0: not known */
+    double read_cpu_s; /* of a read alone; 0: not known */
+    struct ps_miss_times miss_times; /* measured volumes only */
+    int count;                       /* 0: not known */
+    const char *origin;              /* "given", "measured now", "recorded in the volume" */
 };
 
 struct plan_machine {

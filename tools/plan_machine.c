@@ -139,6 +139,9 @@ static int drive_measure(const char *path, const struct ps_model *model, struct 
     profile->request_bytes = options.request_bytes;
     profile->bytes_per_s = many.bytes_per_s;
     profile->latency_ns = alone.request_count ? alone.ns / alone.request_count : 0;
+    if (alone.request_count)
+        drives->read_cpu_s =
+            fmax(drives->read_cpu_s, (double)alone.cpu_ns / 1e9 / (double)alone.request_count);
     /* That of the drive which suffers most. */
     double share =
         many.bytes_per_s > 0 ? fmin((double)busy.bytes_per_s / (double)many.bytes_per_s, 1) : 1;

@@ -80,6 +80,15 @@ static json_t *machine_json(const struct plan_machine *m)
                      "probed", (int)m->is_probed);
 }
 
+static json_t *misses_json(const struct ps_miss_times *times)
+{
+    json_t *misses = json_array();
+
+    for (uint32_t i = 0; i < times->count; i++)
+        json_array_append_new(misses, json_real(times->seconds[i]));
+    return misses;
+}
+
 json_t *plan_json(const struct plan_result *r)
 {
     const struct ps_plan *plan = &r->now.plan;
@@ -103,6 +112,8 @@ json_t *plan_json(const struct plan_result *r)
         return json;
     json_object_set_new(json, "forecast", forecast_json(&r->now));
     json_object_set_new(json, "drives", drives_json(&r->drives));
+    if (r->drives.miss_times.count > 0)
+        json_object_set_new(json, "miss_seconds", misses_json(&r->drives.miss_times));
     if (r->drives.busy_share > 0)
         json_object_set_new(json, "drives_busy_share", json_real(r->drives.busy_share));
     json_object_set_new(json, "machine", machine_json(&r->machine));

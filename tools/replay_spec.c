@@ -215,7 +215,8 @@ static bool compute_item(const char *name, const char *value, struct replay_comp
     } times[] = {{"mixer", &c->times.mixer_ns},   {"shared", &c->times.shared_ns},
                  {"expert", &c->times.expert_ns}, {"predict", &c->times.predict_ns},
                  {"token", &c->times.token_ns},   {"check", &c->times.check_ns},
-                 {"read", &c->times.read_ns},     {"wake", &c->times.wake_ns}};
+                 {"read", &c->times.read_ns},     {"issue", &c->times.issue_ns},
+                 {"wake", &c->times.wake_ns}};
     const char *end;
 
     for (size_t i = 0; i < PS_ARRAY_LEN(times); i++) {
@@ -240,8 +241,9 @@ int replay_compute_parse(const char *text, struct replay_compute *compute, struc
         if (value == NULL || !compute_item(item, value, compute))
             rc = ps_error_set(
                 err, -PS_ERR_ARGUMENT, "--compute",
-                "\"%s\" is not understood: mixer, shared, predict, expert, token, check, read and "
-                "wake have a time up to 10 s (1.2ms, 80us), memory a rate (40G) and dense a size "
+                "\"%s\" is not understood: mixer, shared, predict, expert, token, check, read, "
+                "issue and wake have a time up to 10 s (1.2ms, 80us), memory a rate (40G) and "
+                "dense a size "
                 "(1.5G)",
                 text);
     }

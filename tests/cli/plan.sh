@@ -53,7 +53,11 @@ apart=$(jq -n --slurpfile a volume.json --slurpfile b source.json \
     '($a[0].floor_bytes - $b[0].floor_bytes) | if . < 0 then -. else . end')
 ((apart <= 2 << 20)) || die "the floors are $apart bytes apart"
 # Measured here and now.
-json '.machine.probed and .forecast.decode.tokens_per_s > 0 and (.drives | length) == 1' \
+json '.machine.probed and .forecast.decode.tokens_per_s > 0 and (.drives | length) == 1 and
+    (.miss_seconds | length) > 1 and all(.miss_seconds[]; . > 0 and . < 10) and
+    .more.drive.decode.tokens_per_s >= .forecast.decode.tokens_per_s * 0.999' \
+    "$penstock" plan v --memory 24M --ctx 512 --machine probe --routing uniform --json
+json '.machine.probed and .miss_seconds == null and .drives[0].bytes_per_s == 2e9' \
     "$penstock" plan v --memory 24M --ctx 512 --machine probe --drives 2G --routing uniform --json
 
 fails 1 'Mixtral-8x22B' "$penstock" plan gpt-oss

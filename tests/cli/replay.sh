@@ -16,7 +16,7 @@ json '.model == "small" and .tokens == 32 and .layers == 4 and (.runs | length) 
 # What reads cost the processors takes its time.
 quiet "$penstock" replay "$trace" --memory 20% --json
 before=$(jq '.runs[0].seconds' out.txt)
-json ".runs[0].seconds > $before" "$penstock" replay "$trace" --memory 20% --compute check=200us,read=10us,wake=20us --json
+json ".runs[0].seconds > $before" "$penstock" replay "$trace" --memory 20% --compute check=200us,read=10us,issue=20us,wake=20us --json
 # The same figures again, whatever was played before.
 quiet "$penstock" replay "$trace" --memory 8M --predictor recall=0.7,precision=0.5 --seed 3 --json
 cp out.txt first.txt
