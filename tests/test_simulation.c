@@ -147,35 +147,45 @@ static void test_times(void **state)
     ps_store_close(&store);
     ps_volume_close(&volume);
 
-    /* Beside arithmetic the drive has half of its speed, in a wait all of it. */
-    drives[0].busy_share = 0.5;
-    volume = make_volume(drives, 1);
-    store = make_store(volume, 4, drives);
-    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), 0);
-    assert_int_equal(ps_store_sim_advance(store, 4 * mib_ns, &err), 0);
-    begin_ns = ps_store_sim_now_ns(store);
-    assert_false(touch(store, 1, 3));
-    assert_near(ps_store_sim_now_ns(store) - begin_ns, 2 * mib_ns + 100000);
-    ps_store_close(&store);
-    ps_volume_close(&volume);
-    drives[0].busy_share = 1;
-
-    /* Each of four reads is issued before it is served: the first alone, the others meanwhile. */
-    volume = make_volume(drives, 1);
-    store = make_store(volume, 4, drives);
-    ps_store_sim_issue(store, mib_ns / 2);
-    begin_ns = ps_store_sim_now_ns(store);
-    assert_false(touch(store, 0, 0));
-    assert_near(ps_store_sim_now_ns(store) - begin_ns, 4 * mib_ns + mib_ns / 2 + 100000);
-    ps_store_close(&store);
-    ps_volume_close(&volume);
-
     /* Two drives share an object. */
     volume = make_volume(drives, 2);
     store = make_store(volume, 4, drives);
     begin_ns = ps_store_sim_now_ns(store);
     assert_false(touch(store, 0, 0));
     assert_near(ps_store_sim_now_ns(store) - begin_ns, 2 * mib_ns + 100000);
+    ps_store_close(&store);
+    ps_volume_close(&volume);
+}
+
+/* What processors have to do with reads: a drive of 1 GiB/s and 100 us again. */
+static void test_processors(void **state)
+{
+    struct ps_sim_drive drive;
+    struct ps_error err = {0};
+    uint64_t mib_ns = 1000000000 / 1024;
+
+    (void)state;
+    ps_sim_drive_init(&drive, 1u << 30, 100000);
+    /* Beside arithmetic the drive has half of its speed, in a wait all of it. */
+    drive.busy_share = 0.5;
+    struct ps_volume *volume = make_volume(&drive, 1);
+    struct ps_store *store = make_store(volume, 4, &drive);
+    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), 0);
+    assert_int_equal(ps_store_sim_advance(store, 4 * mib_ns, &err), 0);
+    uint64_t begin_ns = ps_store_sim_now_ns(store);
+    assert_false(touch(store, 1, 3));
+    assert_near(ps_store_sim_now_ns(store) - begin_ns, 2 * mib_ns + 100000);
+    ps_store_close(&store);
+    ps_volume_close(&volume);
+    drive.busy_share = 1;
+
+    /* Each of four reads is issued before it is served: the first alone, the others meanwhile. */
+    volume = make_volume(&drive, 1);
+    store = make_store(volume, 4, &drive);
+    ps_store_sim_issue(store, mib_ns / 2);
+    begin_ns = ps_store_sim_now_ns(store);
+    assert_false(touch(store, 0, 0));
+    assert_near(ps_store_sim_now_ns(store) - begin_ns, 4 * mib_ns + mib_ns / 2 + 100000);
     ps_store_close(&store);
     ps_volume_close(&volume);
 }
@@ -265,11 +275,9 @@ static void test_policies_with_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_drive),
-        cmocka_unit_test(test_times),
-        cmocka_unit_test(test_uneven_drives),
-        cmocka_unit_test(test_policies),
-        cmocka_unit_test(test_policies_with_room),
+        cmocka_unit_test(test_drive),      cmocka_unit_test(test_times),
+        cmocka_unit_test(test_processors), cmocka_unit_test(test_uneven_drives),
+        cmocka_unit_test(test_policies),   cmocka_unit_test(test_policies_with_room),
     };
     return cmocka_run_group_tests_name("simulation", tests, NULL, NULL) ? 1 : 0;
 }
