@@ -328,7 +328,7 @@ static void round_run(struct bench *b, double share, double seconds, struct roun
 
 static void compare(struct bench *b, double share, double seconds, uint32_t count)
 {
-    struct round rounds[ROUNDS_MAX];
+    struct round rounds[ROUNDS_MAX] = {0};
 
     for (uint32_t i = 0; i < count; i++)
         round_run(b, share, seconds, &rounds[i]);
