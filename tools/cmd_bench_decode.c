@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -39,6 +40,18 @@ struct phase {
     uint64_t guesses_right_bytes, guesses_vain_bytes;
 };
 
+#define READS_MAX 64
+
+/* How many layers of the tokens decoded had to wait for the reads of so many experts, which nobody
+ * had guessed, or not in time; parts of one are rounded. */
+struct waits {
+    struct ps_engine *engine;
+    uint64_t expert_bytes;
+    int64_t before_bytes; /* read on demand until the layer before was routed */
+    bool has_begun;
+    uint64_t layers[READS_MAX + 1];
+};
+
 /* What the layers chose in the first round, for the oracle of the others. */
 struct routes {
     uint32_t layer_count, experts_used, position_count;
@@ -49,6 +62,7 @@ struct measurement {
     struct decode_args args;
     struct phase prefill, decode;
     struct routes routes;
+    struct waits waits;
     struct ps_engine_stats stats; /* of the end */
     uint64_t logits_hash;         /* of the last token: what came before is in it */
 };
@@ -160,6 +174,28 @@ static void routes_tell(struct measurement *m, struct ps_session *session)
     ps_session_oracle(session, route_tell, &m->routes);
 }
 
+/* What was read since the last layer was routed, that layer has waited for. */
+static void waits_note(struct waits *w)
+{
+    struct ps_engine_stats stats;
+
+    ps_engine_stats(w->engine, &stats);
+    int64_t bytes = (int64_t)(stats.store.streamed_bytes - stats.guesses_right_bytes -
+                              stats.guesses_vain_bytes);
+    double experts = (double)(bytes - w->before_bytes) / (double)w->expert_bytes;
+    if (w->has_begun)
+        w->layers[(int)fmin(fmax(experts + 0.5, 0), READS_MAX)]++;
+    w->before_bytes = bytes;
+    w->has_begun = true;
+}
+
+static void waits_take(void *ctx, uint32_t layer, uint32_t position, uint32_t count,
+                       const uint32_t *experts, const float *weights)
+{
+    (void)layer, (void)position, (void)count, (void)experts, (void)weights;
+    waits_note(ctx);
+}
+
 /* Adds what has happened between two looks. */
 static void phase_add(struct phase *phase, const struct ps_engine_stats *before,
                       const struct ps_engine_stats *after)
@@ -214,9 +250,17 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
         if (ps_engine_timeline(engine) != NULL)
             ps_timeline_reset(ps_engine_timeline(engine));
         rc = phase_run(engine, session, ids, args->prompt, args->prompt, &m->prefill, round, err);
-        if (rc >= 0)
-            rc = phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round,
-                           err);
+        if (rc < 0)
+            break;
+        m->waits.has_begun = false;
+        if (i > 0)
+            ps_session_on_route(session, waits_take, &m->waits);
+        rc =
+            phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round, err);
+        if (i > 0 && rc >= 0)
+            waits_note(&m->waits);
+        if (i > 0)
+            ps_session_on_route(session, NULL, NULL);
     }
     ps_engine_stats(engine, &m->stats);
     if (rc >= 0)
@@ -267,6 +311,8 @@ static int measure(struct measurement *m, struct ps_model *model, struct ps_erro
         rc = tool_timeline_open(&args->timeline, &args->engine, err);
     if (rc == 0)
         rc = tool_engine_open(&engine, &session, model, &args->engine, err);
+    m->waits.engine = engine;
+    m->waits.expert_bytes = info.expert_bytes_max;
     if (rc == 0)
         rc = routes_begin(m, &info, session, err);
     if (rc == 0)
@@ -333,13 +379,29 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
         (json_int_t)phase->guesses_vain_bytes);
 }
 
+/* Up to the most that any layer waited for. */
+static json_t *waits_json(const struct waits *w)
+{
+    json_t *layers = json_array();
+    int most = READS_MAX;
+
+    while (most > 0 && w->layers[most] == 0)
+        most--;
+    for (int i = 0; i <= most; i++)
+        json_array_append_new(layers, json_integer((json_int_t)w->layers[i]));
+    return layers;
+}
+
 static json_t *result_json(const struct measurement *m)
 {
+    json_t *decode = phase_json(m, &m->decode);
     char hash[17];
+
+    json_object_set_new(decode, "layers_by_reads", waits_json(&m->waits));
 
     snprintf(hash, sizeof(hash), "%016" PRIx64, m->logits_hash);
     return json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
-                     "decode", phase_json(m, &m->decode), "logits_hash", hash, "slots",
+                     "decode", decode, "logits_hash", hash, "slots",
                      (json_int_t)m->stats.store.slot_count, "rounds", (json_int_t)m->args.rounds,
                      "threads", (json_int_t)m->stats.threads, "cpu", m->stats.cpu);
 }
