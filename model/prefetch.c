@@ -15,7 +15,9 @@
 /* Turns between two trials, and what the last trial counts. */
 #define PAUSE_MIN 4u
 #define PAUSE_MAX 64u
-#define TRIAL_WEIGHT 0.2
+#define TRIAL_WEIGHT 0.1
+/* Of a trial's deviation squared, before there was any. */
+#define SPREAD_FIRST 0.04
 
 void ps_prefetch_init(struct ps_prefetch *p)
 {
@@ -100,18 +102,23 @@ static double turn_token_ns(struct ps_prefetch *p)
 }
 
 /* A trial beside the turn before it, as texts and machines change from minute to minute. One that
- * speaks against what was taken for faster is soon repeated. */
+ * surprises, and speaks against what was taken for faster, is soon repeated. Guesses in doubt are
+ * not made. */
 static void end_trial(struct ps_prefetch *p, double trial_ns)
 {
     double slower = log(trial_ns / p->before_ns), loss = p->is_off ? -slower : slower;
 
     p->trials++;
-    p->loss += (loss - p->loss) * fmax(1.0 / p->trials, TRIAL_WEIGHT);
+    double weight = fmax(1.0 / p->trials, TRIAL_WEIGHT), apart = loss - p->loss;
+    bool surprises = slower < 0 && apart * apart > 4 * p->spread;
+    p->loss += apart * weight;
+    p->spread += (apart * apart - p->spread) * fmax(1.0 / (p->trials + 1), TRIAL_WEIGHT);
+    double error = sqrt(p->spread * weight / (2 - weight)); /* of the mean */
     bool was_off = !p->is_off;
-    p->is_off = p->loss > 0;
+    p->is_off = p->loss + error > 0;
     p->is_trial = false;
     p->turns = 0;
-    p->pause = slower < 0 || p->is_off != was_off
+    p->pause = surprises || p->is_off != was_off
                    ? PAUSE_MIN
                    : (uint32_t)ps_min_u64(2ull * p->pause + PAUSE_MIN, PAUSE_MAX);
 }
@@ -122,7 +129,9 @@ void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns)
         p->width = width;
         p->turn_tokens = p->trials = p->turns = p->pause = 0;
         p->loss = 0;
-        p->is_off = p->is_trial = false;
+        p->spread = SPREAD_FIRST;
+        p->is_trial = false;
+        p->is_off = true;
     }
     p->turn_ns[p->turn_tokens++] = ns;
     if (p->turn_tokens < PS_PREFETCH_TURN)

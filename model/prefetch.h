@@ -30,7 +30,7 @@ struct ps_prefetch {
     uint32_t turn_tokens;             /* of this turn, */
     double turn_ns[PS_PREFETCH_TURN]; /* and what they took */
     double before_ns;                 /* a token of the turn before */
-    double loss;           /* how much longer tokens take with guesses, as a logarithm, */
+    double loss, spread;   /* how much longer tokens take with guesses, as a logarithm; variance, */
     uint32_t trials;       /* over so many trials */
     uint32_t turns, pause; /* since the last trial; until the next */
     bool is_try;           /* they were made, or not, in spite of winning nothing */
@@ -80,7 +80,8 @@ bool ps_prefetch_wants(struct ps_prefetch *p);
  * `width` tokens, of one sequence each, took so long together. What no reckoning shows, as threads
  * that get in each other's way, shows in the time: turns of tokens go the faster way, with guesses
  * or without, and a turn of the other way is tried between two of them, ever more rarely while that
- * confirms it; all anew for another width. While guesses lose, ps_prefetch_wants is false.
+ * confirms it (guesses in doubt are not made); all anew for another width. While guesses lose,
+ * ps_prefetch_wants is false.
  */
 void ps_prefetch_time(struct ps_prefetch *p, uint32_t width, double ns);
 
