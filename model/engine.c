@@ -235,6 +235,11 @@ void ps_engine_close(struct ps_engine **engine)
     *engine = NULL;
 }
 
+void ps_engine_store_stats(const struct ps_engine *engine, struct ps_store_stats *stats)
+{
+    ps_store_stats(engine->store, stats);
+}
+
 void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *stats)
 {
     memset(stats, 0, sizeof(*stats));

@@ -242,7 +242,7 @@ struct ps_machine {
 int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
                        const struct ps_engine_options *options, struct ps_error *err);
 
-/* What a layer waits for that misses its experts: times[i] for i + 1 of them, from when they are
+/* What a layer waits for that misses its experts: seconds[i] for i + 1 of them, from when they are
  * asked for until all have been checked and all threads are awake. */
 #define PS_MISS_COUNT_MAX 64
 struct ps_miss_times {
@@ -384,6 +384,9 @@ struct ps_engine_stats {
     const char *cpu; /* "avx512" */
 };
 void ps_engine_stats(const struct ps_engine *engine, struct ps_engine_stats *stats);
+/* The store's part of it alone, which may be asked for in every layer: nothing of it is looked up
+ * in the kernel. */
+void ps_engine_store_stats(const struct ps_engine *engine, struct ps_store_stats *stats);
 
 /* ---- session ------------------------------------------------------------------------------------
  */

@@ -177,11 +177,11 @@ static void routes_tell(struct measurement *m, struct ps_session *session)
 /* What was read since the last layer was routed, that layer has waited for. */
 static void waits_note(struct waits *w)
 {
-    struct ps_engine_stats stats;
+    struct ps_store_stats stats;
 
-    ps_engine_stats(w->engine, &stats);
-    int64_t bytes = (int64_t)(stats.store.streamed_bytes - stats.guesses_right_bytes -
-                              stats.guesses_vain_bytes);
+    ps_engine_store_stats(w->engine, &stats);
+    int64_t bytes =
+        (int64_t)(stats.streamed_bytes - stats.prefetch_used_bytes - stats.prefetch_vain_bytes);
     double experts = (double)(bytes - w->before_bytes) / (double)w->expert_bytes;
     if (w->has_begun)
         w->layers[(int)fmin(fmax(experts + 0.5, 0), READS_MAX)]++;
@@ -194,6 +194,19 @@ static void waits_take(void *ctx, uint32_t layer, uint32_t position, uint32_t co
 {
     (void)layer, (void)position, (void)count, (void)experts, (void)weights;
     waits_note(ctx);
+}
+
+static void waits_begin(struct waits *w, struct ps_session *session)
+{
+    w->has_begun = false;
+    ps_session_on_route(session, waits_take, w);
+}
+
+/* The last layer has waited, too. */
+static void waits_end(struct waits *w, struct ps_session *session)
+{
+    ps_session_on_route(session, NULL, NULL);
+    waits_note(w);
 }
 
 /* Adds what has happened between two looks. */
@@ -250,17 +263,13 @@ static int rounds_run(struct measurement *m, struct ps_engine *engine, struct ps
         if (ps_engine_timeline(engine) != NULL)
             ps_timeline_reset(ps_engine_timeline(engine));
         rc = phase_run(engine, session, ids, args->prompt, args->prompt, &m->prefill, round, err);
-        if (rc < 0)
-            break;
-        m->waits.has_begun = false;
-        if (i > 0)
-            ps_session_on_route(session, waits_take, &m->waits);
-        rc =
-            phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round, err);
-        if (i > 0 && rc >= 0)
-            waits_note(&m->waits);
-        if (i > 0)
-            ps_session_on_route(session, NULL, NULL);
+        if (rc >= 0 && i > 0)
+            waits_begin(&m->waits, session);
+        if (rc >= 0)
+            rc = phase_run(engine, session, ids + args->prompt, args->tokens, 1, &m->decode, round,
+                           err);
+        if (rc >= 0 && i > 0)
+            waits_end(&m->waits, session);
     }
     ps_engine_stats(engine, &m->stats);
     if (rc >= 0)
@@ -398,7 +407,6 @@ static json_t *result_json(const struct measurement *m)
     char hash[17];
 
     json_object_set_new(decode, "layers_by_reads", waits_json(&m->waits));
-
     snprintf(hash, sizeof(hash), "%016" PRIx64, m->logits_hash);
     return json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
                      "decode", decode, "logits_hash", hash, "slots",
