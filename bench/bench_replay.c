@@ -254,13 +254,13 @@ static void measure_arithmetic(struct bench *b, struct ps_replay_compute *comput
 static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
 {
     struct ps_engine_options options = {.ctx = b->token_count, .activations = "q8"};
-    struct ps_machine machine = {0};
     struct ps_miss_times misses;
+    struct ps_plan plan;
     struct ps_member_info member;
     struct ps_measure_result read;
     struct ps_error err = {0};
 
-    stop_on(ps_machine_measure(&machine, b->model, &options, &err), &err);
+    stop_on(ps_model_plan(b->model, &options, &plan, &err), &err);
     ps_volume_member(ps_model_volume(b->model), 0, &member);
     uint64_t slice = ps_div_up(b->info.expert_bytes_max, b->info.slices_per_expert);
     const char *path = member.path;
@@ -271,9 +271,9 @@ static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
                                          .ns_max = READ_NS_MAX,
                                          .seed = ps_now_ns()};
     stop_on(ps_measure_run(&measure, &read, &err), &err);
-    compute->check_ns = check_ns(b, machine.threads);
+    compute->check_ns = check_ns(b, plan.threads);
     compute->issue_ns = read.cpu_ns / ps_max_u64(read.request_count, 1);
-    compute->read_ns = compute->issue_ns / (uint64_t)machine.threads;
+    compute->read_ns = compute->issue_ns / (uint64_t)plan.threads;
     /* What a missing expert takes beyond its read: the store's threads, then all that compute. */
     stop_on(ps_model_time_misses(b->model, &options, &misses, &err), &err);
     double alone_ns = (double)read.ns / (double)ps_max_u64(read.request_count, 1);
@@ -284,16 +284,11 @@ static void measure_costs(struct bench *b, struct ps_replay_compute *compute)
 /* ---- rounds ---------------------------------------------------------------------------------- */
 
 struct round {
-    double ratio; /* replayed tokens/s over those of the engine */
+    double
+        ratio; /* replayed tokens/s over those of the engine; first, as rounds are sorted by it */
     double rates[2], waited[2];
     uint64_t hits[2], slots;
 };
-
-static int round_compare(const void *a, const void *b)
-{
-    double x = ((const struct round *)a)->ratio, y = ((const struct round *)b)->ratio;
-    return (x > y) - (x < y);
-}
 
 static void round_run(struct bench *b, double share, double seconds, struct round *round)
 {
@@ -332,7 +327,7 @@ static void compare(struct bench *b, double share, double seconds, uint32_t coun
 
     for (uint32_t i = 0; i < count; i++)
         round_run(b, share, seconds, &rounds[i]);
-    qsort(rounds, count, sizeof(*rounds), round_compare);
+    qsort(rounds, count, sizeof(*rounds), ps_compare_double);
     const struct round *r = &rounds[count / 2];
     printf("%6llu %9llu %9llu  %9.2f %9.2f  %6.2f (%.2f-%.2f)  %7.1f %% %7.1f %%\n",
            (unsigned long long)r->slots, (unsigned long long)r->hits[0],

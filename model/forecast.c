@@ -226,6 +226,14 @@ static uint64_t expert_bytes(const struct forecasting *f, uint32_t layer)
     return info.bytes;
 }
 
+/* Reads beside arithmetic may be slower: what drives lack meanwhile follows behind it. */
+static double beside_compute(const struct forecasting *f, double seconds, double compute)
+{
+    double share = f->options->busy_share > 0 ? f->options->busy_share : 1;
+
+    return seconds + (1 - share) * fmin(compute, seconds);
+}
+
 /* A drive serves what its queue holds together: so many times the queues are full, and then the
  * rest, which takes longer than its share. Then the threads that compute are woken; to wake the one
  * that waits is in a drive's latency, which was measured by waiting. */
@@ -243,14 +251,10 @@ static double read_seconds(const struct forecasting *f, double bytes, double com
     if (rest > one)
         seconds += (rest - one) / (1 - one) * (f->drive_full_s - f->drive_alone_s);
     seconds += full * f->drive_full_s;
-    /* Reads beside arithmetic may be slower: what drives lack meanwhile follows behind it. */
-    if (f->options->busy_share > 0)
-        seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
-    return wake_ns / 1e9 + seconds;
+    return wake_ns / 1e9 + beside_compute(f, seconds, compute);
 }
 
-/* Reads of so many missing experts: as measured, or as the drives' figures say. Those beside
- * arithmetic may be slower. */
+/* Reads of so many missing experts: as measured, or as the drives' figures say. */
 static double miss_seconds(const struct forecasting *f, uint32_t misses, double bytes,
                            double compute)
 {
@@ -260,10 +264,7 @@ static double miss_seconds(const struct forecasting *f, uint32_t misses, double 
         return 0;
     if (!t || misses > t->count)
         return read_seconds(f, misses * bytes, compute);
-    double seconds = t->seconds[misses - 1];
-    if (f->options->busy_share > 0)
-        seconds += (1 - f->options->busy_share) * fmin(compute, seconds);
-    return seconds;
+    return beside_compute(f, t->seconds[misses - 1], compute);
 }
 
 /* ---- decoding -------------------------------------------------------------------------------- */

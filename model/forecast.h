@@ -29,4 +29,7 @@ uint32_t ps_forecast_expert_vectors(const struct ps_config *config, uint32_t use
 double ps_machine_rate_of(const struct ps_machine *machine,
                           const struct ps_forecast_product *product, uint32_t vectors, bool is_q8);
 
+/* For ps_pool_run, to see what it takes to wake the threads. */
+void ps_run_nothing(void *ctx, int thread, int threads);
+
 #endif

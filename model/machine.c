@@ -160,7 +160,7 @@ static int measure_layers(struct measuring *m, struct ps_machine *machine,
     return rc;
 }
 
-static void run_nothing(void *ctx, int thread, int threads)
+void ps_run_nothing(void *ctx, int thread, int threads)
 {
     (void)ctx, (void)thread, (void)threads;
 }
@@ -170,7 +170,7 @@ static double measure_run(struct ps_pool *pool)
     uint64_t begin_ns = ps_now_ns();
 
     for (int i = 0; i < RUNS; i++)
-        ps_pool_run(pool, run_nothing, NULL);
+        ps_pool_run(pool, ps_run_nothing, NULL);
     return (double)(ps_now_ns() - begin_ns) / RUNS;
 }
 
@@ -183,7 +183,7 @@ static double measure_wake(struct ps_pool *pool)
     for (int i = 0; i < WAKES; i++) {
         nanosleep(&pause, NULL);
         uint64_t begin_ns = ps_now_ns();
-        ps_pool_run(pool, run_nothing, NULL);
+        ps_pool_run(pool, ps_run_nothing, NULL);
         ns += ps_now_ns() - begin_ns;
     }
     return (double)ns / WAKES;

@@ -8,6 +8,7 @@
 
 #include "core/util.h"
 #include "model/forecast.h"
+#include "nvme/measure.h"
 
 /* For each number of misses, and so many layers at least. */
 #define TIMED_NS UINT64_C(150000000)
@@ -21,24 +22,8 @@ struct reading {
     struct ps_pool *pool;
     struct ps_lease leases[PS_MISS_COUNT_MAX];
     uint32_t layer_count, layers[PS_LAYER_COUNT_MAX]; /* with experts */
-    uint32_t stride;                                  /* between the experts of one draw */
     uint64_t random;
 };
-
-static void run_nothing(void *ctx, int thread, int threads)
-{
-    (void)ctx, (void)thread, (void)threads;
-}
-
-static uint32_t gcd(uint32_t a, uint32_t b)
-{
-    while (b > 0) {
-        uint32_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
 
 static int open_reading(struct reading *r, const struct ps_engine_options *options, uint32_t most,
                         struct ps_error *err)
@@ -49,10 +34,6 @@ static int open_reading(struct reading *r, const struct ps_engine_options *optio
     for (uint32_t l = 0; l < c->layer_count; l++)
         if (c->layers[l].ffn == PS_FFN_MOE)
             r->layers[r->layer_count++] = l;
-    /* Neighbours might be one read for a drive; all are met before any again. */
-    r->stride = c->expert_count / 3 + 1;
-    while (gcd(r->stride, c->expert_count) > 1)
-        r->stride++;
     store.cache_bytes = ps_store_floor_bytes(r->model->volume, &store);
     r->random = ps_now_ns();
     int rc = ps_store_open(&r->store, r->model->volume, &store, err);
@@ -64,14 +45,12 @@ static int open_reading(struct reading *r, const struct ps_engine_options *optio
 static int read_layer(struct reading *r, uint32_t count, uint64_t *ns, struct ps_error *err)
 {
     uint32_t layer = r->layers[ps_random_next(&r->random) % r->layer_count], held = 0, got = 0;
-    uint32_t experts = r->model->config.expert_count;
-    uint32_t first = (uint32_t)(ps_random_next(&r->random) % experts);
-    uint64_t begin_ns = ps_now_ns();
+    uint64_t order = ps_random_next(&r->random), begin_ns = ps_now_ns();
     int rc = 0;
 
     for (; rc >= 0 && got < count; got += rc >= 0) {
-        rc = ps_store_get(r->store, layer, (first + got * r->stride) % experts, &r->leases[got],
-                          err);
+        uint64_t expert = ps_bench_shuffle(got, r->model->config.expert_count, order);
+        rc = ps_store_get(r->store, layer, (uint32_t)expert, &r->leases[got], err);
         held += rc == 1;
     }
     for (uint32_t left = got; rc >= 0 && left > 0;) {
@@ -80,7 +59,7 @@ static int read_layer(struct reading *r, uint32_t count, uint64_t *ns, struct ps
         for (uint32_t i = 0; i < got; i++)
             left += r->leases[i].state != PS_LEASE_READY;
     }
-    ps_pool_run(r->pool, run_nothing, NULL);
+    ps_pool_run(r->pool, ps_run_nothing, NULL);
     *ns = held > 0 ? 0 : ps_now_ns() - begin_ns;
     for (uint32_t i = 0; i < got; i++)
         ps_store_put(r->store, &r->leases[i]);

@@ -38,10 +38,10 @@ struct run {
     struct ps_lease *leases; /* [K] */
     struct job *jobs;        /* [K] */
     struct ps_replay_ahead ahead;
-    uint32_t *experts; /* [K] */
-    uint8_t *is_known; /* [L, E]: asked for before */
-    /* Of the layer. */
+    uint32_t *experts;                 /* [K] */
+    uint8_t *is_known;                 /* [L, E]: asked for before */
     uint64_t taken_bytes, taken_reads; /* for which the processors have done their part */
+    /* Of the layer. */
     uint64_t token;
     uint32_t layer, job_count, head, tail;
     bool is_woken; /* from a wait of this layer */

@@ -243,8 +243,7 @@ int replay_compute_parse(const char *text, struct replay_compute *compute, struc
                 err, -PS_ERR_ARGUMENT, "--compute",
                 "\"%s\" is not understood: mixer, shared, predict, expert, token, check, read, "
                 "issue and wake have a time up to 10 s (1.2ms, 80us), memory a rate (40G) and "
-                "dense a size "
-                "(1.5G)",
+                "dense a size (1.5G)",
                 text);
     }
     if (rc == 0 && compute->dense_bytes > 0 && compute->memory_bytes_per_s == 0)
