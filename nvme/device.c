@@ -66,7 +66,7 @@ static int examine(struct ps_target *t, bool is_held, struct ps_error *err)
     t->align_bytes = t->is_device ? device_align(t->fd) : PS_FORMAT_ALIGN_MIN;
     if (realpath(t->path, t->real_path) == NULL)
         return open_error(-errno, t->path, err);
-    if (!is_held && ps_raw_lock(t->fd, t->is_device) < 0)
+    if (!is_held && ps_raw_lock(t->fd) < 0)
         return ps_error_set(err, -PS_ERR_IN_USE, t->path,
                             "another process has this volume open; stop it first");
     if (t->bytes == 0)

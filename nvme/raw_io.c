@@ -110,9 +110,9 @@ int ps_raw_size(int fd, uint64_t *bytes, bool *is_device)
     return 0;
 }
 
-int ps_raw_lock(int fd, bool is_device)
+int ps_raw_lock(int fd)
 {
-    int tries = is_device ? LOCK_TRIES : 1;
+    int tries = LOCK_TRIES;
     while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
         if (errno != EWOULDBLOCK)
             return 0; /* the superblocks still guard against readers */

@@ -28,10 +28,11 @@ int ps_raw_size(int fd, uint64_t *bytes, bool *is_device);
 
 /*
  * Takes an exclusive lock, or makes a shared one exclusive. Returns 0, also on a file system
- * without locks, or -EWOULDBLOCK; a shared lock is gone then. May wait for two seconds on a device,
- * which udev locks for some milliseconds after every close by a writer.
+ * without locks, or -EWOULDBLOCK; a shared lock is gone then. Waits for up to two seconds: udev
+ * locks a device for some milliseconds after every close by a writer, and the locks of a process
+ * that was killed outlive it until the kernel has taken its rings apart.
  */
-int ps_raw_lock(int fd, bool is_device);
+int ps_raw_lock(int fd);
 
 /* Zeroed memory aligned to 64 KiB, in whole multiples of 4096; NULL when there is none. free() it.
  */

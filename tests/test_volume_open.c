@@ -1,6 +1,7 @@
 /* Volumes as a whole: written, opened by any member, found again, and refused when they must be. */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -221,9 +222,18 @@ static void not_a_volume(void **state)
     ps_test_dir_remove(dir);
 }
 
+/* As the kernel does a while after a kill. */
+static void *close_later(void *fd)
+{
+    usleep(60000);
+    close(*(int *)fd);
+    return NULL;
+}
+
 static void locks(void **state)
 {
     struct set s;
+    pthread_t late;
     struct ps_error err;
     struct ps_volume *v = NULL, *second = NULL;
     (void)state;
@@ -239,8 +249,9 @@ static void locks(void **state)
     int fd = open(s.path[0], O_RDWR);
     assert_int_equal(flock(fd, LOCK_EX), 0);
     assert_int_equal(open_one(&v, s.path[0], &err), -PS_ERR_IN_USE);
-    close(fd);
+    assert_int_equal(pthread_create(&late, NULL, close_later, &fd), 0);
     assert_int_equal(ps_member_wipe(s.path[0], &err), 0);
+    pthread_join(late, NULL);
     assert_false(file_exists(s.path[0]));
     set_free(&s);
 }
