@@ -4,7 +4,6 @@
  */
 #include "core/timeline.h"
 #include "core/util.h"
-#include "nvme/checksum.h"
 #include "nvme/scheduler_internal.h"
 #include "nvme/volume_internal.h"
 

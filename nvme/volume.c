@@ -13,7 +13,6 @@
 
 #include "core/log.h"
 #include "core/util.h"
-#include "nvme/checksum.h"
 #include "nvme/identity.h"
 #include "nvme/raw_io.h"
 #include "nvme/record.h"

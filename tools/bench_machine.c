@@ -8,6 +8,7 @@
 
 #include "core/cpu.h"
 #include "core/util.h"
+#include "nvme/penstock_io.h"
 
 /* Many short samples: on a machine that does other work too, one of them finds it idle. */
 #define SAMPLE_NS 10000000u
@@ -96,6 +97,7 @@ __attribute__((target("avx2"))) static uint64_t read_avx2(const uint8_t *p, size
 struct read_work {
     const uint8_t *p;
     size_t bytes;
+    uint64_t (*read)(const uint8_t *p, size_t bytes);
     volatile uint64_t result; /* so that the reads are not left out */
 };
 
@@ -110,19 +112,28 @@ static uint64_t read_step(void *ctx, int thread, int threads, uint64_t step)
     uint64_t steps = ps_div_up(end - begin, READ_STEP_BYTES);
     begin += step % steps * READ_STEP_BYTES;
     size_t bytes = (size_t)ps_min_u64(end - begin, READ_STEP_BYTES);
-#if defined(__x86_64__)
-    if (ps_cpu_level() >= PS_CPU_AVX2) {
-        work->result = read_avx2(work->p + begin, bytes);
-        return bytes;
-    }
-#endif
-    work->result = read_words(work->p + begin, bytes);
+    work->result = work->read(work->p + begin, bytes);
     return bytes;
 }
 
 double bench_read_rate(struct ps_pool *pool, const uint8_t *p, size_t bytes)
 {
-    struct read_work work = {.p = p, .bytes = bytes};
+    struct read_work work = {.p = p, .bytes = bytes, .read = read_words};
+#if defined(__x86_64__)
+    if (ps_cpu_level() >= PS_CPU_AVX2)
+        work.read = read_avx2;
+#endif
+    return bench_rate(pool, read_step, &work);
+}
+
+static uint64_t read_checked(const uint8_t *p, size_t bytes)
+{
+    return ps_checksum(p, bytes);
+}
+
+double bench_checksum_rate(struct ps_pool *pool, const uint8_t *p, size_t bytes)
+{
+    struct read_work work = {.p = p, .bytes = bytes, .read = read_checked};
     return bench_rate(pool, read_step, &work);
 }
 

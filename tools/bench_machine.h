@@ -23,6 +23,9 @@ double bench_rate(struct ps_pool *pool, bench_step_fn *step, void *ctx);
 /* Bytes per second that all threads together read of [bytes] at p, 64-byte aligned, in order. */
 double bench_read_rate(struct ps_pool *pool, const uint8_t *p, size_t bytes);
 
+/* The same, of checksums as every slice that is read has to pass. */
+double bench_checksum_rate(struct ps_pool *pool, const uint8_t *p, size_t bytes);
+
 /* Operations per second (a multiply-add is two) of all threads, on registers alone: floats with the
  * widest multiply-add there is, and products of 8 bits with VNNI (0 where there is none). */
 double bench_float_rate(struct ps_pool *pool);

@@ -61,7 +61,7 @@ struct bench {
     uint8_t *x8; /* the same as 8-bit vectors */
     size_t x8_stride_bytes;
     float *y; /* [threads][COLUMNS_MAX, rows] */
-    double read_rate, float_rate, int8_rate;
+    double read_rate, checksum_rate, float_rate, int8_rate;
     struct tool_progress progress;
 };
 
@@ -225,6 +225,8 @@ static void keep_most(double *most, double value)
 static void machine_measure(struct bench *b)
 {
     keep_most(&b->read_rate, bench_read_rate(b->pool, b->weights.base, b->args.working_set_bytes));
+    keep_most(&b->checksum_rate,
+              bench_checksum_rate(b->pool, b->weights.base, b->args.working_set_bytes));
     keep_most(&b->float_rate, bench_float_rate(b->pool));
     keep_most(&b->int8_rate, bench_int8_rate(b->pool));
 }
@@ -437,12 +439,13 @@ static json_t *bench_measure(struct bench *b)
 {
     json_t *types = types_measure(b), *vectors = vectors_measure(b);
 
-    return json_pack(
-        "{s:I, s:s, s:I, s:I, s:I, s:{s:f, s:f, s:f}, s:o, s:o}", "threads",
-        (json_int_t)ps_pool_thread_count(b->pool), "pages", ps_page_kind_name(b->weights.kind),
-        "rows", (json_int_t)b->args.rows, "cols", (json_int_t)b->args.cols, "working_set_bytes",
-        (json_int_t)b->args.working_set_bytes, "machine", "read_bytes_per_s", b->read_rate, "flops",
-        b->float_rate, "int8_ops", b->int8_rate, "matmul", types, "other", vectors);
+    return json_pack("{s:I, s:s, s:I, s:I, s:I, s:{s:f, s:f, s:f, s:f}, s:o, s:o}", "threads",
+                     (json_int_t)ps_pool_thread_count(b->pool), "pages",
+                     ps_page_kind_name(b->weights.kind), "rows", (json_int_t)b->args.rows, "cols",
+                     (json_int_t)b->args.cols, "working_set_bytes",
+                     (json_int_t)b->args.working_set_bytes, "machine", "read_bytes_per_s",
+                     b->read_rate, "checksum_bytes_per_s", b->checksum_rate, "flops", b->float_rate,
+                     "int8_ops", b->int8_rate, "matmul", types, "other", vectors);
 }
 
 /* ---- results ----------------------------------------------------------------------------------
@@ -456,6 +459,7 @@ static void head_print(const struct bench *b)
            ps_size_text_binary(b->args.working_set_bytes, bytes, sizeof(bytes)), b->args.rows,
            b->args.cols, ps_page_kind_name(b->weights.kind));
     printf("plain reads          %8.2f GB/s\n", b->read_rate / 1e9);
+    printf("checksums            %8.2f GB/s\n", b->checksum_rate / 1e9);
     printf("float multiply-adds  %8.1f GFLOP/s\n", b->float_rate / 1e9);
     if (b->int8_rate > 0)
         printf("8-bit multiply-adds  %8.1f Gop/s\n", b->int8_rate / 1e9);

@@ -16,7 +16,7 @@ grep -q '^read  *nothing' out.txt || die "experts were read: $(cat out.txt)"
 fails 1 'does not hold' "$penstock" bench decode v --prompt 20 --tokens 6 --ctx 25
 
 json '.threads == 2 and .rows == 48 and .cols == 256 and .working_set_bytes == 1048576 and
-    .machine.read_bytes_per_s > 0 and .machine.flops > 0 and (.other | length) == 0 and
+    .machine.read_bytes_per_s > 0 and .machine.checksum_bytes_per_s > 0 and .machine.flops > 0 and (.other | length) == 0 and
     all(.matmul[]; .type == "Q8_0") and
     ([.matmul[] | select(.activations == "f32") | .level] | index("scalar")) == 0 and
     all(.matmul[].columns; [.[].columns] == [1, 4, 64, 512]) and
