@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -66,7 +67,8 @@ static int examine(struct ps_target *t, bool is_held, struct ps_error *err)
     t->align_bytes = t->is_device ? device_align(t->fd) : PS_FORMAT_ALIGN_MIN;
     if (realpath(t->path, t->real_path) == NULL)
         return open_error(-errno, t->path, err);
-    if (!is_held && ps_raw_lock(t->fd) < 0)
+    /* Without locks the superblocks still guard against readers. */
+    if (!is_held && ps_raw_lock(t->fd, LOCK_EX) == -EWOULDBLOCK)
         return ps_error_set(err, -PS_ERR_IN_USE, t->path,
                             "another process has this volume open; stop it first");
     if (t->bytes == 0)

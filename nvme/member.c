@@ -38,15 +38,14 @@ int ps_member_open(struct ps_member *member, const char *path, struct ps_error *
                      ps_strerror(rc));
         goto fail;
     }
-    if (flock(m.fd, LOCK_SH | LOCK_NB) != 0) {
-        if (errno == EWOULDBLOCK) {
-            rc = ps_error_set(err, -PS_ERR_IN_USE, path,
-                              "another process is writing this member; wait until it has finished");
-            goto fail;
-        }
-        ps_log(PS_LOG_WARN, "%s: the file system does not lock files (%s)", path,
-               ps_strerror(-errno));
+    rc = ps_raw_lock(m.fd, LOCK_SH);
+    if (rc == -EWOULDBLOCK) {
+        rc = ps_error_set(err, -PS_ERR_IN_USE, path,
+                          "another process is writing this member; wait until it has finished");
+        goto fail;
     }
+    if (rc < 0)
+        ps_log(PS_LOG_WARN, "%s: the file system does not lock files (%s)", path, ps_strerror(rc));
     rc = ps_superblock_read(m.fd, path, &m.pair, err);
     if (rc < 0)
         goto fail;

@@ -110,15 +110,11 @@ int ps_raw_size(int fd, uint64_t *bytes, bool *is_device)
     return 0;
 }
 
-int ps_raw_lock(int fd)
+int ps_raw_lock(int fd, int operation)
 {
-    int tries = LOCK_TRIES;
-    while (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-        if (errno != EWOULDBLOCK)
-            return 0; /* the superblocks still guard against readers */
-        if (--tries == 0)
-            return -EWOULDBLOCK;
-        usleep(LOCK_PAUSE_US);
+    for (int tries = LOCK_TRIES; flock(fd, operation | LOCK_NB) != 0; usleep(LOCK_PAUSE_US)) {
+        if (errno != EWOULDBLOCK || --tries == 0)
+            return -errno;
     }
     return 0;
 }

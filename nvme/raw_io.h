@@ -27,12 +27,13 @@ int ps_raw_write(int fd, const void *buf, size_t bytes, uint64_t offset);
 int ps_raw_size(int fd, uint64_t *bytes, bool *is_device);
 
 /*
- * Takes an exclusive lock, or makes a shared one exclusive. Returns 0, also on a file system
- * without locks, or -EWOULDBLOCK; a shared lock is gone then. Waits for up to two seconds: udev
- * locks a device for some milliseconds after every close by a writer, and the locks of a process
- * that was killed outlive it until the kernel has taken its rings apart.
+ * LOCK_EX or LOCK_SH (flock(2)); one that is held already becomes the other, and is gone on an
+ * error. Returns 0, -EWOULDBLOCK (another process holds one), or -errno: the file system has none.
+ * Waits for up to two seconds: udev locks a device for some milliseconds after every close by a
+ * writer, and the locks of a process that was killed outlive it until the kernel has taken its
+ * rings apart.
  */
-int ps_raw_lock(int fd);
+int ps_raw_lock(int fd, int operation);
 
 /* Zeroed memory aligned to 64 KiB, in whole multiples of 4096; NULL when there is none. free() it.
  */

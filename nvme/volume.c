@@ -400,7 +400,7 @@ int ps_volume_lock(const struct ps_volume *volume, struct ps_error *err)
 {
     for (int i = 0; i < volume->member_count; i++) {
         const struct ps_member *m = &volume->members[i];
-        if (m->fd < 0 || ps_raw_lock(m->fd) == 0)
+        if (m->fd < 0 || ps_raw_lock(m->fd, LOCK_EX) != -EWOULDBLOCK)
             continue;
         ps_volume_unlock(volume);
         return ps_error_set(err, -PS_ERR_IN_USE, m->path,

@@ -250,6 +250,12 @@ static void locks(void **state)
     assert_int_equal(flock(fd, LOCK_EX), 0);
     assert_int_equal(open_one(&v, s.path[0], &err), -PS_ERR_IN_USE);
     assert_int_equal(pthread_create(&late, NULL, close_later, &fd), 0);
+    assert_int_equal(open_one(&v, s.path[0], &err), 0);
+    pthread_join(late, NULL);
+    ps_volume_close(&v);
+    fd = open(s.path[0], O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    assert_int_equal(pthread_create(&late, NULL, close_later, &fd), 0);
     assert_int_equal(ps_member_wipe(s.path[0], &err), 0);
     pthread_join(late, NULL);
     assert_false(file_exists(s.path[0]));
