@@ -18,7 +18,6 @@
 #include "core/util.h"
 #include "model/penstock.h"
 #include "model/replay.h"
-#include "nvme/checksum.h"
 
 #define ROUNDS_MAX 25u
 #define CHECK_BYTES ((size_t)128 << 20)

@@ -9,7 +9,8 @@
  * Prints for each tokens/s over all turns; the speed beside the first predictor's, the mean of the
  * logarithms turn by turn with its standard error; what was read for a token, and of it on guesses
  * that proved right and wrong. Exit status 1 also if the last logits differ by a bit. Needs memory
- * for all at once. Free hugepages go to the first process alone: better there are none.
+ * for all at once. Free hugepages go to the first process alone: better there are none. Processes
+ * differ by where their memory lies, too, which no number of turns evens out: compare "off off".
  */
 #include <inttypes.h>
 #include <math.h>
