@@ -42,7 +42,9 @@ for number in 0 1 2 3; do addresses[number]=$(pci_of "${drive[number]}"); done
 for number in 0 1 2 3; do
     printf '%s' "${addresses[number]}" >/sys/bus/pci/drivers/nvme/unbind
 done
-for number in 2 3 1 0; do
+# Numbers are given in the order of binding; the boot may have given them in any.
+mapfile -t order < <(for number in 0 1 2 3; do echo "${before[number]} $number"; done | sort -r | cut -d' ' -f2)
+for number in "${order[@]}"; do
     printf '%s' "${addresses[number]}" >/sys/bus/pci/drivers/nvme/bind
     wait_for "drive $number" grep -qs "rig$number " /sys/class/nvme/nvme*/serial
 done
