@@ -89,7 +89,7 @@ static void fill_report(struct report *r, struct ps_engine *engine, struct ps_se
 static int play(const struct bench *b, const struct player *p, struct ps_engine *engine,
                 struct ps_session *session, uint32_t vocab_rows, struct ps_error *err)
 {
-    uint32_t at = 0, count = b->prompt, step = b->prompt;
+    uint32_t at = 0, count = b->prompt, step = count;
     struct report report;
     char go;
 

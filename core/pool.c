@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,15 +31,21 @@ struct worker {
     int cpu, node;
 };
 
+/* Of a gate: the number of the run, whether workers may still join it, how many have. */
+#define GATE_OPEN (UINT64_C(1) << 31)
+#define GATE_JOINED (GATE_OPEN - 1)
+#define GATE_RUN_SHIFT 32
+
 /* Words that different sides write stand on lines of their own. */
 struct ps_pool {
-    /* Written by the caller: one more for each run. Workers wait for it to change. */
+    /* Written by the caller: one more for each run, behind the gate. Workers wait for it. */
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t generation;
-    int stop;
+    _Atomic uint32_t stop;
     ps_pool_fn *fn;
     void *ctx;
     _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t sleeper_count; /* workers in or near futex_wait */
-    _Alignas(CACHE_LINE_BYTES) _Atomic uint32_t pending_count; /* workers still running fn */
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t gate;
+    _Atomic uint32_t left_count; /* workers that have run fn */
     _Atomic uint32_t caller_sleeps;
     _Alignas(CACHE_LINE_BYTES) int thread_count;
     int started_count; /* workers whose thread exists: less than thread_count - 1 if half built */
@@ -95,13 +102,13 @@ static void wait_for_run(struct ps_pool *pool, uint32_t seen)
     atomic_fetch_sub(&pool->sleeper_count, 1);
 }
 
-static void wait_for_workers(struct ps_pool *pool)
+static void wait_for_workers(struct ps_pool *pool, uint32_t count)
 {
-    if (spin(&pool->pending_count, 0, 1, pool->spin_ns))
+    if (spin(&pool->left_count, count, 1, pool->spin_ns))
         return;
     atomic_store(&pool->caller_sleeps, 1);
-    for (uint32_t pending; (pending = atomic_load(&pool->pending_count)) != 0;)
-        futex_wait(&pool->pending_count, pending);
+    for (uint32_t left; (left = atomic_load(&pool->left_count)) != count;)
+        futex_wait(&pool->left_count, left);
     atomic_store(&pool->caller_sleeps, 0);
 }
 
@@ -118,6 +125,21 @@ static void pin_self(int cpu)
     CPU_FREE(set);
 }
 
+/* Joins the newest run if it is not `seen` yet and still open; *seen is that one then. */
+static bool join_run(struct ps_pool *pool, uint32_t *seen)
+{
+    uint64_t gate = atomic_load_explicit(&pool->gate, memory_order_acquire);
+
+    do {
+        if (!(gate & GATE_OPEN) || (uint32_t)(gate >> GATE_RUN_SHIFT) == *seen) {
+            *seen = (uint32_t)(gate >> GATE_RUN_SHIFT);
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak(&pool->gate, &gate, gate + 1));
+    *seen = (uint32_t)(gate >> GATE_RUN_SHIFT);
+    return true;
+}
+
 static void *worker_main(void *arg)
 {
     struct worker *self = arg;
@@ -127,34 +149,56 @@ static void *worker_main(void *arg)
     (void)pthread_setname_np(pthread_self(), name);
     pin_self(self->cpu);
 
-    for (uint32_t seen = 0;; seen++) {
+    for (uint32_t seen = 0;;) {
         wait_for_run(pool, seen);
-        if (pool->stop)
+        bool has_joined = join_run(pool, &seen);
+        /* Set before the gate of the last generation, which may be the one that was seen. */
+        if (atomic_load_explicit(&pool->stop, memory_order_relaxed))
             return NULL;
+        if (!has_joined)
+            continue;
         pool->fn(pool->ctx, self->thread_idx, pool->thread_count);
-        if (atomic_fetch_sub(&pool->pending_count, 1) == 1 && atomic_load(&pool->caller_sleeps))
-            futex_wake(&pool->pending_count, 1);
+        atomic_fetch_add(&pool->left_count, 1);
+        if (atomic_load(&pool->caller_sleeps))
+            futex_wake(&pool->left_count, 1);
     }
 }
 
-static void start_generation(struct ps_pool *pool)
+static void start_generation(struct ps_pool *pool, uint64_t open)
 {
-    atomic_fetch_add(&pool->generation, 1);
+    uint32_t run = atomic_load_explicit(&pool->generation, memory_order_relaxed) + 1;
+
+    atomic_store_explicit(&pool->gate, (uint64_t)run << GATE_RUN_SHIFT | open,
+                          memory_order_release);
+    atomic_store(&pool->generation, run);
     if (atomic_load(&pool->sleeper_count) > 0)
         futex_wake(&pool->generation, INT_MAX);
 }
 
+static void start_run(struct ps_pool *pool, ps_pool_fn *fn, void *ctx)
+{
+    pool->fn = fn;
+    pool->ctx = ctx;
+    atomic_store_explicit(&pool->left_count, 0, memory_order_relaxed);
+    start_generation(pool, GATE_OPEN);
+}
+
 void ps_pool_run(struct ps_pool *pool, ps_pool_fn *fn, void *ctx)
 {
-    if (pool->thread_count > 1) {
-        pool->fn = fn;
-        pool->ctx = ctx;
-        atomic_store(&pool->pending_count, (uint32_t)pool->thread_count - 1);
-        start_generation(pool);
-    }
+    if (pool->thread_count > 1)
+        start_run(pool, fn, ctx);
     fn(ctx, 0, pool->thread_count);
     if (pool->thread_count > 1)
-        wait_for_workers(pool);
+        wait_for_workers(pool, (uint32_t)pool->thread_count - 1);
+}
+
+void ps_pool_offer(struct ps_pool *pool, ps_pool_fn *fn, void *ctx)
+{
+    if (pool->thread_count > 1)
+        start_run(pool, fn, ctx);
+    fn(ctx, 0, pool->thread_count);
+    if (pool->thread_count > 1)
+        wait_for_workers(pool, (uint32_t)(atomic_fetch_and(&pool->gate, ~GATE_OPEN) & GATE_JOINED));
 }
 
 /* CPUs stand in the order of their nodes, so even steps through them meet every node. */
@@ -234,8 +278,8 @@ void ps_pool_close(struct ps_pool **pool)
 {
     if (!pool || !*pool)
         return;
-    (*pool)->stop = 1;
-    start_generation(*pool);
+    atomic_store(&(*pool)->stop, 1);
+    start_generation(*pool, 0);
     for (int i = 0; i < (*pool)->started_count; i++)
         pthread_join((*pool)->workers[i].thread, NULL);
     free(*pool);

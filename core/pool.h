@@ -31,6 +31,13 @@ int ps_pool_thread_node(const struct ps_pool *pool, int thread_idx);
  */
 void ps_pool_run(struct ps_pool *pool, ps_pool_fn *fn, void *ctx);
 
+/*
+ * For work that whoever comes takes the next piece of: runs fn(ctx, 0, n) on the calling thread,
+ * and once on every other that has woken up before it returns from that. Returns when all that
+ * began have returned: nobody waits for a thread that slept until there was nothing left to do.
+ */
+void ps_pool_offer(struct ps_pool *pool, ps_pool_fn *fn, void *ctx);
+
 /* Stops the threads and frees. Takes NULL and pointers to NULL; sets *pool to NULL. */
 void ps_pool_close(struct ps_pool **pool);
 

@@ -69,7 +69,7 @@ void ps_tasks_run(struct ps_engine *engine, ps_task_fn *fn, void *ctx, uint64_t 
         return;
     }
     atomic_init(&t.next, 0);
-    ps_pool_run(engine->pool, tasks_thread, &t);
+    ps_pool_offer(engine->pool, tasks_thread, &t);
 }
 
 struct store_tasks {
@@ -137,7 +137,7 @@ void ps_tasks_run_near(struct ps_engine *engine, ps_task_fn *fn, void *ctx,
     }
     for (int n = 0; n < engine->node_count; n++)
         atomic_init(&t.next[n], n ? task_end[n - 1] : 0);
-    ps_pool_run(engine->pool, near_thread, &t);
+    ps_pool_offer(engine->pool, near_thread, &t);
 }
 
 float *ps_thread_scratch(struct ps_engine *engine, int thread_idx)

@@ -3,6 +3,7 @@
 
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
@@ -74,6 +75,55 @@ static void wakes_sleepers(void **state)
     run_many(3, 200, 300, 0);  /* workers wait for the next run while the caller is slow */
     run_many(3, 200, 300, 2);  /* the caller sleeps */
     run_many(8, 50, 300, 5);
+}
+
+struct offer {
+    _Atomic uint32_t next;
+    uint32_t count;
+    uint32_t *done; /* [count]; plain on purpose */
+    _Atomic uint32_t came[THREADS_MAX];
+};
+
+static void take_offered(void *ctx, int thread_idx, int thread_count)
+{
+    struct offer *offer = ctx;
+    (void)thread_count;
+    atomic_fetch_add(&offer->came[thread_idx], 1);
+    for (uint32_t i; (i = atomic_fetch_add(&offer->next, 1)) < offer->count;)
+        offer->done[i]++;
+}
+
+/* All of it is done, by whoever came, and none comes twice or late. */
+static void offers_to_whoever_comes(void **state)
+{
+    static const int threads[] = {1, 2, 3, 8};
+    uint32_t done[64];
+    (void)state;
+    for (size_t t = 0; t < 4; t++) {
+        struct ps_pool *pool = NULL;
+        struct work work = {.slow_idx = -1};
+        assert_int_equal(ps_pool_open(&pool, threads[t], NULL), 0);
+        for (int i = 0; i < 3000; i++) {
+            struct offer offer = {.count = (uint32_t)(i % 64), .done = done};
+            memset(done, 0, sizeof(done));
+            ps_pool_offer(pool, take_offered, &offer);
+            for (uint32_t j = 0; j < offer.count; j++)
+                assert_int_equal(done[j], 1);
+            assert_int_equal(offer.came[0], 1);
+            for (int idx = 1; idx < THREADS_MAX; idx++)
+                assert_in_range(offer.came[idx], 0, idx < threads[t] ? 1 : 0);
+            if (i % 50 == 0)
+                usleep(200); /* they sleep */
+            if (i % 10 != 0)
+                continue;
+            ps_pool_run(pool, count_run, &work); /* behind one that some have missed */
+            work.total++;
+            for (int idx = 0; idx < threads[t]; idx++)
+                assert_int_equal(work.runs[idx], work.total);
+        }
+        assert_false(work.wrong);
+        ps_pool_close(&pool);
+    }
 }
 
 static void defaults_to_every_cpu(void **state)
@@ -216,6 +266,7 @@ int main(void)
         cmocka_unit_test(fails_cleanly_when_threads_do_not_start),
         cmocka_unit_test(runs_every_index_once),
         cmocka_unit_test(wakes_sleepers),
+        cmocka_unit_test(offers_to_whoever_comes),
         cmocka_unit_test(defaults_to_every_cpu),
         cmocka_unit_test(closes_anything),
         cmocka_unit_test(pins_workers_and_spares_the_caller),
