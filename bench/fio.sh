@@ -9,6 +9,28 @@
 #       what drives and processors leave each other: bytes per second of the same reads while all processors compute,
 #       then the share of their arithmetic that is left, of that without the reads: less than 1 where what serves the
 #       drives needs processors itself, as the host of a virtual machine does.
+#   FIO_TOGETHER
+#       functions for awk, in any unit of amounts and of time: rate, beside and left are what fio_rate and fio_beside
+#       told, checks how fast checksums are told.
+#           together(amount, arithmetic, rate, beside, left, checks)    the time for reading so much beside arithmetic
+#               that takes so long by itself, the checksums of what is read being arithmetic, too
+#           by_itself(arithmetic, amount, waited, rate, beside, left, checks)    how long arithmetic takes by itself
+#               that took so long while so much was read, but for what came while it waited so long
+
+# shellcheck disable=SC2034 # for those who source this
+FIO_TOGETHER='
+function together(amount, arithmetic, rate, beside, left, checks, reads) {
+    arithmetic += amount / checks
+    reads = amount / beside
+    if (reads * left <= arithmetic)
+        return arithmetic + reads * (1 - left)
+    return arithmetic / left + (amount - arithmetic / left * beside) / rate
+}
+function by_itself(arithmetic, amount, waited, rate, beside, left, checks, during) {
+    during = (amount - waited * rate) / beside
+    during = during > arithmetic ? arithmetic : during > 0 ? during : 0
+    return arithmetic - during * (1 - left) - during * beside / checks
+}'
 
 fio_rate()
 {
