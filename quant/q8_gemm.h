@@ -46,7 +46,8 @@ struct vector {
 };
 
 struct group {
-    _Alignas(64) float lanes[PS_Q8_LANES][GROUP_COLUMNS][PANELS][PANEL_ROWS];
+    /* One more than there are: vectors a power of two apart would share the cache's sets. */
+    _Alignas(64) float lanes[GROUP_COLUMNS][PS_Q8_LANES + 1][PANELS][PANEL_ROWS];
     struct panel panel[PANELS];
     struct vector vector[GROUP_COLUMNS];
 };
@@ -94,8 +95,7 @@ static ALWAYS_INLINE void lanes_begin(struct group *g, const struct ps_q8_matmul
                                       size_t rows, size_t c, size_t n)
 {
     if (m->lanes_in == NULL) {
-        for (size_t l = 0; l < PS_Q8_LANES; l++)
-            memset(g->lanes[l], 0, n * sizeof(g->lanes[l][0]));
+        memset(g->lanes, 0, n * sizeof(g->lanes[0]));
         return;
     }
     for (size_t j = 0; j < n; j++) {
@@ -110,7 +110,7 @@ static ALWAYS_INLINE void lanes_begin(struct group *g, const struct ps_q8_matmul
                 w16 w[4];
                 w16_load4(row, part * PIECE_BYTES, w);
                 for (size_t l = 0; l < 4; l++)
-                    w16_store(g->lanes[4 * part + l][j][p], w[l]);
+                    w16_store(g->lanes[j][4 * part + l][p], w[l]);
             }
         }
     }
@@ -129,7 +129,7 @@ static ALWAYS_INLINE void lanes_store(const struct group *g, float *out, size_t 
         for (size_t part = 0; part < 2; part++) {
             w16 w[4];
             for (size_t l = 0; l < 4; l++)
-                w[l] = w16_load(g->lanes[4 * part + l][j][p]);
+                w[l] = w16_load(g->lanes[j][4 * part + l][p]);
             w16_store4(row, part * PIECE_BYTES, w);
         }
     }
@@ -141,7 +141,7 @@ static ALWAYS_INLINE void lanes_add(const struct group *g, float *y, size_t rows
         size_t count = rows - p * PANEL_ROWS;
         f16 four[4];
         for (int l = 0; l < 4; l++)
-            four[l] = f16_add(f16_load(g->lanes[l][j][p]), f16_load(g->lanes[l + 4][j][p]));
+            four[l] = f16_add(f16_load(g->lanes[j][l][p]), f16_load(g->lanes[j][l + 4][p]));
         f16 total = f16_add(f16_add(four[0], four[2]), f16_add(four[1], four[3]));
         if (count >= PANEL_ROWS) {
             f16_store(y + p * PANEL_ROWS, total);

@@ -33,7 +33,7 @@ static ALWAYS_INLINE void tile_amx(struct group *g, size_t b, size_t lane, const
         sum[0] = m_add32(m_load(sums[0][j]), block_start(v, b, 0, f));
         if (f.halves)
             sum[1] = m_add32(m_load(sums[1][j]), block_start(v, b, 1, f));
-        block_add(g->lanes[lane][c + j][panel], &k, v, b, sum, f);
+        block_add(g->lanes[c + j][lane][panel], &k, v, b, sum, f);
     }
 }
 

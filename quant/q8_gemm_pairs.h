@@ -87,7 +87,7 @@ static ALWAYS_INLINE void tile(struct group *g, size_t b, size_t lane, const int
         size_t row = (piece + (size_t)p) % PIECES_PER_PANEL * M_ROWS;
         struct scales k;
         scales_load(&k, &g->panel[panel], b, row, f);
-        UNROLL for (int j = 0; j < n; j++) block_add(g->lanes[lane][c + (size_t)j][panel] + row, &k,
+        UNROLL for (int j = 0; j < n; j++) block_add(g->lanes[c + (size_t)j][lane][panel] + row, &k,
                                                      &g->vector[c + (size_t)j], b, sum[j][p], f);
     }
 }

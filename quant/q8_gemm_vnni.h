@@ -36,7 +36,7 @@ static ALWAYS_INLINE void tile(struct group *g, size_t b, size_t lane, const int
     {
         struct scales k;
         scales_load(&k, &g->panel[p], b, 0, f);
-        UNROLL for (int j = 0; j < n; j++) block_add(g->lanes[lane][c + (size_t)j][p], &k,
+        UNROLL for (int j = 0; j < n; j++) block_add(g->lanes[c + (size_t)j][lane][p], &k,
                                                      &g->vector[c + (size_t)j], b, sum[j][p], f);
     }
 }
@@ -48,6 +48,17 @@ static ALWAYS_INLINE void multiply_vnni(struct group *g, size_t b, size_t lane, 
 {
     for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
         tile(g, b, lane, x, stride, c, TILE_COLUMNS, panels, f);
-    for (; c < n; c++)
+    switch (n - c) {
+    case 3:
+        tile(g, b, lane, x, stride, c, 3, panels, f);
+        break;
+    case 2:
+        tile(g, b, lane, x, stride, c, 2, panels, f);
+        break;
+    case 1:
         tile(g, b, lane, x, stride, c, 1, panels, f);
+        break;
+    default:
+        break;
+    }
 }
