@@ -117,16 +117,16 @@ static inline bool ps_io_is_simulated(const struct ps_io *io)
 /*
  * Reads a name: [fault:SPEC:]NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread",
  * "pagecache", "mmap"; +iopoll and +sqpoll with the first two only. SPEC is a list of faults
- * between commas, each KIND[=MS]@N[+][/M]: it strikes at the Nth request (from 1; over all members,
- * or of member M), once, or from then on with "+". KIND is
- *   error    the request fails with -EIO
- *   short    half of it is read, rounded down to PS_IO_ALIGN_BYTES
- *   empty    0 bytes are read
+ * between commas, each KIND[=VALUE]@N[+][/M]: it strikes at the Nth request (from 1; over all
+ * members, or of member M), once, or from then on with "+". KIND is error    the request fails with
+ * -EIO short    half of it is read, rounded down to PS_IO_ALIGN_BYTES empty    0 bytes are read
  *   gone     -ENODEV for this and every later request of its member
  *   hang     it stays in flight until close; with =MS it completes after MS milliseconds as if it
  *            were good, having filled its buffer with other bytes at that very moment
  *   corrupt  one bit of what was read is wrong
  *   slow=MS  it completes MS milliseconds later than it would
+ *   rate=MB  it completes no sooner than by a drive of MB * 10^6 bytes per second, which serves the
+ *            reads of its member that this strikes one after the other
  * Returns false when it is no such name. engine->faults points into `name`.
  */
 bool ps_io_engine_parse(const char *name, struct ps_io_engine *engine);

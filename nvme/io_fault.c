@@ -14,26 +14,27 @@
 #include "nvme/io.h"
 
 #define RULE_COUNT_MAX 16u
-#define DELAY_MS_MAX 86400000u
+#define VALUE_MAX 86400000u  /* a day of milliseconds */
+#define MS UINT64_C(1000000) /* ns */
 #define NEVER UINT64_MAX
 
-enum kind { NOTHING, READ_ERROR, SHORT, EMPTY, GONE, HANG, CORRUPT, SLOW };
+enum kind { NOTHING, READ_ERROR, SHORT, EMPTY, GONE, HANG, CORRUPT, SLOW, RATE };
 
 static const struct {
     const char *name;
     enum kind kind;
-    bool takes_delay, needs_delay;
+    bool takes_value, needs_value;
 } kinds[] = {
     {"error", READ_ERROR, false, false}, {"short", SHORT, false, false},
     {"empty", EMPTY, false, false},      {"gone", GONE, false, false},
     {"hang", HANG, true, false},         {"corrupt", CORRUPT, false, false},
-    {"slow", SLOW, true, true},
+    {"slow", SLOW, true, true},          {"rate", RATE, true, true},
 };
 
 struct rule {
     enum kind kind;
-    uint64_t delay_ns; /* 0: none given */
-    uint64_t at;       /* the number of the request, from 1 */
+    uint64_t value; /* milliseconds, or for RATE MB per second; 0: none given */
+    uint64_t at;    /* the number of the request, from 1 */
     bool goes_on;
     int64_t member; /* -1: any */
     uint64_t seen;  /* requests that it counts */
@@ -43,8 +44,9 @@ struct rule {
 struct slot {
     struct ps_io_request request;
     enum kind kind;
-    uint64_t delay_ns, due_ns; /* due_ns: held until then; NEVER */
-    uint64_t number;           /* of the fault that struck it */
+    uint64_t due_ns; /* held until then; NEVER */
+    uint64_t number; /* of the fault that struck it */
+    uint64_t value;  /* of its rule */
     int32_t result;
     bool is_held;
 };
@@ -58,8 +60,9 @@ struct fault {
     struct rule rules[RULE_COUNT_MAX];
     uint32_t rule_count;
     int member_count;
-    bool *is_gone;   /* [member_count] */
-    uint64_t struck; /* ... to here */
+    bool *is_gone;     /* [member_count] */
+    uint64_t struck;   /* ... to here */
+    uint64_t *free_ns; /* [member_count] when the last of its reads at some rate is through */
     uint32_t in_flight, with_inner;
     struct slot *slots;   /* [capacity]; what follows, too */
     uint32_t *free_slots; /* stack */
@@ -96,10 +99,10 @@ static bool take_number(struct text *t, uint64_t min, uint64_t max, uint64_t *nu
     return t->at > begin && value >= min && value <= max;
 }
 
-/* KIND[=MS]@N[+][/M] */
+/* KIND[=VALUE]@N[+][/M] */
 static bool take_rule(struct text *t, struct rule *rule)
 {
-    uint64_t ms = 0, member;
+    uint64_t member;
     size_t i = 0;
 
     while (i < PS_ARRAY_LEN(kinds) && !take(t, kinds[i].name))
@@ -107,12 +110,11 @@ static bool take_rule(struct text *t, struct rule *rule)
     if (i == PS_ARRAY_LEN(kinds))
         return false;
     *rule = (struct rule){.kind = kinds[i].kind, .member = -1};
-    if (kinds[i].takes_delay && take(t, "=")) {
-        if (!take_number(t, 1, DELAY_MS_MAX, &ms))
+    if (kinds[i].takes_value && take(t, "=")) {
+        if (!take_number(t, 1, VALUE_MAX, &rule->value))
             return false;
     }
-    rule->delay_ns = ms * 1000000u;
-    if ((kinds[i].needs_delay && ms == 0) || !take(t, "@") ||
+    if ((kinds[i].needs_value && rule->value == 0) || !take(t, "@") ||
         !take_number(t, 1, UINT64_MAX, &rule->at))
         return false;
     rule->goes_on = take(t, "+");
@@ -175,7 +177,7 @@ static void find_fault(struct fault *f, struct slot *slot)
     pthread_mutex_lock(&f->lock);
     const struct rule *rule = judge(f, member);
     slot->kind = f->is_gone[member] ? GONE : rule ? rule->kind : NOTHING;
-    slot->delay_ns = rule ? rule->delay_ns : 0;
+    slot->value = rule ? rule->value : 0;
     f->struck += slot->kind != NOTHING;
     f->is_gone[member] = slot->kind == GONE;
     slot->number = f->struck;
@@ -185,7 +187,7 @@ static void find_fault(struct fault *f, struct slot *slot)
 /* Decides a request's fate. Returns how many of its bytes are to be read; 0: it is held here. */
 static uint32_t begin(struct fault *f, struct slot *slot)
 {
-    uint32_t bytes = slot->request.bytes;
+    uint32_t bytes = slot->request.bytes, member = slot->request.member;
 
     find_fault(f, slot);
     switch (slot->kind) {
@@ -199,13 +201,18 @@ static uint32_t begin(struct fault *f, struct slot *slot)
         hold(slot, 0, 0);
         return 0;
     case HANG:
-        hold(slot, (int32_t)bytes, slot->delay_ns ? ps_now_ns() + slot->delay_ns : NEVER);
+        hold(slot, (int32_t)bytes, slot->value ? ps_now_ns() + slot->value * MS : NEVER);
         return 0;
     case SHORT:
         bytes = bytes / 2 & ~(PS_IO_ALIGN_BYTES - 1);
         if (bytes == 0)
             hold(slot, 0, 0);
         return bytes;
+    case RATE:
+        f->free_ns[member] =
+            ps_max_u64(f->free_ns[member], ps_now_ns()) + 1000 * bytes / slot->value;
+        slot->due_ns = f->free_ns[member];
+        break;
     case NOTHING:
     case CORRUPT:
     case SLOW:
@@ -260,14 +267,16 @@ static void flip_bit(struct slot *slot)
         data[slot->number * 40503u % (uint32_t)slot->result] ^= (uint8_t)(1u << slot->number % 8);
 }
 
-/* Takes what the other engine has finished: it is due now, unless it is to be slow. */
+/* Takes what the other engine has finished: it is due now, unless it is to be slow, or before its
+ * turn at some rate. */
 static int take_inner(struct fault *f, uint64_t wait_ns)
 {
     int count = f->inner->ops->reap(f->inner, f->reaped, f->io.capacity, wait_ns);
 
     for (int i = 0; i < count; i++) {
         struct slot *slot = &f->slots[f->reaped[i].tag];
-        hold(slot, f->reaped[i].result, slot->kind == SLOW ? ps_now_ns() + slot->delay_ns : 0);
+        hold(slot, f->reaped[i].result,
+             slot->kind == SLOW ? ps_now_ns() + slot->value * MS : slot->due_ns);
         if (slot->kind == CORRUPT)
             flip_bit(slot);
         f->with_inner--;
@@ -356,6 +365,7 @@ static uint32_t fault_close(struct ps_io *io)
     pthread_mutex_destroy(&f->lock);
     pthread_cond_destroy(&f->wake);
     free(f->is_gone);
+    free(f->free_ns);
     free(f->slots);
     free(f->free_slots);
     free(f->batch);
@@ -366,7 +376,7 @@ static uint32_t fault_close(struct ps_io *io)
 
 static uint64_t fault_memory_bytes(int member_count, uint32_t depth)
 {
-    return sizeof(struct fault) + (uint64_t)member_count * sizeof(bool) +
+    return sizeof(struct fault) + (uint64_t)member_count * (sizeof(bool) + sizeof(uint64_t)) +
            (uint64_t)member_count * depth *
                (sizeof(struct slot) + sizeof(uint32_t) + sizeof(struct ps_io_request) +
                 sizeof(struct ps_io_completion));
@@ -378,11 +388,12 @@ static int allocate(struct fault *f, const struct ps_io_config *config, struct p
 
     f->member_count = config->member_count;
     f->is_gone = calloc((size_t)config->member_count, sizeof(*f->is_gone));
+    f->free_ns = calloc((size_t)config->member_count, sizeof(*f->free_ns));
     f->slots = calloc(capacity, sizeof(*f->slots));
     f->free_slots = calloc(capacity, sizeof(*f->free_slots));
     f->batch = calloc(capacity, sizeof(*f->batch));
     f->reaped = calloc(capacity, sizeof(*f->reaped));
-    if (!f->is_gone || !f->slots || !f->free_slots || !f->batch || !f->reaped)
+    if (!f->is_gone || !f->free_ns || !f->slots || !f->free_slots || !f->batch || !f->reaped)
         return ps_error_set(err, -ENOMEM, NULL, "out of memory while opening the I/O engine");
     for (uint32_t i = 0; i < capacity; i++)
         f->free_slots[f->free_count++] = i;

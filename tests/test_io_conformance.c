@@ -677,6 +677,8 @@ static void test_names(void **state)
         "fault:error@1,:uring",
         "fault:error=5@1:uring",
         "fault:slow@1:uring",
+        "fault:rate@1:uring",
+        "fault:rate=0@1:uring",
         "fault:slow=0@1:uring",
         "fault:error@1/:uring",
         "fault:error@x:uring",

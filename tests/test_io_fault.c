@@ -218,6 +218,25 @@ static void test_slow(void **state)
     ps_io_close(&bed.io);
 }
 
+/* Reads at a rate come back one after the other, right, and for each member apart. */
+static void test_rate(void **state)
+{
+    struct ps_io_completion got;
+
+    need_engine("rate=1@1+/1", *state);
+    uint64_t begin_ns = ps_now_ns(), each_ns = READ_BYTES * 1000;
+    for (uint64_t i = 0; i < 4; i++)
+        submit(i, i == 0 ? 0 : 1);
+    for (uint64_t i = 0; i < 4; i++) {
+        got = reap_one();
+        assert_true(went("", got.tag, got.tag == 0 ? 0 : 1, got.result));
+        assert_int_equal(got.tag, i);
+        assert_true(ps_now_ns() - begin_ns >= i * each_ns);
+    }
+    assert_int_equal(ps_io_fault_count(bed.io), 3);
+    ps_io_close(&bed.io);
+}
+
 /* Reads that hang for ever hold their places, end no wait, and do not keep the engine open. */
 static void test_hang(void **state)
 {
@@ -298,10 +317,10 @@ static void set_up(void)
 
 int main(void)
 {
-    static void (*const run[])(void **) = {test_every_n,       test_onwards, test_hang_for_a_time,
-                                           test_slow,          test_hang,    test_wake,
-                                           test_no_such_member};
-    static const char *const names[] = {"every n", "onwards", "hang for a time", "slow",
+    static void (*const run[])(void **) = {test_every_n, test_onwards,       test_hang_for_a_time,
+                                           test_slow,    test_rate,          test_hang,
+                                           test_wake,    test_no_such_member};
+    static const char *const names[] = {"every n", "onwards", "hang for a time", "slow", "rate",
                                         "hang",    "wake",    "no such member"};
     static const char *const engines[] = {"uring", "pread"};
     struct CMUnitTest tests[PS_ARRAY_LEN(run) * PS_ARRAY_LEN(engines)];
