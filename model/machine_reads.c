@@ -3,6 +3,7 @@
  * does not hold, as many at once, until the threads that compute have been woken.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,19 +26,46 @@ struct reading {
     uint64_t random;
 };
 
+struct checks {
+    void (*task)(void *ctx, uint32_t i);
+    void *ctx;
+    uint32_t count;
+    _Atomic uint32_t next;
+};
+
+static void check_thread(void *ctx, int thread, int threads)
+{
+    struct checks *c = ctx;
+
+    (void)thread, (void)threads;
+    for (uint32_t i; (i = atomic_fetch_add_explicit(&c->next, 1, memory_order_relaxed)) < c->count;)
+        c->task(c->ctx, i);
+}
+
+/* As a run does: whoever is awake checks the next. */
+static void checks_run(void *ctx, void (*task)(void *task_ctx, uint32_t i), void *task_ctx,
+                       uint32_t count)
+{
+    struct checks c = {.task = task, .ctx = task_ctx, .count = count};
+    struct reading *r = ctx;
+
+    ps_pool_offer(r->pool, check_thread, &c);
+}
+
 static int open_reading(struct reading *r, const struct ps_engine_options *options, uint32_t most,
                         struct ps_error *err)
 {
     const struct ps_config *c = &r->model->config;
-    struct ps_store_options store = {.engine = options->io, .lease_count = most};
+    struct ps_store_options store = {
+        .engine = options->io, .lease_count = most, .run = checks_run, .run_ctx = r};
 
     for (uint32_t l = 0; l < c->layer_count; l++)
         if (c->layers[l].ffn == PS_FFN_MOE)
             r->layers[r->layer_count++] = l;
     store.cache_bytes = ps_store_floor_bytes(r->model->volume, &store);
     r->random = ps_now_ns();
-    int rc = ps_store_open(&r->store, r->model->volume, &store, err);
-    return rc == 0 ? ps_pool_open(&r->pool, options->threads, err) : rc;
+    int rc = ps_pool_open(&r->pool, options->threads, err);
+    return rc == 0 ? ps_store_open(&r->store, r->model->volume, &store, err) : rc;
 }
 
 /* Misses so many experts of one layer. Returns the time from the first that was asked for, 0 if
@@ -115,9 +143,9 @@ int ps_model_time_misses(struct ps_model *model, const struct ps_engine_options 
         last = n;
     }
     times->count = rc == 0 && last == most ? last : 0;
-    ps_pool_close(&r->pool);
     if (r->store)
         ps_store_close(&r->store);
+    ps_pool_close(&r->pool);
     free(r);
     return rc;
 }

@@ -1,4 +1,4 @@
-/* penstock trace VOLUME... --file TEXT --out FILE, or --import FILE --out FILE: which experts a
+/* penstock trace VOLUME... --file TEXT|--ids IDS --out FILE, or --import FILE --out FILE: which experts a
  * model chose for every token. */
 #include "tools/tool.h"
 
@@ -10,7 +10,7 @@
 
 #define CONTEXT_DEFAULT 4096u
 
-enum { KEY_FILE = 1, KEY_OUT, KEY_HIDDEN, KEY_TOKENS, KEY_RANKS, KEY_JSON };
+enum { KEY_FILE = 1, KEY_IDS, KEY_OUT, KEY_HIDDEN, KEY_TOKENS, KEY_RANKS, KEY_JSON };
 enum { KEY_IMPORT = 32, KEY_FORM, KEY_MODEL, KEY_EXPERTS, KEY_EXPERT_BYTES };
 
 struct trace_args {
@@ -32,14 +32,15 @@ static void args_check(const struct trace_args *args, struct argp_state *state)
     bool imports = args->import.file != NULL;
 
     if (!imports && (args->record.file == NULL || args->volume.named_count == 0))
-        argp_error(state, "name a VOLUME and a text with --file, or a trace with --import");
+        argp_error(state, "name a VOLUME and a text with --file or its token ids with --ids, or a "
+                          "trace with --import");
     if (args->record.out == NULL)
         argp_error(state, "--out is needed");
     if (args->record.hidden && guesses_learned(args))
         argp_error(state, "--hidden: train-predictor learns from the gate's guesses; leave out "
                           "--predictor learned");
     if (imports && (args->record.file != NULL || args->volume.path_count > 0))
-        argp_error(state, "--import takes neither a volume nor --file");
+        argp_error(state, "--import takes neither a volume nor --file or --ids");
     if (imports && (args->record.hidden || args->has_ranks || args->record.tokens_max > 0 ||
                     memcmp(&args->engine, &args->engine_before, sizeof(args->engine)) != 0))
         argp_error(state, "--import takes no options of recording: --hidden, --tokens, --ranks, "
@@ -69,7 +70,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         state->child_inputs[1] = &args->engine;
         return 0;
     case KEY_FILE:
+    case KEY_IDS:
+        if (args->record.file != NULL)
+            argp_error(state, "one text at a time: --file or --ids, once");
         args->record.file = arg;
+        args->record.are_ids = key == KEY_IDS;
         return 0;
     case KEY_OUT:
         args->record.out = args->import.out = arg;
@@ -112,6 +117,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static const struct argp_option options[] = {
     {"file", KEY_FILE, "TEXT", 0, "the text that is read; - reads standard input", 1},
+    {"ids", KEY_IDS, "FILE", 0,
+     "token ids in place of a text, separated by commas or blanks; - reads standard input", 1},
     {"out", KEY_OUT, "FILE", 0, "where the trace goes", 1},
     {"hidden", KEY_HIDDEN, NULL, 0,
      "record what the routers see, too, and guesses of all experts: for train-predictor", 1},
@@ -237,7 +244,7 @@ int cmd_trace(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.engine.stop = tool_stop_flag();
-    const struct tool_name names[] = {{"--file", args.record.file, true},
+    const struct tool_name names[] = {{args.record.are_ids ? "--ids" : "--file", args.record.file, true},
                                       {"--import", args.import.file, true},
                                       {"--predictor-file", args.engine.predictor_file, true},
                                       {"--out", args.record.out, false}};

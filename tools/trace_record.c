@@ -282,7 +282,9 @@ static int ids_get(const struct tool_record_options *options, const struct ps_mo
     size_t text_bytes;
     int rc = tool_text_read(options->file, &text, &text_bytes, err);
 
-    if (rc == 0)
+    if (rc == 0 && options->are_ids)
+        rc = tool_ids_text_parse(text, text_bytes, ids, id_count, err);
+    else if (rc == 0)
         rc = tool_tokenize(model, text, text_bytes, ids, id_count, err);
     free(text);
     if (rc == 0 && *id_count == 0)

@@ -9,6 +9,7 @@
 
 struct tool_record_options {
     const char *file, *out; /* the text, and the trace */
+    bool are_ids;           /* the text is token ids */
     uint32_t window;        /* tokens of a sequence; the last may be shorter */
     uint64_t tokens_max;    /* of the text; 0 = all */
     uint32_t rank_count;    /* of each guess; at most the model's experts; 0 = none recorded */

@@ -24,6 +24,15 @@ quiet "$penstock" trace demo --file text --tokens 3 --ranks 0 --out bare
 # To a pipe: the same bytes, whose number is told, and nothing between them.
 "$penstock" trace demo --file text --tokens 3 --ranks 0 --out - --json 2>said.json | cmp - bare || die "another trace in a pipe"
 jq -e ".bytes == $(stat -c %s bare)" said.json >/dev/null || die "another number of bytes: $(cat said.json)"
+# By its ids: the same, of a volume without a tokenizer too.
+"$penstock" tokenize demo <text >ids
+quiet "$penstock" trace demo --ids ids --ctx 100 --out by_ids
+same whole by_ids "ids in place of the text"
+echo 1,2,99999999 >beyond
+fails 1 '99999999' "$penstock" trace demo --ids beyond --out x
+fails 1 '--ids and --out are the same' "$penstock" trace demo --ids ids --out ./ids
+fails 2 'one text' "$penstock" trace demo --ids ids --file text --out x
+fails 2 'neither' "$penstock" trace --import text --ids ids --out x
 : >empty
 fails 1 'no tokens' "$penstock" trace demo --file empty --out x
 fails 1 'cannot' "$penstock" trace demo --file text --out nowhere/x
