@@ -4,7 +4,9 @@
 #   fio_rate MEMBERS BYTES [SECONDS]
 #       bytes per second of random reads of so many bytes, 8 in flight, for 2 s, over the members (PATH[:PATH]...):
 #       io_uring, O_DIRECT, registered files and buffers, those in hugepages where 16 are free. Without hugepages the
-#       kernel cuts reads up: it is half as fast.
+#       kernel cuts reads up: it is half as fast. With RATE (MB/s of a member) set, no more than that.
+#   FIO_IO
+#       options for Penstock to have the same of RATE
 #   fio_beside MEMBERS BYTES
 #       what drives and processors leave each other: bytes per second of the same reads while all processors compute,
 #       then the share of their arithmetic that is left, of that without the reads: less than 1 where what serves the
@@ -32,14 +34,19 @@ function by_itself(arithmetic, amount, waited, rate, beside, left, checks, durin
     return arithmetic - during * (1 - left) - during * beside / checks
 }'
 
+FIO_IO=()
+[ -z "${RATE:-}" ] || FIO_IO=(--io "fault:rate=$RATE@1+:uring")
+
 fio_rate()
 {
+    local colons=${1//[^:]/}
     local options=(--name=x --filename="$1" --readonly --allow_file_create=0 --ioengine=io_uring --direct=1
         --rw=randread --randrepeat=0 --norandommap --bs="$2" --blockalign=4096 --iodepth=8 --fixedbufs
         --registerfiles --time_based --runtime="${3:-2}" --output-format=json)
     if [ "$(awk '/^HugePages_Free/ {print $2}' /proc/meminfo)" -ge 16 ]; then
         options+=(--mem=mmaphuge --hugepage-size=2m)
     fi
+    [ -z "${RATE:-}" ] || options+=(--rate=$((RATE * 1000000 * (${#colons} + 1))))
     fio "${options[@]}" | jq '.jobs[0].read.bw_bytes'
 }
 
