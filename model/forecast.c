@@ -436,37 +436,65 @@ static double prefill_token_seconds(const struct forecasting *f, double tokens)
     return (tokens * ns / f->machine->threads + rounds * RUNS_ROUND * run_ns) / 1e9;
 }
 
-/* Experts are taken in the order of the drives, chunk after chunk: of what does not fit as a whole
- * an LRU holds nothing when it is asked for again. */
-static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double fraction)
+/*
+ * Misses of one layer of a chunk, of the experts that it asks for; `before` is what the layers
+ * before it missed. Experts are taken in the order of the drives, layer after layer. What was in
+ * memory before the prompt is there until as many others have come; of what does not fit as a
+ * whole an LRU holds nothing when the next chunk asks for it again.
+ */
+static double prefill_misses(const struct forecasting *f, double distinct, double fraction,
+                             double before, double slots, bool is_first)
+{
+    if (!is_first)
+        return fraction * f->config->expert_count < distinct ? distinct : distinct * (1 - fraction);
+    double most = distinct * (1 - fraction * fmax(1 - before / slots, 0));
+    return distinct * (1 - fraction * fmax(1 - (before + most / 2) / slots, 0));
+}
+
+static void prefill_chunk(const struct forecasting *f, double fraction, double slots,
+                          uint32_t prompt, uint32_t chunk, bool is_first, struct spent *s)
 {
     const struct ps_config *c = f->config;
-    uint32_t asked = f->options->prompt_tokens ? f->options->prompt_tokens : PROMPT_TOKENS;
-    uint32_t prompt = (uint32_t)ps_min_u64(asked, f->engine.ctx);
-    uint32_t chunk = (uint32_t)ps_min_u64(prompt, f->engine.chunk_tokens);
-    double chunks = ceil((double)prompt / chunk), distinct, missed;
-    uint32_t vectors = ps_forecast_expert_vectors(c, f->engine.experts_used, chunk);
-    struct spent s = {0};
+    uint32_t used = f->engine.experts_used;
+    double distinct = union_of(c, used, chunk), missed = 0;
 
-    distinct = union_of(c, f->engine.experts_used, chunk);
-    missed = fraction < distinct / c->expert_count ? distinct : distinct * (1 - fraction);
-    if (missed > 0 && f->drive_bytes_per_s <= 0)
-        return (struct ps_forecast_rate){0};
+    if (f->options->reuse && ps_reuse_distinct(f->options->reuse, chunk) > 0)
+        distinct = fmin(ps_reuse_distinct(f->options->reuse, chunk), c->expert_count);
+    uint32_t vectors = (uint32_t)ceil((double)chunk * used / distinct);
     for (uint32_t l = 0; l < c->layer_count; l++) {
         double mixer = part_seconds(f, l, PS_PART_MIXER, chunk) +
                        prefill_state_seconds(f, l, chunk, prompt) + alone_seconds(f, l) +
                        prefill_token_seconds(f, chunk);
         double compute = part_seconds(f, l, PS_PART_SHARED, chunk) +
                          distinct * part_seconds(f, l, PS_PART_EXPERT, vectors);
-        double reads = c->layers[l].ffn == PS_FFN_MOE && missed > 0
-                           ? read_seconds(f, missed * (double)expert_bytes(f, l), compute)
-                           : 0;
-        s.seconds += mixer + fmax(reads, compute);
-        s.compute += mixer + compute;
-        s.waiting += fmax(reads - compute, 0);
+        double reads = 0;
+        if (c->layers[l].ffn == PS_FFN_MOE && fraction < 1) {
+            double misses = prefill_misses(f, distinct, fraction, missed, slots, is_first);
+            missed += misses;
+            reads = read_seconds(f, misses * (double)expert_bytes(f, l), compute);
+        }
+        s->seconds += mixer + fmax(reads, compute);
+        s->compute += mixer + compute;
+        s->waiting += fmax(reads - compute, 0);
     }
-    s.seconds = s.seconds * chunks + head_seconds(f);
-    s.waiting *= chunks;
+}
+
+static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double fraction,
+                                            double slots)
+{
+    uint32_t asked = f->options->prompt_tokens ? f->options->prompt_tokens : PROMPT_TOKENS;
+    uint32_t prompt = (uint32_t)ps_min_u64(asked, f->engine.ctx);
+    uint32_t chunk = (uint32_t)ps_min_u64(prompt, f->engine.chunk_tokens);
+    double more = ceil((double)prompt / chunk) - 1;
+    struct spent s = {0}, later = {0};
+
+    if (fraction < 1 && f->drive_bytes_per_s <= 0)
+        return (struct ps_forecast_rate){0};
+    prefill_chunk(f, fraction, slots, prompt, chunk, true, &s);
+    prefill_chunk(f, fraction, slots, prompt, chunk, false, &later);
+    s.seconds += more * later.seconds + head_seconds(f);
+    s.compute += more * later.compute;
+    s.waiting += more * later.waiting;
     return rate_from(f, &s, prompt);
 }
 
@@ -569,6 +597,6 @@ int ps_model_forecast(struct ps_model *model, const struct ps_forecast_options *
     out->decode_low = decode_rate(&f, out->hit_low);
     out->decode_high = decode_rate(&f, out->hit_high);
     out->decode_overlapped = decode_overlapped(&f, (double)out->missed_bytes);
-    out->prefill = prefill_rate(&f, out->cached_fraction);
+    out->prefill = prefill_rate(&f, out->cached_fraction, out->plan.expert_slots);
     return 0;
 }

@@ -11,6 +11,8 @@
 #define CURVE_COUNT_MAX 16
 /* Experts of one layer and token of which pairs are looked at. */
 #define LAYER_EXPERTS_MAX 64u
+/* Tokens between two accesses to an object are told apart up to so many. */
+#define GAP_MAX 4096u
 
 /*
  * Marks in a line of places: one for each object seen, at the place of its last access. A tree of
@@ -26,6 +28,10 @@ struct ps_reuse {
     double *hits;               /* [object_count + 2]: accesses by distance */
     double *spread;             /* [object_count + 2]: differences of those spread over a range */
     uint64_t counted;
+    uint32_t *token_of; /* [object_count]: 1 + the token of the last access, or 0 */
+    uint64_t *gaps;     /* [GAP_MAX + 1]: counted accesses by tokens since the last one, or more */
+    uint64_t layer_ends, layers_counted;
+    int is_layer_counted;
     /* Pairs of experts of a layer: both miss with fewer slots than the lesser of their distances.
      */
     uint64_t *pairs; /* [object_count + 2], by that */
@@ -54,7 +60,10 @@ int ps_reuse_open(struct ps_reuse **out, uint32_t layers, uint32_t experts, stru
     r->hits = calloc((size_t)r->object_count + 2, sizeof(*r->hits));
     r->spread = calloc((size_t)r->object_count + 2, sizeof(*r->spread));
     r->pairs = calloc((size_t)r->object_count + 2, sizeof(*r->pairs));
-    if (!r->place_of || !r->object_at || !r->sums || !r->hits || !r->spread || !r->pairs) {
+    r->token_of = calloc(r->object_count, sizeof(*r->token_of));
+    r->gaps = calloc(GAP_MAX + 1, sizeof(*r->gaps));
+    if (!r->place_of || !r->object_at || !r->sums || !r->hits || !r->spread || !r->pairs ||
+        !r->token_of || !r->gaps) {
         ps_reuse_close(&r);
         return ps_error_set(err, -ENOMEM, NULL, "not enough memory");
     }
@@ -74,6 +83,8 @@ void ps_reuse_close(struct ps_reuse **reuse)
     free(r->hits);
     free(r->spread);
     free(r->pairs);
+    free(r->token_of);
+    free(r->gaps);
     free(r);
     *reuse = NULL;
 }
@@ -110,12 +121,25 @@ static void move_together(struct ps_reuse *r)
     r->next = to;
 }
 
+static void gap_count(struct ps_reuse *r, uint32_t object, int is_counted)
+{
+    uint32_t token = (uint32_t)(r->layer_ends / (r->object_count / r->experts));
+    uint32_t gap = r->token_of[object] > 0 ? token + 1 - r->token_of[object] : GAP_MAX;
+
+    r->token_of[object] = token + 1;
+    if (!is_counted)
+        return;
+    r->gaps[ps_min_u64(gap, GAP_MAX)]++;
+    r->is_layer_counted = 1;
+}
+
 void ps_reuse_access(struct ps_reuse *r, uint32_t layer, uint32_t expert, int is_counted)
 {
     uint32_t object = layer * r->experts + expert;
 
     if (r->next > r->place_count)
         move_together(r);
+    gap_count(r, object, is_counted);
     uint32_t place = r->place_of[object], distance;
     r->counted += is_counted != 0;
     if (place == 0) {
@@ -146,6 +170,9 @@ void ps_reuse_layer_end(struct ps_reuse *r)
         r->pair_count += i;
     }
     r->layer_count = 0;
+    r->layer_ends++;
+    r->layers_counted += r->is_layer_counted;
+    r->is_layer_counted = 0;
 }
 
 double ps_reuse_hit_rate(const struct ps_reuse *r, double slots)
@@ -170,6 +197,19 @@ double ps_reuse_clustering(const struct ps_reuse *r, double slots)
         both += r->pairs[d];
     double together = (double)both / (double)r->pair_count;
     return fmin(fmax((together - miss * miss) / (miss * (1 - miss)), 0), 1);
+}
+
+/* Token j of a row brings those that were not chosen by the j before it: whose gap is longer. */
+double ps_reuse_distinct(const struct ps_reuse *r, uint32_t tokens)
+{
+    uint64_t longer = r->counted;
+    double sum = 0;
+
+    for (uint32_t j = 0; j < tokens; j++) {
+        longer -= j <= GAP_MAX - 1 ? r->gaps[j] : 0;
+        sum += (double)longer;
+    }
+    return r->layers_counted ? sum / (double)r->layers_counted : 0;
 }
 
 /* ---- curves ---------------------------------------------------------------------------------- */

@@ -38,6 +38,11 @@ double ps_reuse_hit_rate(const struct ps_reuse *reuse, double slots);
  */
 double ps_reuse_clustering(const struct ps_reuse *reuse, double slots);
 
+/* Experts of a layer that at least one of so many tokens in a row chooses, 0 if no access was
+ * counted. Of longer rows than half of what was accessed, and than 4096 tokens, it says too much.
+ */
+double ps_reuse_distinct(const struct ps_reuse *reuse, uint32_t tokens);
+
 /* ---- hit rates that were derived from traces (reuse_table.c, made by bench/reuse_table) --------
  */
 

@@ -1,4 +1,5 @@
 /* Stack distances against a plain LRU, and what the shipped curves give. */
+#include <math.h>
 #include <stdlib.h>
 
 #include "core/util.h"
@@ -78,6 +79,43 @@ static void test_first_touches(void **state)
 }
 
 /* Layers that miss as a whole, or not at all, and layers of which each expert misses by itself. */
+/* Tokens that always choose the same, each others in turn, and any. */
+static void test_distinct(void **state)
+{
+    struct ps_reuse *same, *turn, *any;
+    uint64_t seed = 5;
+
+    (void)state;
+    assert_int_equal(ps_reuse_open(&same, 2, 64, NULL), 0);
+    assert_int_equal(ps_reuse_open(&turn, 2, 64, NULL), 0);
+    assert_int_equal(ps_reuse_open(&any, 2, 64, NULL), 0);
+    assert_true(ps_reuse_distinct(any, 10) == 0);
+    for (uint32_t i = 0; i < 4000; i++) {
+        for (uint32_t l = 0; l < 2; l++) {
+            uint32_t first = random_next(&seed) % 64, second = random_next(&seed) % 63;
+            for (uint32_t k = 0; k < 2; k++) {
+                ps_reuse_access(same, l, k, i >= 2000);
+                ps_reuse_access(turn, l, (2 * i + k) % 64, i >= 2000);
+                ps_reuse_access(any, l, k == 0 ? first : second + (second >= first), i >= 2000);
+            }
+            ps_reuse_layer_end(same);
+            ps_reuse_layer_end(turn);
+            ps_reuse_layer_end(any);
+        }
+    }
+    for (uint32_t n = 1; n <= 100; n++) {
+        double all = 64 * (1 - pow(1 - 2.0 / 64, n));
+        assert_true(ps_reuse_distinct(same, n) == 2);
+        assert_true(ps_reuse_distinct(turn, n) == ps_min_u64(2 * n, 64));
+        assert_true(fabs(ps_reuse_distinct(any, n) - all) < 0.02 * all);
+    }
+    /* Rows longer than gaps are counted for. */
+    assert_true(ps_reuse_distinct(same, 6000) == 2);
+    ps_reuse_close(&same);
+    ps_reuse_close(&turn);
+    ps_reuse_close(&any);
+}
+
 static void test_clustering(void **state)
 {
     struct ps_reuse *together, *apart;
@@ -186,8 +224,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_lru), cmocka_unit_test(test_first_touches),
-        cmocka_unit_test(test_clustering),  cmocka_unit_test(test_curves),
-        cmocka_unit_test(test_own_trace),
+        cmocka_unit_test(test_distinct),    cmocka_unit_test(test_clustering),
+        cmocka_unit_test(test_curves),      cmocka_unit_test(test_own_trace),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

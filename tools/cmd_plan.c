@@ -155,13 +155,14 @@ static int basis_find(struct plan_result *r, struct plan_args *args, struct ps_e
     if (rc < 0 || args->drives != NULL)
         return rc;
     if (r->is_volume) {
-        rc = plan_drives_of_volume(&r->drives, r->model, probe, err);
+        rc = plan_drives_of_volume(&r->drives, r->model, probe, args->engine.io, err);
         return rc < 0 || !probe
                    ? rc
                    : ps_model_time_misses(r->model, &args->engine, &r->drives.miss_times, err);
     }
-    return probe && access(path, F_OK) == 0 ? plan_drives_of_source(&r->drives, r->model, path, err)
-                                            : 0;
+    return probe && access(path, F_OK) == 0
+               ? plan_drives_of_source(&r->drives, r->model, path, args->engine.io, err)
+               : 0;
 }
 
 static struct ps_forecast_options forecast_options(const struct plan_result *r,

@@ -47,13 +47,14 @@ int plan_machine_parse(struct plan_machine *machine, const char *spec, struct ps
 int plan_machine_probe(struct plan_machine *machine, struct ps_model *model,
                        const struct ps_engine_options *options, struct ps_error *err);
 
-/* The drives of a volume: as recorded in it, or measured now. Members of one drive are one. */
+/* The drives of a volume: as recorded in it, or measured now with this I/O engine. Members of one
+ * drive are one. */
 int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bool is_probed,
-                          struct ps_error *err);
+                          const char *io, struct ps_error *err);
 
 /* The drive that a checkpoint lies on, measured now as the model would read it. */
 int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, const char *path,
-                          struct ps_error *err);
+                          const char *io, struct ps_error *err);
 
 void plan_print(const struct plan_result *result);
 json_t *plan_json(const struct plan_result *result);

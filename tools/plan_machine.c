@@ -101,8 +101,8 @@ int plan_drives_parse(struct plan_drives *drives, const char *spec, struct ps_er
  * beside busy processors too, and alone. Means, not medians: a layer waits for its slowest read, so
  * what happens rarely counts as well.
  */
-static int drive_measure(const char *path, const struct ps_model *model, struct plan_drives *drives,
-                         int at, struct ps_error *err)
+static int drive_measure(const char *path, const struct ps_model *model, const char *io,
+                         struct plan_drives *drives, int at, struct ps_error *err)
 {
     struct ps_member_profile *profile = &drives->drives[at];
     struct ps_measure_result many, busy, alone;
@@ -114,6 +114,7 @@ static int drive_measure(const char *path, const struct ps_model *model, struct 
     uint64_t reads = info.experts_used * ps_div_up(info.expert_bytes_max, request);
     struct ps_measure_options options = {.paths = &path,
                                          .path_count = 1,
+                                         .engine = io,
                                          .request_bytes = (uint32_t)request,
                                          .depth = (uint32_t)ps_min_u64(reads, DEPTH),
                                          .ns_max = BANDWIDTH_NS,
@@ -161,7 +162,7 @@ static bool same_place(const char *a, const char *b)
 }
 
 int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bool is_probed,
-                          struct ps_error *err)
+                          const char *io, struct ps_error *err)
 {
     const struct ps_volume *volume = ps_model_volume(model);
     const char *paths[PS_MEMBER_COUNT_MAX];
@@ -187,7 +188,7 @@ int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bo
         paths[drives->count++] = info.path;
         if (!is_probed)
             drives->drives[at] = *recorded;
-        int rc = is_probed ? drive_measure(info.path, model, drives, at, err) : 0;
+        int rc = is_probed ? drive_measure(info.path, model, io, drives, at, err) : 0;
         if (rc < 0)
             return rc;
     }
@@ -216,7 +217,7 @@ static bool largest_file(const char *folder, char *path, size_t path_bytes)
 }
 
 int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, const char *path,
-                          struct ps_error *err)
+                          const char *io, struct ps_error *err)
 {
     char file[4096];
     struct stat st;
@@ -224,7 +225,7 @@ int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, co
     *drives = (struct plan_drives){.count = 1, .origin = "measured now"};
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode) && largest_file(path, file, sizeof(file)))
         path = file;
-    return drive_measure(path, model, drives, 0, err);
+    return drive_measure(path, model, io, drives, 0, err);
 }
 
 /* ---- machines -------------------------------------------------------------------------------- */
