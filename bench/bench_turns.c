@@ -11,6 +11,7 @@
  * that proved right and wrong. Exit status 1 also if the last logits differ by a bit. Needs memory
  * for all at once. Free hugepages go to the first process alone: better there are none. Processes
  * differ by where their memory lies, too, which no number of turns evens out: compare "off off".
+ * Environment: IO, as of --io (fault:rate=1500@1+:uring: a drive that is the same all the time).
  */
 #include <inttypes.h>
 #include <math.h>
@@ -115,6 +116,7 @@ static int run_player(const struct bench *b, const struct player *p)
                                         .activations = "q8",
                                         .ctx = b->prompt + b->tokens,
                                         .prompt_tokens = b->prompt,
+                                        .io = getenv("IO"),
                                         .predictor = p->name,
                                         .predictor_file = p->file};
     struct ps_model *model = NULL;

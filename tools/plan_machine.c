@@ -99,10 +99,10 @@ int plan_drives_parse(struct plan_drives *drives, const char *spec, struct ps_er
 /*
  * Reads of the size and in the number that the model asks for when every expert of a layer misses,
  * beside busy processors too, and alone. Means, not medians: a layer waits for its slowest read, so
- * what happens rarely counts as well.
+ * what happens rarely counts as well. All members that the drive has are read together.
  */
-static int drive_measure(const char *path, const struct ps_model *model, const char *io,
-                         struct plan_drives *drives, int at, struct ps_error *err)
+static int drive_measure(const char *const *paths, int path_count, const struct ps_model *model,
+                         const char *io, struct plan_drives *drives, int at, struct ps_error *err)
 {
     struct ps_member_profile *profile = &drives->drives[at];
     struct ps_measure_result many, busy, alone;
@@ -112,8 +112,8 @@ static int drive_measure(const char *path, const struct ps_model *model, const c
     uint64_t slice = ps_align_up(ps_div_up(info.expert_bytes_max, info.slices_per_expert), 4096);
     uint64_t request = ps_min_u64(slice, REQUEST_BYTES_MAX);
     uint64_t reads = info.experts_used * ps_div_up(info.expert_bytes_max, request);
-    struct ps_measure_options options = {.paths = &path,
-                                         .path_count = 1,
+    struct ps_measure_options options = {.paths = paths,
+                                         .path_count = path_count,
                                          .engine = io,
                                          .request_bytes = (uint32_t)request,
                                          .depth = (uint32_t)ps_min_u64(reads, DEPTH),
@@ -121,7 +121,7 @@ static int drive_measure(const char *path, const struct ps_model *model, const c
                                          .seed = ps_now_ns(),
                                          .stop = tool_stop_flag()};
     int rc = ps_measure_run(&options, &many, err);
-    profile->depth = options.depth;
+    profile->depth = options.depth * (uint32_t)path_count;
     options.seed++;
     /* What serves the drive may need processors itself, as the host of a virtual machine does. */
     options.is_beside_busy = true;
@@ -129,6 +129,7 @@ static int drive_measure(const char *path, const struct ps_model *model, const c
         rc = ps_measure_run(&options, &busy, err);
     options.is_beside_busy = false;
     options.depth = 1;
+    options.path_count = 1;
     options.ns_max = LATENCY_NS;
     options.seed++;
     if (rc == 0)
@@ -136,7 +137,7 @@ static int drive_measure(const char *path, const struct ps_model *model, const c
     if (rc < 0)
         return rc;
     if (many.is_blank)
-        tool_warn_blank(path);
+        tool_warn_blank(paths[0]);
     profile->request_bytes = options.request_bytes;
     profile->bytes_per_s = many.bytes_per_s;
     profile->latency_ns = alone.request_count ? alone.ns / alone.request_count : 0;
@@ -165,7 +166,9 @@ int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bo
                           const char *io, struct ps_error *err)
 {
     const struct ps_volume *volume = ps_model_volume(model);
-    const char *paths[PS_MEMBER_COUNT_MAX];
+    const char *paths[PS_MEMBER_COUNT_MAX][PS_MEMBER_COUNT_MAX]; /* of each drive's members */
+    int path_counts[PS_MEMBER_COUNT_MAX] = {0};
+    int rc = 0;
 
     *drives = (struct plan_drives){.has_shares = true,
                                    .origin = is_probed ? "measured now" : "recorded in the volume"};
@@ -176,23 +179,23 @@ int plan_drives_of_volume(struct plan_drives *drives, struct ps_model *model, bo
         ps_volume_member(volume, m, &info);
         if (info.is_missing)
             continue;
-        while (at < drives->count && !same_place(paths[at], info.path))
+        while (at < drives->count && !same_place(paths[at][0], info.path))
             at++;
         drives->shares[at] += tool_member_share(volume, m);
+        paths[at][path_counts[at]++] = info.path;
         if (at < drives->count)
             continue;
         if (!is_probed && (recorded == NULL || recorded->bytes_per_s == 0)) {
             drives->count = 0;
             return 0;
         }
-        paths[drives->count++] = info.path;
         if (!is_probed)
             drives->drives[at] = *recorded;
-        int rc = is_probed ? drive_measure(info.path, model, io, drives, at, err) : 0;
-        if (rc < 0)
-            return rc;
+        drives->count++;
     }
-    return 0;
+    for (int at = 0; is_probed && at < drives->count && rc == 0; at++)
+        rc = drive_measure(paths[at], path_counts[at], model, io, drives, at, err);
+    return rc;
 }
 
 /* The largest file of a folder, into path; false without one. */
@@ -225,7 +228,7 @@ int plan_drives_of_source(struct plan_drives *drives, struct ps_model *model, co
     *drives = (struct plan_drives){.count = 1, .origin = "measured now"};
     if (stat(path, &st) == 0 && S_ISDIR(st.st_mode) && largest_file(path, file, sizeof(file)))
         path = file;
-    return drive_measure(path, model, io, drives, 0, err);
+    return drive_measure(&path, 1, model, io, drives, 0, err);
 }
 
 /* ---- machines -------------------------------------------------------------------------------- */
