@@ -1,5 +1,5 @@
-/* penstock trace VOLUME... --file TEXT|--ids IDS --out FILE, or --import FILE --out FILE: which experts a
- * model chose for every token. */
+/* penstock trace VOLUME... --file TEXT|--ids IDS --out FILE, or --import FILE --out FILE: which
+ * experts a model chose for every token. */
 #include "tools/tool.h"
 
 #include <string.h>
@@ -244,10 +244,11 @@ int cmd_trace(int argc, char **argv)
 
     argp_parse(&argp, argc, argv, 0, NULL, &args);
     args.engine.stop = tool_stop_flag();
-    const struct tool_name names[] = {{args.record.are_ids ? "--ids" : "--file", args.record.file, true},
-                                      {"--import", args.import.file, true},
-                                      {"--predictor-file", args.engine.predictor_file, true},
-                                      {"--out", args.record.out, false}};
+    const struct tool_name names[] = {
+        {args.record.are_ids ? "--ids" : "--file", args.record.file, true},
+        {"--import", args.import.file, true},
+        {"--predictor-file", args.engine.predictor_file, true},
+        {"--out", args.record.out, false}};
     if (tool_names_check(names, PS_ARRAY_LEN(names), &err) < 0)
         return tool_fail(&err);
     if (args.import.file != NULL) {
