@@ -118,8 +118,10 @@ static inline bool ps_io_is_simulated(const struct ps_io *io)
  * Reads a name: [fault:SPEC:]NAME[+iopoll][+sqpoll], NAME one of "uring", "passthru", "pread",
  * "pagecache", "mmap"; +iopoll and +sqpoll with the first two only. SPEC is a list of faults
  * between commas, each KIND[=VALUE]@N[+][/M]: it strikes at the Nth request (from 1; over all
- * members, or of member M), once, or from then on with "+". KIND is error    the request fails with
- * -EIO short    half of it is read, rounded down to PS_IO_ALIGN_BYTES empty    0 bytes are read
+ * members, or of member M), once, or from then on with "+". KIND is
+ *   error    the request fails with -EIO
+ *   short    half of it is read, rounded down to PS_IO_ALIGN_BYTES
+ *   empty    0 bytes are read
  *   gone     -ENODEV for this and every later request of its member
  *   hang     it stays in flight until close; with =MS it completes after MS milliseconds as if it
  *            were good, having filled its buffer with other bytes at that very moment

@@ -210,7 +210,7 @@ static uint32_t begin(struct fault *f, struct slot *slot)
         return bytes;
     case RATE:
         f->free_ns[member] =
-            ps_max_u64(f->free_ns[member], ps_now_ns()) + 1000 * bytes / slot->value;
+            ps_max_u64(f->free_ns[member], ps_now_ns()) + UINT64_C(1000) * bytes / slot->value;
         slot->due_ns = f->free_ns[member];
         break;
     case NOTHING:

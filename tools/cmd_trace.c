@@ -1,4 +1,4 @@
-/* penstock trace VOLUME... --file TEXT|--ids IDS --out FILE, or --import FILE --out FILE: which
+/* penstock trace VOLUME... --file TEXT|--ids FILE --out FILE, or --import FILE --out FILE: which
  * experts a model chose for every token. */
 #include "tools/tool.h"
 
