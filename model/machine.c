@@ -165,12 +165,13 @@ void ps_run_nothing(void *ctx, int thread, int threads)
     (void)ctx, (void)thread, (void)threads;
 }
 
+/* As the engine hands out its work: who is asleep when there is nothing left is not waited for. */
 static double measure_run(struct ps_pool *pool)
 {
     uint64_t begin_ns = ps_now_ns();
 
     for (int i = 0; i < RUNS; i++)
-        ps_pool_run(pool, ps_run_nothing, NULL);
+        ps_pool_offer(pool, ps_run_nothing, NULL);
     return (double)(ps_now_ns() - begin_ns) / RUNS;
 }
 
@@ -195,6 +196,7 @@ int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
     struct measuring m = {.k = ps_kernels_get(ps_cpu_level())};
     struct ps_forecast_product head = ps_forecast_head(model);
     struct ps_engine_options o;
+    struct ps_model_info info;
     uint64_t cache_bytes;
     struct ps_plan plan;
     int rc = ps_engine_plan_make(model, options, &o, &cache_bytes, &plan, err);
@@ -204,7 +206,8 @@ int ps_machine_measure(struct ps_machine *machine, struct ps_model *model,
     if (ps_activations_are_q8(&o))
         m.q8 = ps_q8_kernels_get(ps_cpu_level());
     /* As much as a run goes through again and again: caches hold it there if they do here. */
-    m.weight_bytes = ps_resident_bytes(model) + cache_bytes;
+    ps_model_info(model, &info);
+    m.weight_bytes = ps_resident_bytes(model) + ps_min_u64(cache_bytes, info.streamed_bytes);
     m.weight_bytes = ps_max_u64(ps_min_u64(m.weight_bytes, WEIGHTS_BYTES_MAX), WEIGHTS_BYTES_MIN);
     rc = ps_region_map(&m.weights, m.weight_bytes, -1, err);
     if (rc == 0)
