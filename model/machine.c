@@ -165,13 +165,12 @@ void ps_run_nothing(void *ctx, int thread, int threads)
     (void)ctx, (void)thread, (void)threads;
 }
 
-/* As the engine hands out its work: who is asleep when there is nothing left is not waited for. */
 static double measure_run(struct ps_pool *pool)
 {
     uint64_t begin_ns = ps_now_ns();
 
     for (int i = 0; i < RUNS; i++)
-        ps_pool_offer(pool, ps_run_nothing, NULL);
+        ps_pool_run(pool, ps_run_nothing, NULL);
     return (double)(ps_now_ns() - begin_ns) / RUNS;
 }
 
