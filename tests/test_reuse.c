@@ -78,7 +78,6 @@ static void test_first_touches(void **state)
     ps_reuse_close(&reuse);
 }
 
-/* Layers that miss as a whole, or not at all, and layers of which each expert misses by itself. */
 /* Tokens that always choose the same, each others in turn, and any. */
 static void test_distinct(void **state)
 {
@@ -116,6 +115,7 @@ static void test_distinct(void **state)
     ps_reuse_close(&any);
 }
 
+/* Layers that miss as a whole, or not at all, and layers of which each expert misses by itself. */
 static void test_clustering(void **state)
 {
     struct ps_reuse *together, *apart;
