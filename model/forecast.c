@@ -112,9 +112,14 @@ static double union_of(const struct ps_config *c, uint32_t used, uint32_t tokens
     return c->expert_count * (1 - pow(1 - (double)used / c->expert_count, tokens));
 }
 
+static uint32_t vectors_each(uint32_t used, uint32_t chunk, double experts)
+{
+    return (uint32_t)ceil((double)chunk * used / experts);
+}
+
 uint32_t ps_forecast_expert_vectors(const struct ps_config *c, uint32_t used, uint32_t chunk)
 {
-    return (uint32_t)ceil((double)chunk * used / union_of(c, used, chunk));
+    return vectors_each(used, chunk, union_of(c, used, chunk));
 }
 
 static double rate_guess(const struct ps_machine *m, const struct ps_forecast_product *p,
@@ -286,7 +291,7 @@ static double miss_chance(uint32_t k, uint32_t misses, double miss, double clust
 }
 
 struct spent {
-    double seconds, compute, waiting;
+    double seconds, waiting;
     double product_bytes, product_seconds; /* of weights */
 };
 
@@ -309,7 +314,6 @@ static void decode_experts(const struct forecasting *f, uint32_t layer, double h
     slice = one / info.slice_count;
     if (!f->options->miss_times || f->options->miss_times->count == 0)
         slice += (double)bytes / info.slice_count / (CHECK_SHARE * f->machine->read_bytes_per_s);
-    s->compute += compute;
     s->product_seconds += compute;
     s->product_bytes +=
         (double)(part_bytes(f, layer, PS_PART_SHARED) + k * part_bytes(f, layer, PS_PART_EXPERT));
@@ -334,7 +338,6 @@ static void decode_layer(const struct forecasting *f, uint32_t layer, double hit
                    state_bytes(f, layer) / (MEMORY_SHARE * f->machine->read_bytes_per_s);
 
     s->seconds += mixer;
-    s->compute += mixer;
     s->product_seconds += products;
     s->product_bytes += (double)part_bytes(f, layer, PS_PART_MIXER);
     if (f->config->layers[layer].ffn == PS_FFN_MOE) {
@@ -343,7 +346,6 @@ static void decode_layer(const struct forecasting *f, uint32_t layer, double hit
     }
     double dense = part_seconds(f, layer, PS_PART_SHARED, 1);
     s->seconds += dense;
-    s->compute += dense;
 }
 
 static double head_seconds(const struct forecasting *f)
@@ -377,7 +379,6 @@ static struct spent decode_spent(const struct forecasting *f, double hit)
         decode_layer(f, l, hit, &s);
     double head = head_seconds(f);
     s.seconds += head;
-    s.compute += head;
     return s;
 }
 
@@ -451,16 +452,22 @@ static double prefill_misses(const struct forecasting *f, double distinct, doubl
     return distinct * (1 - fraction * fmax(1 - (before + most / 2) / slots, 0));
 }
 
+/* Experts of a layer that a chunk asks for: as the trace says, if there is one. */
+static double prefill_experts(const struct forecasting *f, uint32_t chunk)
+{
+    double traced = f->options->reuse ? ps_reuse_distinct(f->options->reuse, chunk) : 0;
+
+    return traced > 0 ? fmin(traced, f->config->expert_count)
+                      : union_of(f->config, f->engine.experts_used, chunk);
+}
+
 static void prefill_chunk(const struct forecasting *f, double fraction, double slots,
                           uint32_t prompt, uint32_t chunk, bool is_first, struct spent *s)
 {
     const struct ps_config *c = f->config;
-    uint32_t used = f->engine.experts_used;
-    double distinct = union_of(c, used, chunk), missed = 0;
+    double distinct = prefill_experts(f, chunk), missed = 0;
+    uint32_t vectors = vectors_each(f->engine.experts_used, chunk, distinct);
 
-    if (f->options->reuse && ps_reuse_distinct(f->options->reuse, chunk) > 0)
-        distinct = fmin(ps_reuse_distinct(f->options->reuse, chunk), c->expert_count);
-    uint32_t vectors = (uint32_t)ceil((double)chunk * used / distinct);
     for (uint32_t l = 0; l < c->layer_count; l++) {
         double mixer = part_seconds(f, l, PS_PART_MIXER, chunk) +
                        prefill_state_seconds(f, l, chunk, prompt) + alone_seconds(f, l) +
@@ -474,7 +481,6 @@ static void prefill_chunk(const struct forecasting *f, double fraction, double s
             reads = read_seconds(f, misses * (double)expert_bytes(f, l), compute);
         }
         s->seconds += mixer + fmax(reads, compute);
-        s->compute += mixer + compute;
         s->waiting += fmax(reads - compute, 0);
     }
 }
@@ -493,7 +499,6 @@ static struct ps_forecast_rate prefill_rate(const struct forecasting *f, double 
     prefill_chunk(f, fraction, slots, prompt, chunk, true, &s);
     prefill_chunk(f, fraction, slots, prompt, chunk, false, &later);
     s.seconds += more * later.seconds + head_seconds(f);
-    s.compute += more * later.compute;
     s.waiting += more * later.waiting;
     return rate_from(f, &s, prompt);
 }

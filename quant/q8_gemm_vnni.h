@@ -48,6 +48,7 @@ static ALWAYS_INLINE void multiply_vnni(struct group *g, size_t b, size_t lane, 
 {
     for (; c + TILE_COLUMNS <= n; c += TILE_COLUMNS)
         tile(g, b, lane, x, stride, c, TILE_COLUMNS, panels, f);
+    _Static_assert(TILE_COLUMNS == 4, "a case for each number of vectors that may be left");
     switch (n - c) {
     case 3:
         tile(g, b, lane, x, stride, c, 3, panels, f);
