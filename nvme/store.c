@@ -343,7 +343,9 @@ int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_
 /* ---- leases ---------------------------------------------------------------------------------- */
 
 /* What the lease says of its slot; news and was_hit are the caller's. The issuer lands slices at
- * any time, the lease tells of them when its owner asks. */
+ * any time, the lease tells of them when its owner asks. With the last one it is ready, though the
+ * issuer has still to learn of a check that another thread made: what is asked for again meanwhile
+ * is in memory. */
 static const struct ps_slot *look(const struct ps_store *store, struct ps_lease *lease)
 {
     const struct ps_slot *slot = &store->cache.slots[lease->slot];
@@ -355,7 +357,7 @@ static const struct ps_slot *look(const struct ps_store *store, struct ps_lease 
     lease->nodes = slot->nodes;
     lease->slice_count = slot->fetch.slice_count;
     lease->landed_count = slot->fetch.landed_count;
-    lease->state = slot->state == PS_SLOT_READY ? PS_LEASE_READY : PS_LEASE_READING;
+    lease->state = lease->landed_count == lease->slice_count ? PS_LEASE_READY : PS_LEASE_READING;
     return slot;
 }
 
