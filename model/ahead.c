@@ -6,9 +6,6 @@
 #include "core/util.h"
 #include "model/predictor.h"
 
-/* Layers for which an oracle is asked: their reads together are even where a layer's are not. */
-#define ORACLE_LAYERS 3u
-
 int ps_predictor_from_name(const char *name)
 {
     static const char *const names[] = {"off", "gate", "learned", "oracle"};
@@ -30,14 +27,14 @@ uint32_t ps_ahead_slots(const struct ps_model *model, const struct ps_engine_opt
 
 /* ---- guesses --------------------------------------------------------------------------------- */
 
+/* For the next MoE layer. */
 static void add_guess(struct ps_engine *engine, uint32_t layer, uint32_t expert, double chance)
 {
-    struct ps_ahead *a = &engine->ahead;
+    struct ps_staging *s = &engine->work.staging;
 
-    if (a->guess_count == engine->work.guess_capacity)
-        return;
-    engine->work.guesses[a->guess_count++] =
-        (struct ps_guess){.layer = layer, .expert = expert, .chance = (float)chance};
+    ps_staging_add(
+        s, &(struct ps_guess){
+               .layer = layer, .expert = expert, .due = s->step + 1, .chance = (float)chance});
 }
 
 /* The first MoE layer after `layer`; layer_count: there is none. */
@@ -49,28 +46,27 @@ static uint32_t next_moe(const struct ps_config *c, uint32_t layer)
     return layer;
 }
 
-/* Fills in of guesses [first, guess_count), all of one layer, whether they would have to be read,
- * and how much that is. */
-static void find_missing(struct ps_engine *engine, uint32_t first)
+/* Fills in of the guesses, all of one layer, whether they would have to be read, and how much that
+ * is. */
+static void find_missing(struct ps_engine *engine)
 {
-    struct ps_ahead *a = &engine->ahead;
     struct ps_work *w = &engine->work;
-    uint32_t count = a->guess_count - first;
+    uint32_t count = engine->work.staging.guess_count;
     struct ps_object_info info;
 
     if (count == 0)
         return;
     for (uint32_t i = 0; i < count; i++)
-        w->guess_experts[i] = w->guesses[first + i].expert;
-    ps_store_missing(engine->store, w->guesses[first].layer, w->guess_experts, count,
+        w->guess_experts[i] = w->staging.guesses[i].expert;
+    ps_store_missing(engine->store, w->staging.guesses[0].layer, w->guess_experts, count,
                      w->guess_missing);
     ps_volume_object(
         engine->model->volume,
-        (uint32_t)ps_volume_find_streamed(engine->model->volume, w->guesses[first].layer, 0),
+        (uint32_t)ps_volume_find_streamed(engine->model->volume, w->staging.guesses[0].layer, 0),
         &info);
     for (uint32_t i = 0; i < count; i++) {
-        w->guesses[first + i].is_missing = w->guess_missing[i];
-        w->guesses[first + i].bytes = (float)info.bytes;
+        w->staging.guesses[i].is_missing = w->guess_missing[i];
+        w->staging.guesses[i].bytes = (float)info.bytes;
     }
 }
 
@@ -115,9 +111,12 @@ static void guess_all(struct ps_engine *engine, uint32_t layer)
         add_guess(engine, layer, e, engine->ahead.chunk_chance);
 }
 
-/* Marks in guess_need what the oracle says of a layer for the tokens of the chunk, or, `next`, for
- * the one after the last of each session. */
-static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint32_t n)
+/* ---- the oracle -------------------------------------------------------------------------------
+ */
+
+/* Marks in guess_need what the oracle says of a layer: for the tokens of the chunk, or for the one
+ * so many tokens `ahead` of the last of each session. */
+static void ask_oracle(struct ps_engine *engine, uint32_t layer, uint32_t ahead, uint32_t n)
 {
     struct ps_work *w = &engine->work;
 
@@ -126,10 +125,9 @@ static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint
         const struct ps_session *session = w->tokens[t].session;
         for (run = 1; t + run < n && w->tokens[t + run].session == session; run++)
             ;
-        for (uint32_t i = next ? t + run - 1 : t; session->oracle && i < t + run; i++) {
-            uint32_t position = w->tokens[i].position + (next ? 1 : 0);
-            uint32_t count =
-                session->oracle(session->oracle_ctx, layer, position, w->guess_experts);
+        for (uint32_t i = ahead > 0 ? t + run - 1 : t; session->oracle && i < t + run; i++) {
+            uint32_t count = session->oracle(session->oracle_ctx, layer,
+                                             w->tokens[i].position + ahead, w->guess_experts);
             for (uint32_t j = 0; j < ps_min_u64(count, engine->options.experts_used); j++)
                 if (w->guess_experts[j] < engine->config->expert_count)
                     w->guess_need[w->guess_experts[j]] = 1;
@@ -137,24 +135,67 @@ static void ask_oracle(struct ps_engine *engine, uint32_t layer, bool next, uint
     }
 }
 
-/* The layers after `layer`, and those of the tokens after these. */
+/* What the oracle has been asked holds for layers of the same chunk, and for the one after it if
+ * that is the next token of each session. Other sessions' guesses are dropped; the same one's stay,
+ * as those of a prompt's last chunk are for its next token. */
+static void follow_chunk(struct ps_engine *engine, uint32_t n)
+{
+    const struct ps_sequence_token *tokens = engine->work.tokens;
+    struct ps_staging *s = &engine->work.staging;
+    struct ps_asked *asked = &engine->ahead.asked;
+    struct ps_asked now = {.tokens = n, .first = tokens[0].position};
+
+    for (uint32_t t = 0; t < n; t++) {
+        if (t == 0 || tokens[t].session != tokens[t - 1].session) {
+            now.who = now.who * 31 + (uintptr_t)tokens[t].session;
+            now.sessions++;
+        }
+        if (now.sessions == 1)
+            now.last = tokens[t].position;
+    }
+    bool is_same = now.first == asked->first && n == asked->tokens;
+    bool is_next = now.first == asked->last + 1 && n == now.sessions;
+    if (now.who != asked->who || now.sessions != asked->sessions)
+        ps_staging_reset(s, engine->store);
+    else if (!is_same && !is_next)
+        ps_staging_clear(s);
+    else
+        now.due = asked->due;
+    now.due = ps_max_u64(now.due, s->step);
+    *asked = now;
+}
+
+/*
+ * The layers after `layer`, and those of the tokens after these, each once. They are in the order
+ * in which they are due, whatever is in memory: that is to stay there. Behind a prompt's chunk may
+ * come another one: no more than its first token is looked at.
+ */
 static void guess_by_oracle(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     const struct ps_config *c = engine->config;
-    bool next = false;
+    struct ps_staging *s = &engine->work.staging;
+    uint64_t most = ps_min_u64((uint64_t)n * engine->options.experts_used, c->expert_count);
+    uint32_t ahead = 0;
 
-    for (uint32_t l = 0; l < ORACLE_LAYERS; l++) {
-        uint32_t first = engine->ahead.guess_count;
+    follow_chunk(engine, n);
+    for (uint64_t due = s->step + 1; s->guess_capacity - s->guess_count >= most; due++) {
         layer = next_moe(c, layer);
         if (layer == c->layer_count) {
             layer = c->layers[0].ffn == PS_FFN_MOE ? 0 : next_moe(c, 0);
-            next = true;
+            ahead++;
         }
-        ask_oracle(engine, layer, next, n);
+        if (ahead > (n == engine->ahead.asked.sessions ? PS_ORACLE_TOKENS : 1))
+            return;
+        if (due <= engine->ahead.asked.due)
+            continue;
+        engine->ahead.asked.due = due;
+        ask_oracle(engine, layer, ahead, n);
         for (uint32_t e = 0; e < c->expert_count; e++)
             if (engine->work.guess_need[e] > 0)
-                add_guess(engine, layer, e, 1);
-        find_missing(engine, first);
+                ps_staging_add(
+                    s,
+                    &(struct ps_guess){
+                        .layer = layer, .expert = e, .due = due, .chance = 1, .is_wanted = true});
     }
 }
 
@@ -166,16 +207,18 @@ static bool has_oracle(const struct ps_engine *engine, uint32_t n)
     return false;
 }
 
+/* ---- both ------------------------------------------------------------------------------------ */
+
 void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
 {
     struct ps_ahead *a = &engine->ahead;
+    struct ps_staging *s = &engine->work.staging;
     uint32_t next = next_moe(engine->config, layer);
     uint64_t begin_ns = ps_now_ns();
     struct ps_store_pace pace;
 
-    a->guess_count = a->guess_next = 0;
     a->ranked_tokens = 0;
-    if (a->predictor == PS_PREDICTOR_OFF || a->capacity == 0)
+    if (a->predictor == PS_PREDICTOR_OFF || s->capacity == 0)
         return;
     /* Before the drives have been seen to pause there is nothing to be won, and nothing to learn.
      */
@@ -184,62 +227,28 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
         return;
     if (a->predictor == PS_PREDICTOR_ORACLE && has_oracle(engine, n)) {
         guess_by_oracle(engine, layer, n);
-        ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
         return;
     }
+    ps_staging_clear(s);
+    a->asked = (struct ps_asked){.due = 0};
     if (next == engine->config->layer_count)
         return;
     if (n > PS_GUESS_TOKENS) {
         guess_all(engine, next);
-        find_missing(engine, 0);
-        ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
+        find_missing(engine);
+        ps_prefetch_choose(&pace, s->guesses, s->guess_count);
         return;
     }
     if (!ps_prefetch_wants(&a->prefetch))
         return;
     guess_by_gate(engine, layer, next, n);
-    find_missing(engine, 0);
-    double gain_ns = ps_prefetch_choose(&pace, engine->work.guesses, a->guess_count);
+    find_missing(engine);
+    double gain_ns = ps_prefetch_choose(&pace, s->guesses, s->guess_count);
     ps_prefetch_note(&a->prefetch, gain_ns, (double)(ps_now_ns() - begin_ns));
 }
 
-/* ---- reads ----------------------------------------------------------------------------------- */
-
-void ps_ahead_issue(struct ps_engine *engine)
-{
-    struct ps_ahead *a = &engine->ahead;
-
-    for (; a->guess_next < a->guess_count; a->guess_next++) {
-        const struct ps_guess *g = &engine->work.guesses[a->guess_next];
-        if (!g->is_wanted)
-            continue;
-        if (a->staged_count == a->capacity)
-            return;
-        int rc = ps_store_prefetch(engine->store, g->layer, g->expert, (double)g->chance, NULL);
-        if (rc < 0)
-            return;
-        if (rc == 0)
-            engine->work.staged[a->staged_count++] = (struct ps_staged){g->layer, g->expert};
-    }
-}
-
-/* Drops what is staged for the layer and not chosen; all that is: it is not staged any more. */
-static void settle_staged(struct ps_engine *engine, uint32_t layer)
-{
-    struct ps_ahead *a = &engine->ahead;
-    uint32_t left = 0;
-
-    for (uint32_t i = 0; i < a->staged_count; i++) {
-        const struct ps_staged s = engine->work.staged[i];
-        if (s.layer != layer) {
-            engine->work.staged[left++] = s;
-            continue;
-        }
-        if (!engine->work.guess_chosen[s.expert])
-            ps_store_drop(engine->store, s.layer, s.expert);
-    }
-    a->staged_count = left;
-}
+/* ---- what they were worth ---------------------------------------------------------------------
+ */
 
 static bool has_chosen(const struct ps_engine *engine, uint32_t token, uint32_t expert)
 {
@@ -261,9 +270,9 @@ static void learn(struct ps_engine *engine, uint32_t layer)
     if (a->ranked_tokens == 0)
         return;
     memset(w->guess_missing, 0, engine->config->expert_count * sizeof(*w->guess_missing));
-    for (uint32_t i = 0; i < a->guess_count; i++)
-        if (w->guesses[i].layer == layer)
-            w->guess_missing[w->guesses[i].expert] = w->guesses[i].is_missing;
+    for (uint32_t i = 0; i < w->staging.guess_count; i++)
+        if (w->staging.guesses[i].layer == layer)
+            w->guess_missing[w->staging.guesses[i].expert] = w->staging.guesses[i].is_missing;
     for (uint32_t i = 0; i < a->ranked_tokens * a->rank_count; i++) {
         uint32_t expert = w->guess_ranks[i];
         if (w->guess_missing[expert])
@@ -283,9 +292,9 @@ static void learn_chunk(struct ps_engine *engine, uint32_t layer)
     for (uint32_t e = 0; e < count; e++)
         w->guess_experts[e] = e;
     ps_store_missing(engine->store, layer, w->guess_experts, count, w->guess_missing);
-    for (uint32_t i = 0; i < a->staged_count; i++)
-        if (w->staged[i].layer == layer)
-            w->guess_missing[w->staged[i].expert] = true;
+    for (uint32_t i = 0; i < w->staging.staged_count; i++)
+        if (w->staging.staged[i].layer == layer && w->staging.staged[i].was_read)
+            w->guess_missing[w->staging.staged[i].expert] = true;
     for (uint32_t e = 0; e < count; e++) {
         missing += w->guess_missing[e];
         chosen += w->guess_missing[e] && w->guess_chosen[e];
@@ -305,8 +314,8 @@ void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_coun
         learn(engine, layer);
         if (n > PS_GUESS_TOKENS)
             learn_chunk(engine, layer);
-        settle_staged(engine, layer);
-        a->guess_count = a->guess_next = a->ranked_tokens = 0;
+        ps_staging_settle(&engine->work.staging, engine->store, layer, w->guess_chosen, NULL);
+        a->ranked_tokens = 0;
     }
     for (uint32_t j = 0; j < job_count; j++)
         w->guess_experts[j] = w->jobs[j].expert;
@@ -315,9 +324,6 @@ void ps_ahead_settle(struct ps_engine *engine, uint32_t layer, uint32_t job_coun
 
 void ps_ahead_reset(struct ps_engine *engine)
 {
-    struct ps_ahead *a = &engine->ahead;
-
-    for (uint32_t i = 0; i < a->staged_count; i++)
-        ps_store_drop(engine->store, engine->work.staged[i].layer, engine->work.staged[i].expert);
-    a->staged_count = a->guess_count = a->guess_next = 0;
+    ps_staging_reset(&engine->work.staging, engine->store);
+    engine->ahead.asked = (struct ps_asked){.due = 0};
 }

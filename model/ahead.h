@@ -25,13 +25,10 @@ uint32_t ps_ahead_slots(const struct ps_model *model, const struct ps_engine_opt
 
 /*
  * Guesses what the next MoE layers will choose for the chunk's n tokens, once `layer` has been
- * routed, its mixer's output is in work.x and its shared expert's in work.y. Issues nothing yet.
+ * routed, its mixer's output is in work.x and its shared expert's in work.y. ps_staging_issue has
+ * them read: only when all that the layer itself needs has been asked for.
  */
 void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n);
-
-/* Has as many of the guesses read as the store has room for; to be called again when it may have
- * more. Only when all that the layer itself needs has been asked for. */
-void ps_ahead_issue(struct ps_engine *engine);
 
 /*
  * What `layer` chose for n tokens is in work.jobs[0 .. job_count): guesses that were wrong are

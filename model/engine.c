@@ -163,16 +163,15 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
     if (ps_activations_are_q8(&engine->options))
         engine->q8 = ps_q8_kernels_get(ps_cpu_level());
     engine->ahead.predictor = ps_predictor_from_name(engine->options.predictor);
-    engine->ahead.capacity =
-        engine->ahead.predictor == PS_PREDICTOR_OFF
-            ? 0
-            : ps_ahead_slots(model, &engine->options, engine->plan.expert_slots);
+    uint32_t guess_slots = engine->ahead.predictor == PS_PREDICTOR_OFF
+                               ? 0
+                               : ps_ahead_slots(model, &engine->options, engine->plan.expert_slots);
     ps_prefetch_init(&engine->ahead.prefetch);
     struct ps_store_options so = {.engine = engine->options.io,
                                   .cache_bytes = cache_bytes,
                                   .lease_count = engine->options.experts_used,
                                   .group_count = engine->config->layer_count,
-                                  .prefetch_count = engine->ahead.capacity,
+                                  .prefetch_count = guess_slots,
                                   .run = ps_store_tasks_run,
                                   .run_ctx = engine};
     rc = engine->ahead.predictor == PS_PREDICTOR_LEARNED
@@ -195,8 +194,7 @@ int ps_engine_open(struct ps_engine **out, struct ps_model *model,
         rc = place_buffers(engine, err);
     if (rc < 0)
         goto fail;
-    engine->ahead.capacity =
-        (uint32_t)ps_min_u64(engine->ahead.capacity, engine->work.guess_capacity);
+    engine->work.staging.capacity = guess_slots;
     /* What the weights were read for is known. */
     if (engine->timeline)
         ps_timeline_reset(engine->timeline);

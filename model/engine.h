@@ -8,7 +8,7 @@
 #include "core/util.h"
 #include "model/expert.h"
 #include "model/model.h"
-#include "model/prefetch.h"
+#include "model/staging.h"
 #include "quant/kernels.h"
 #include "quant/q8.h"
 
@@ -28,7 +28,7 @@
 #define PS_FOLD_ROWS 256u      /* output rows of one fold done as one task, on several nodes */
 #define PS_FOLD_PAIRS 64u      /* most pairs of a layer for which folds are kept apart */
 #define PS_GUESS_TOKENS 16u    /* tokens guessed for together */
-#define PS_GUESS_DEPTH 3u      /* layers that guesses look ahead */
+#define PS_GUESS_DEPTH 3u      /* layers that listeners are told guesses ahead */
 
 /* Attention of prompts: most queries that are multiplied together, whole tiles at all CPU levels;
  * and the fewest tokens of a sequence that are. */
@@ -87,11 +87,6 @@ struct ps_fold_task {
     uint32_t job, slice, fold;
 };
 
-/* One that is read, or has been, for a layer that has not been routed. */
-struct ps_staged {
-    uint32_t layer, expert;
-};
-
 /* What the sizes of the work buffers follow from. */
 struct ps_work_size {
     const struct ps_config *config;
@@ -101,6 +96,7 @@ struct ps_work_size {
     uint32_t slice_count;   /* most slices of an expert */
     uint32_t up_task_count; /* most up tasks of an expert */
     int node_count;         /* NUMA nodes */
+    uint32_t guess_count;   /* most guesses that are not settled */
     bool q8;                /* activations of 8 bits */
 };
 
@@ -153,26 +149,31 @@ struct ps_work {
     uint32_t *guess_ranks;           /* [PS_GUESS_TOKENS, 2 K] experts, best first */
     bool *guess_missing;             /* [E] */
     bool *guess_chosen;              /* [E] */
-    struct ps_guess *guesses;        /* [guess_capacity] best first */
-    struct ps_staged *staged;        /* [guess_capacity] */
-    uint32_t guess_capacity;
-    float *logits; /* [logits_rows, V] */
-    float *thread; /* per thread: scores [ctx], temporaries */
+    struct ps_staging staging;       /* what is guessed, best first or in order of being due */
+    float *logits;                   /* [logits_rows, V] */
+    float *thread;                   /* per thread: scores [ctx], temporaries */
     uint64_t thread_floats;
     uint64_t wide_cols, z_cols, mix_cols;
     uint64_t xq_bytes; /* of one vector of xq */
 };
 
+/* What an oracle has been asked: of the layers until step `due` (model/staging.h), by a chunk of so
+ * many tokens of so many sessions. */
+struct ps_asked {
+    uint64_t due;
+    uint64_t who; /* a hash of the sessions */
+    uint32_t tokens, sessions;
+    uint32_t first, last; /* positions of the first session in the chunk */
+};
+
 /* Reads ahead of the router (ahead.c). */
 struct ps_ahead {
-    int predictor;     /* enum ps_predictor */
-    uint32_t capacity; /* objects that guesses may hold */
+    int predictor; /* enum ps_predictor */
     struct ps_prefetch prefetch;
-    uint32_t guess_count, guess_next; /* in work.guesses; from guess_next on not asked for yet */
-    uint32_t ranked_tokens;           /* in work.guess_ranks: */
-    uint32_t rank_count;              /* experts for each of them */
-    double chunk_chance;              /* of an expert to be chosen by a chunk of many tokens */
-    uint32_t staged_count;            /* in work.staged */
+    uint32_t ranked_tokens; /* in work.guess_ranks: */
+    uint32_t rank_count;    /* experts for each of them */
+    double chunk_chance;    /* of an expert to be chosen by a chunk of many tokens */
+    struct ps_asked asked;
 };
 
 struct ps_engine {

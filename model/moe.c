@@ -587,7 +587,7 @@ static int run_experts(struct ps_engine *engine, struct moe_run *run, struct ps_
         if (rc < 0)
             break;
         if (run->tail == run->job_count)
-            ps_ahead_issue(engine);
+            ps_staging_issue(&engine->work.staging, engine->store);
         plan_round(engine, run);
         if (run->round_count == 0) {
             rc = ps_store_wait(engine->store, engine->work.leases + run->head,

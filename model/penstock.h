@@ -478,8 +478,8 @@ void ps_session_on_guess(struct ps_session *session, ps_guess_fn *fn, void *ctx)
  * With options.predictor "oracle": asked which experts a layer will choose for the token at
  * `position`, to see what reading ahead could win at most. Writes up to the model's experts_used
  * into experts, and returns how many; 0: not known. Numbers that are no expert's are passed over.
- * Called before the layer's router has run, for the layers that follow and those of the tokens that
- * do.
+ * Called before the layer's router has run, for the layers that follow and those of up to 32 tokens
+ * that do, whether there will be so many or not, and now and then again.
  */
 typedef uint32_t ps_oracle_fn(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts);
 void ps_session_oracle(struct ps_session *session, ps_oracle_fn *fn, void *ctx);

@@ -160,10 +160,10 @@ static void place_q8(struct ps_arena *a, const struct ps_work_size *size, struct
     w->expert_aq = ps_arena_take(a, on * w->pairs * folds, PS_FOLD_VECTOR_BYTES);
 }
 
-/* Guesses are for some layers at once at most, and each for no more than all experts. */
 static void place_guesses(struct ps_arena *a, const struct ps_work_size *size, struct ps_work *w)
 {
     uint64_t experts = size->config->expert_count, tokens = PS_GUESS_TOKENS;
+    uint64_t layers = size->config->layer_count;
 
     w->guess_x = ps_arena_take(a, tokens * size->config->hidden, sizeof(float));
     w->guess_xn = ps_arena_take(a, tokens * size->config->hidden, sizeof(float));
@@ -173,9 +173,12 @@ static void place_guesses(struct ps_arena *a, const struct ps_work_size *size, s
     w->guess_ranks = ps_arena_take(a, tokens * 2 * size->experts_used, sizeof(uint32_t));
     w->guess_missing = ps_arena_take(a, experts, sizeof(bool));
     w->guess_chosen = ps_arena_take(a, experts, sizeof(bool));
-    w->guess_capacity = (uint32_t)(PS_GUESS_DEPTH * experts);
-    w->guesses = ps_arena_take(a, w->guess_capacity, sizeof(*w->guesses));
-    w->staged = ps_arena_take(a, w->guess_capacity, sizeof(*w->staged));
+    w->staging.expert_count = size->config->expert_count;
+    w->staging.guess_capacity = size->guess_count;
+    w->staging.guesses = ps_arena_take(a, size->guess_count, sizeof(*w->staging.guesses));
+    w->staging.staged = ps_arena_take(a, size->guess_count, sizeof(*w->staging.staged));
+    w->staging.staged_of = ps_arena_take(a, size->guess_count > 0 ? layers * experts : 0,
+                                         sizeof(*w->staging.staged_of));
 }
 
 uint64_t ps_work_place(const struct ps_work_size *size, uint8_t *base, struct ps_work *w)
@@ -343,6 +346,16 @@ static int node_count(void)
     return topo.node_count;
 }
 
+/* Guesses other than an oracle's are for all experts of one layer. */
+static uint64_t guess_count(const struct ps_config *c, const struct ps_engine_options *o)
+{
+    int predictor = ps_predictor_from_name(o->predictor);
+
+    if (predictor == PS_PREDICTOR_ORACLE)
+        return ps_oracle_guess_count(c->layer_count, c->expert_count, o->experts_used);
+    return predictor == PS_PREDICTOR_OFF ? 0 : c->expert_count;
+}
+
 /* All experts of a layer are cut alike (model/open.c), so the first of each speaks for it. */
 void ps_work_size(const struct ps_model *model, const struct ps_engine_options *o,
                   struct ps_work_size *size)
@@ -354,7 +367,8 @@ void ps_work_size(const struct ps_model *model, const struct ps_engine_options *
                                   .sessions = o->sessions,
                                   .threads = o->threads,
                                   .q8 = ps_activations_are_q8(o),
-                                  .node_count = node_count()};
+                                  .node_count = node_count(),
+                                  .guess_count = (uint32_t)guess_count(&model->config, o)};
     for (uint32_t l = 0; l < model->config.layer_count; l++) {
         struct ps_object_info object;
         uint32_t tasks = 0;

@@ -39,6 +39,7 @@ struct ps_prefetch {
 /* An expert that a layer may choose. */
 struct ps_guess {
     uint32_t layer, expert;
+    uint64_t due; /* the layer is the one that is settled so many-th (model/staging.h) */
     float chance;
     float bytes;                /* that its read takes */
     bool is_missing, is_wanted; /* not in memory when it was guessed; worth its read */

@@ -233,7 +233,7 @@ static int open_store(struct run *run, struct ps_error *err)
     run->result.cache_bytes = stats.memory_bytes;
     run->ahead.store = run->store;
     run->ahead.expert_bytes = run->result.expert_bytes;
-    run->ahead.capacity = ps_replay_ahead_slots(run->replay, o, run->result.slot_count);
+    run->ahead.staging.capacity = ps_replay_ahead_slots(run->replay, o, run->result.slot_count);
     return 0;
 }
 
@@ -434,7 +434,7 @@ static int run_experts(struct run *run, struct ps_error *err)
         if (rc < 0)
             break;
         if (run->tail == run->job_count)
-            ps_replay_ahead_issue(&run->ahead);
+            ps_staging_issue(&run->ahead.staging, run->store);
         uint64_t ns = plan_round(run);
         if (!has_round(run)) {
             uint64_t begin_ns = ps_store_sim_now_ns(run->store);

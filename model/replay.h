@@ -63,7 +63,7 @@ struct ps_replay_options { /* zeroes mean defaults, but for the drives */
     enum ps_replay_predictor predictor;
     double recall;    /* RECALL: share of the experts of a layer that are among those guessed, */
     double precision; /* and of those guessed that are right; 0: the same */
-    uint32_t depth;   /* how many layers ahead, up to 8; 0 = 1, of an oracle 3 */
+    uint32_t depth;   /* layers ahead, up to 8; 0 = 1, of an oracle as many as there is room for */
     uint64_t seed;    /* of RECALL */
     const volatile int *stop; /* non-zero: -EINTR after this token; may be NULL */
 };

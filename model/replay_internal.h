@@ -2,8 +2,8 @@
 #ifndef PENSTOCK_MODEL_REPLAY_INTERNAL_H
 #define PENSTOCK_MODEL_REPLAY_INTERNAL_H
 
-#include "model/prefetch.h"
 #include "model/replay.h"
+#include "model/staging.h"
 
 /* A trace in memory. */
 struct ps_replay {
@@ -32,12 +32,12 @@ struct ps_replay_ahead {
     const struct ps_replay *replay;
     const struct ps_replay_options *options;
     struct ps_store *store; /* set by the caller, */
-    uint32_t capacity;      /* guesses that it holds, */
-    uint64_t expert_bytes;  /* and of what size */
-    uint32_t depth;
+    uint64_t expert_bytes;  /* and how large they are, and staging.capacity */
+    uint32_t depth;         /* layers; 0: as many as an oracle is asked for */
     struct ps_prefetch prefetch;
-    struct ps_guess *guesses, *staged; /* [guess_capacity] */
-    uint32_t guess_capacity, guess_count, guess_next, ranked_count, staged_count;
+    struct ps_staging staging;
+    uint64_t asked; /* an oracle, of the layers until this step (model/staging.h) */
+    uint32_t ranked_count;
     uint32_t *experts; /* [E] */
     bool *is_missing, *is_chosen;
     bool *was_staged; /* [E] of the layer that was settled: it was read, or begun, on a guess */
@@ -57,6 +57,5 @@ uint32_t ps_replay_ahead_slots(const struct ps_replay *replay,
 void ps_replay_ahead_settle(struct ps_replay_ahead *ahead, uint32_t layer, const uint32_t *experts,
                             uint32_t count);
 bool ps_replay_ahead_guess(struct ps_replay_ahead *ahead, uint64_t token, uint32_t layer);
-void ps_replay_ahead_issue(struct ps_replay_ahead *ahead);
 
 #endif

@@ -273,10 +273,10 @@ static uint32_t take(struct ps_cache *cache, uint32_t object, bool is_guess)
 
     if (slot_idx != PS_CACHE_NONE)
         lists->free = cache->slots[slot_idx].newer;
-    else if (!is_guess)
-        slot_idx = evict(cache, &lists->staged, false);
-    if (slot_idx == PS_CACHE_NONE)
+    else
         slot_idx = evict(cache, &lists->lru, true);
+    if (slot_idx == PS_CACHE_NONE && !is_guess)
+        slot_idx = evict(cache, &lists->staged, false);
     if (slot_idx == PS_CACHE_NONE)
         return PS_CACHE_NONE;
     struct ps_slot *slot = &cache->slots[slot_idx];
@@ -312,6 +312,22 @@ uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object, uint32_t most)
         lists->orphan_count++;
     }
     return slot_idx;
+}
+
+bool ps_cache_hold(struct ps_cache *cache, uint32_t slot_idx, uint32_t most)
+{
+    struct ps_slot *slot = &cache->slots[slot_idx];
+
+    if (cache->lists[slot->class_idx].staged_count >= most)
+        return false;
+    assert(slot->state == PS_SLOT_READY && slot->lease_count == 0 && !slot->is_staged);
+    list_remove(cache, slot_idx);
+    set_staged(cache, slot, true);
+    slot->was_guessed = false;
+    slot->fetch.guess_bytes = 0;
+    slot->order = ++cache->order_count;
+    list_insert(cache, slot_idx);
+    return true;
 }
 
 bool ps_cache_has_orphans(const struct ps_cache *cache, uint32_t object)
@@ -377,6 +393,10 @@ void ps_cache_unstage(struct ps_cache *cache, uint32_t slot_idx)
     struct ps_slot *slot = &cache->slots[slot_idx];
 
     assert(slot->is_staged);
+    if (!slot->was_guessed) {
+        ps_cache_touch(cache, slot_idx);
+        return;
+    }
     forget(cache, slot_idx);
     if (slot->state == PS_SLOT_READY) {
         list_remove(cache, slot_idx);

@@ -94,7 +94,7 @@ struct ps_slot {
     uint64_t order;        /* when it was last let go: ascending from oldest to newest in a list */
     uint8_t state;         /* enum ps_slot_state */
     uint8_t class_idx;
-    bool is_staged;   /* guessed, and not asked for so far */
+    bool is_staged;   /* guessed, and not asked for so far; read for that, or held */
     bool was_guessed; /* read on a guess, and not leased since */
 };
 
@@ -183,8 +183,8 @@ void ps_cache_fini(struct ps_cache *cache);
 uint32_t ps_cache_find(const struct ps_cache *cache, uint32_t object);
 
 /*
- * Gives the object a slot: a free one, that of a guess nobody asked for, or, as the policy has it,
- * that of an object nobody leases. It is PS_SLOT_READING with one lease; the caller starts its
+ * Gives the object a slot: a free one, as the policy has it that of an object nobody leases, or
+ * that of a guess nobody asked for. It is PS_SLOT_READING with one lease; the caller starts its
  * fetch. PS_CACHE_NONE: all are leased or (see ps_cache_has_orphans) still being written to.
  */
 uint32_t ps_cache_take(struct ps_cache *cache, uint32_t object);
@@ -194,8 +194,13 @@ bool ps_cache_has_orphans(const struct ps_cache *cache, uint32_t object);
  * slots, and leaves them `most` of its class at most. */
 uint32_t ps_cache_stage(struct ps_cache *cache, uint32_t object, uint32_t most);
 
+/* What is guessed, in memory and not leased is staged where it is: nothing but a lease that finds
+ * no other slot takes its place. False: guesses have `most` of its class already. */
+bool ps_cache_hold(struct ps_cache *cache, uint32_t slot, uint32_t most);
+
 /* A guess has proved wrong. What is still being read of it is to be left by the caller afterwards:
- * the slot is free when that has come back. */
+ * the slot is free when that has come back. What had been in memory stays there, as the most
+ * recently used. */
 void ps_cache_unstage(struct ps_cache *cache, uint32_t slot);
 
 /* One more lease on a slot that was found, and one less. A staged slot becomes one like others. */

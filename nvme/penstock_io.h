@@ -367,9 +367,10 @@ void ps_store_put(struct ps_store *store, struct ps_lease *lease);
  * Guesses that the object will be asked for: reads it with what the drives have to spare, behind
  * all that is demanded. ps_store_get then finds it in memory, or makes its reads demanded ones.
  * chance (0 to 1) is how likely that is: so many of its reads may be with a drive that no more than
- * one of them is in vain on average, two in any case. Never blocks. Returns 1 (in memory or on its
- * way already), 0 (its reads are queued), -EAGAIN (no slot for a guess: prefetch_count are held, or
- * half of what leases leave of the slots for objects of its size), -ENOENT, or the engine's error.
+ * one of them is in vain on average, two in any case. Never blocks. Returns 0 (its reads are
+ * queued), 1 (it is in memory, and held there like what is read for guesses), 2 (it is guessed
+ * already, leased, or on its way), -EAGAIN (no slot for a guess: prefetch_count are held, or half
+ * of what leases leave of the slots for objects of its size), -ENOENT, or the engine's error.
  */
 int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, double chance,
                       struct ps_error *err);
@@ -397,7 +398,8 @@ void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *inde
                     uint32_t count);
 
 /* Takes a guess back: what has not been asked of a drive is not read any more, and its slot is
- * free. Does nothing for an object that was not guessed, or has been asked for since. */
+ * free; what was in memory before is the most recently used now. Does nothing for an object that
+ * was not guessed, or has been asked for since. */
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index);
 
 /* Why the caller waits, by what the drives do meanwhile. */
@@ -423,8 +425,9 @@ struct ps_store_stats {
      * made room for others; of them, those asked for; and the bytes that drives were asked for by
      * then, of these and of the others. A guess that is still held is in none. */
     uint64_t prefetches, prefetches_used, prefetch_used_bytes, prefetch_vain_bytes;
-    uint64_t retries, errors;                    /* reads tried again, and those that failed */
-    uint64_t wait_ns;                            /* time spent inside ps_store_wait */
+    uint64_t prefetch_bytes;  /* of streamed_bytes, asked for on guesses, whatever became of them */
+    uint64_t retries, errors; /* reads tried again, and those that failed */
+    uint64_t wait_ns;         /* time spent inside ps_store_wait */
     uint64_t wait_cause_ns[PS_WAIT_CAUSE_COUNT]; /* the same, and waits for slots */
     uint64_t check_ns;          /* time spent on checksums, mostly while others land */
     uint64_t slot_count;        /* over all size classes */

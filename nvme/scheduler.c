@@ -547,6 +547,7 @@ static void take_back(struct ps_scheduler *s, const struct ps_io_completion *com
     if (completion->result > 0) {
         s->read_bytes += (uint64_t)completion->result;
         s->streamed_bytes += fetch->is_streamed ? (uint64_t)completion->result : 0;
+        s->guess_bytes += read->is_guess ? (uint64_t)completion->result : 0;
     }
     if (fetch->error || fetch->is_left)
         return;

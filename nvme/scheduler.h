@@ -141,6 +141,7 @@ struct ps_scheduler {
     uint32_t free_count;
     uint8_t *test_buf; /* [PS_TEST_READ_BYTES], of all test reads: nobody looks at it */
     uint64_t read_bytes, read_count, streamed_bytes, check_ns;
+    uint64_t guess_bytes;   /* of streamed_bytes, asked for on guesses */
     uint32_t demand_count;  /* streamed fetches that are demanded and have not ended */
     uint64_t demand_end_ns; /* when there was last none; 0: never */
     double demand_gap_ns;   /* how long there is none, lately */

@@ -602,18 +602,28 @@ static uint32_t stage_most(const struct ps_store *store, uint32_t object)
     return class->slot_count > leased ? (class->slot_count - (uint32_t)leased) / 2 : 0;
 }
 
+static int no_room(struct ps_error *err)
+{
+    return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
+}
+
 static int prefetch(struct ps_store *store, uint32_t object, double chance, struct ps_error *err)
 {
     if (store->scheduler.error)
         return engine_error(store, err);
-    if (ps_cache_find(&store->cache, object) != PS_CACHE_NONE)
-        return 1;
-    uint32_t slot_idx = store->cache.staged_count < store->prefetch_count
-                            ? ps_cache_stage(&store->cache, object, stage_most(store, object))
-                            : PS_CACHE_NONE;
+    struct ps_cache *cache = &store->cache;
+    uint32_t most = cache->staged_count < store->prefetch_count ? stage_most(store, object) : 0;
+    uint32_t slot_idx = ps_cache_find(cache, object);
+    if (slot_idx != PS_CACHE_NONE) {
+        const struct ps_slot *slot = &cache->slots[slot_idx];
+        if (slot->state != PS_SLOT_READY || slot->lease_count > 0 || slot->is_staged)
+            return 2;
+        return ps_cache_hold(cache, slot_idx, most) ? 1 : no_room(err);
+    }
+    slot_idx = ps_cache_stage(cache, object, most);
     if (slot_idx == PS_CACHE_NONE)
-        return ps_error_set(err, -EAGAIN, NULL, "there is no slot for a guess");
-    struct ps_fetch *fetch = &store->cache.slots[slot_idx].fetch;
+        return no_room(err);
+    struct ps_fetch *fetch = &cache->slots[slot_idx].fetch;
     fetch->guess_depth = PS_PREFETCH_DEPTH;
     if (chance > 1 - 1.0 / PS_PREFETCH_DEPTH)
         fetch->guess_depth = chance < 1 ? (uint32_t)fmin(1 / (1 - chance), UINT32_MAX) : UINT32_MAX;
@@ -767,6 +777,7 @@ void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
         .prefetches_used = guesses->used_count,
         .prefetch_used_bytes = guesses->used_bytes,
         .prefetch_vain_bytes = guesses->vain_bytes,
+        .prefetch_bytes = store->scheduler.guess_bytes,
         .wait_ns = store->wait_ns,
         .check_ns = store->scheduler.check_ns,
         .slot_count = plan->slot_count,

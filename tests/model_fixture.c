@@ -80,6 +80,17 @@ static void take_logits(void *ctx, uint32_t position, const float *logits)
     sink->next++;
 }
 
+uint32_t fixture_guess_wildly(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts)
+{
+    uint32_t *state = ctx, count;
+
+    *state = *state * 1664525u + 1013904223u + layer + position;
+    count = *state >> 30;
+    for (uint32_t i = 0; i < count; i++)
+        experts[i] = i < 2 ? (*state >> (4 * i + 8)) % 4 : UINT32_MAX;
+    return count;
+}
+
 float *fixture_logits(struct ps_model *model, const struct fixture_run *run, const int32_t *ids,
                       size_t count, struct ps_engine_stats *stats)
 {

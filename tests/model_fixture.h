@@ -32,6 +32,10 @@ void fixture_remove(struct fixture_volume *volume);
 
 struct ps_model *fixture_open(const struct fixture_volume *volume);
 
+/* For ps_session_oracle with a uint32_t for its state: guesses that are right now and then, in any
+ * order and number, and now and then of no expert. */
+uint32_t fixture_guess_wildly(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts);
+
 /* [count, V] logits of the tokens, malloc'd; *stats (may be NULL) as of the end. */
 float *fixture_logits(struct ps_model *model, const struct fixture_run *run, const int32_t *ids,
                       size_t count, struct ps_engine_stats *stats);

@@ -29,14 +29,15 @@ struct subject {
     const char *name, *activations, *kv;
     uint32_t chunk, sessions;
     int threads;
-    const char *io;
+    const char *io, *predictor;
 };
 
 static const struct subject subjects[] = {
-    {"default chunk", "f32", "f16", 0, SEQUENCE_COUNT, 2, "uring"},
-    {"chunks of 3, 8-bit activations", "q8", "q8_0", 3, SEQUENCE_COUNT, 3, "uring"},
-    {"chunks of 1", "f32", "f32", 1, SEQUENCE_COUNT, 1, "pread"},
-    {"chunks of 7, states to spare", "q8", "f16", 7, SEQUENCE_COUNT + 4, 2, "pread"},
+    {"default chunk", "f32", "f16", 0, SEQUENCE_COUNT, 2, "uring", NULL},
+    {"chunks of 3, 8-bit activations", "q8", "q8_0", 3, SEQUENCE_COUNT, 3, "uring", NULL},
+    {"chunks of 1", "f32", "f32", 1, SEQUENCE_COUNT, 1, "pread", NULL},
+    {"chunks of 7, states to spare", "q8", "f16", 7, SEQUENCE_COUNT + 4, 2, "pread", NULL},
+    {"guesses that are wrong", "q8", "f16", 5, SEQUENCE_COUNT, 2, "uring", "oracle"},
 };
 
 static void check(int rc, const struct ps_error *err)
@@ -124,13 +125,26 @@ static void test_bits(void **state)
     struct ps_session *sessions[SEQUENCE_COUNT] = {0};
     struct ps_engine *engine = NULL;
     struct ps_error err = {0};
-    uint32_t evaluated = 0;
+    struct ps_engine_stats stats;
+    struct ps_plan plan;
+    uint32_t evaluated = 0, seed = 1;
 
     for (uint32_t s = 0; s < SEQUENCE_COUNT; s++)
         alone[s] = fixture_logits(model, &run, ids[s], TOKEN_COUNT, NULL);
     options.sessions = subject->sessions;
     options.memory_bytes = PS_MEMORY_MIN;
+    options.predictor = subject->predictor;
+    check(ps_model_plan(model, &options, &plan, &err), &err);
+    while (subject->predictor && plan.expert_slots < 20) {
+        options.memory_bytes =
+            (options.memory_bytes == PS_MEMORY_MIN ? plan.floor_bytes : options.memory_bytes) +
+            (UINT64_C(64) << 10);
+        check(ps_model_plan(model, &options, &plan, &err), &err);
+    }
     open_sessions(&options, &engine, sessions, SEQUENCE_COUNT);
+    /* The last one has no oracle. */
+    for (uint32_t s = 0; s + 1 < SEQUENCE_COUNT; s++)
+        ps_session_oracle(sessions[s], fixture_guess_wildly, &seed);
     for (uint32_t step = 0; evaluated < SEQUENCE_COUNT * TOKEN_COUNT; step++) {
         struct ps_session_input inputs[SEQUENCE_COUNT];
         uint32_t sequence[SEQUENCE_COUNT], count = 0;
@@ -149,6 +163,9 @@ static void test_bits(void **state)
         for (uint32_t i = 0; i < count; i++)
             expect_alone(inputs[i].session, sequence[i]);
     }
+    ps_engine_stats(engine, &stats);
+    assert_true(!subject->predictor ||
+                (stats.guesses_right > 0 && stats.guesses_right < stats.guesses_read));
     close_sessions(&engine, sessions, SEQUENCE_COUNT);
     for (uint32_t s = 0; s < SEQUENCE_COUNT; s++)
         free(alone[s]);

@@ -342,7 +342,7 @@ static void check_touch(struct ps_cache *cache, uint32_t slot_idx)
     assert_int_equal(cache->lists[0].staged.newest, PS_CACHE_NONE);
 }
 
-/* Guesses have a list of their own, give way to demand, and become like others by use. */
+/* Guesses have a list of their own, give way to demand last, and become like others by use. */
 static void test_staged(void **state)
 {
     struct world w = {.object_count = 10, .size = 4096};
@@ -362,16 +362,21 @@ static void test_staged(void **state)
     ps_cache_finish(cache, guess);
     assert_false(ps_cache_has_orphans(cache, 1));
 
-    /* One free slot, then the guess goes before what was used. */
+    /* One free slot, then what was used goes before the guess. */
     uint32_t other = ps_cache_take(cache, 2);
     assert_int_equal(cache->eviction_count, 0);
+    assert_int_equal(ps_cache_take(cache, 3), used);
+    assert_int_equal(ps_cache_find(cache, 0), PS_CACHE_NONE);
+    assert_int_equal(cache->staged_count, 1);
     slots[guess].fetch.guess_bytes = 4096;
-    assert_int_equal(ps_cache_take(cache, 3), guess);
+    assert_int_equal(ps_cache_take(cache, 9), guess);
     assert_int_equal(cache->guesses.vain_count, 1);
     assert_int_equal(cache->guesses.vain_bytes, 4096);
     assert_int_equal(cache->staged_count, 0);
     assert_int_equal(ps_cache_find(cache, 1), PS_CACHE_NONE);
-    assert_int_equal(ps_cache_find(cache, 0), used);
+    slots[used].fetch.slice_count = slots[used].fetch.landed_count = SLICES;
+    ps_cache_finish(cache, used);
+    ps_cache_release(cache, used);
     /* A guess takes the place of what was used least recently, but not that of another guess. */
     uint32_t next = ps_cache_stage(cache, 4, 9);
     assert_int_equal(next, used);
@@ -403,6 +408,73 @@ static void test_staged(void **state)
 
     check_touch(cache, wrong);
     ps_cache_release(cache, other);
+    close_cache(cache, table);
+}
+
+static void read_whole(struct ps_cache *cache, uint32_t slot_idx)
+{
+    struct ps_fetch *fetch = &cache->slots[slot_idx].fetch;
+
+    fetch->slice_count = fetch->landed_count = SLICES;
+    ps_cache_finish(cache, slot_idx);
+}
+
+/* What is guessed and in memory stays there until it is used, or the guess is taken back. */
+static void test_held(void **state)
+{
+    struct world w = {.object_count = 10, .size = 4096};
+    void *table;
+    struct ps_cache *cache = open_cache(&w, 3, 0, GIB, &table);
+    struct ps_slot *slots = cache->slots;
+    uint32_t of[3];
+
+    (void)state;
+    for (uint32_t i = 0; i < 3; i++) {
+        of[i] = i == 2 ? ps_cache_stage(cache, i, 1) : ps_cache_take(cache, i);
+        read_whole(cache, of[i]);
+    }
+    slots[of[2]].fetch.guess_bytes = 4096;
+    ps_cache_lease(cache, of[2]);
+    for (uint32_t i = 0; i < 3; i++)
+        ps_cache_release(cache, of[i]);
+    assert_int_equal(cache->guesses.used_bytes, 4096);
+
+    /* The oldest two are held: a guess and a demand take the third, and then there is none. */
+    assert_true(ps_cache_hold(cache, of[0], 2));
+    assert_true(ps_cache_hold(cache, of[1], 2));
+    assert_false(ps_cache_hold(cache, of[2], 2));
+    assert_int_equal(cache->staged_count, 2);
+    assert_int_equal(ps_cache_stage(cache, 3, 9), of[2]);
+    assert_int_equal(ps_cache_stage(cache, 4, 9), PS_CACHE_NONE);
+    slots[of[2]].fetch.guess_bytes = 0; /* demanded before a drive was asked */
+    ps_cache_lease(cache, of[2]);
+    read_whole(cache, of[2]);
+
+    /* Used and taken back: in memory like others, the newest ones. Neither has cost a read. */
+    ps_cache_lease(cache, of[1]);
+    ps_cache_release(cache, of[1]);
+    ps_cache_unstage(cache, of[0]);
+    assert_int_equal(cache->staged_count + cache->lists[0].staged_count, 0);
+    assert_int_equal(ps_cache_find(cache, 0), of[0]);
+    assert_int_equal(cache->lists[0].lru.oldest, of[1]);
+    assert_int_equal(cache->lists[0].lru.newest, of[0]);
+    ps_cache_release(cache, of[2]);
+
+    /* What was read for one guess and is held for the next counts once. */
+    assert_true(ps_cache_hold(cache, of[2], 9));
+    ps_cache_lease(cache, of[2]);
+    assert_int_equal(cache->guesses.used_count, 1);
+    assert_int_equal(cache->guesses.used_bytes, 4096);
+    assert_int_equal(cache->guesses.vain_count, 0);
+    ps_cache_release(cache, of[2]);
+
+    /* With nothing else left a demand takes one that is held, too. */
+    for (uint32_t i = 0; i < 3; i++)
+        assert_true(ps_cache_hold(cache, of[i], 9));
+    assert_int_equal(ps_cache_take(cache, 5), of[0]);
+    assert_int_equal(cache->guesses.vain_count, 0);
+    read_whole(cache, of[0]);
+    ps_cache_release(cache, of[0]);
     close_cache(cache, table);
 }
 
@@ -611,6 +683,7 @@ int main(void)
         cmocka_unit_test(test_slices_by_node),
         cmocka_unit_test(test_slices_of_no_node),
         cmocka_unit_test(test_staged),
+        cmocka_unit_test(test_held),
         cmocka_unit_test(test_move),
         cmocka_unit_test(test_lru_model),
         cmocka_unit_test(test_orphans),

@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "core/util.h"
 #include "model_fixture.h"
 
 #define TOKEN_COUNT 70
@@ -65,33 +66,30 @@ static void expect(struct ps_model *model, const struct fixture_run *run, const 
     free(got);
 }
 
-/* Guesses that are right now and then, in any order and number, and now and then of no expert. */
-static uint32_t guess_wildly(void *ctx, uint32_t layer, uint32_t position, uint32_t *experts)
-{
-    uint32_t *state = ctx, count;
-
-    *state = *state * 1664525u + 1013904223u + layer + position;
-    count = *state >> 30;
-    for (uint32_t i = 0; i < count; i++)
-        experts[i] = i < 2 ? (*state >> (4 * i + 8)) % 4 : UINT32_MAX;
-    return count;
-}
-
 static void vary_guesses(struct ps_model *model, const float *want)
 {
+    static const struct {
+        const char *predictor;
+        bool has_room, one_by_one;
+        uint32_t chunk;
+    } ways[] = {{"oracle", true, true, 0},  {"gate", true, true, 0},    {"oracle", false, true, 0},
+                {"gate", false, false, 0},  {"oracle", true, false, 0}, {"oracle", true, false, 16},
+                {"oracle", true, false, 1}, {"gate", true, false, 16}};
     struct ps_engine_stats stats;
     uint32_t state = 1;
     struct ps_plan plan;
     struct ps_engine_options options = {.memory_bytes = PS_MEMORY_MIN};
 
-    for (int i = 0; i < 4; i++) {
+    for (size_t i = 0; i < PS_ARRAY_LEN(ways); i++) {
         /* Anew each time: what the process itself holds grows under a sanitizer. */
         assert_int_equal(ps_model_plan(model, &options, &plan, NULL), 0);
         struct fixture_run run = {
-            .options = {.memory_bytes = i < 2 ? plan.floor_bytes + (2u << 20) : PS_MEMORY_MIN,
-                        .predictor = i % 2 ? "gate" : "oracle"},
-            .one_by_one = i < 3,
-            .oracle = guess_wildly,
+            .options = {.memory_bytes =
+                            ways[i].has_room ? plan.floor_bytes + (2u << 20) : PS_MEMORY_MIN,
+                        .chunk_tokens = ways[i].chunk,
+                        .predictor = ways[i].predictor},
+            .one_by_one = ways[i].one_by_one,
+            .oracle = fixture_guess_wildly,
             .oracle_ctx = &state,
         };
         expect(model, &run, want, "guesses", &stats);

@@ -129,6 +129,13 @@ static void test_times(void **state)
     /* Of the one on its way one read had come back, and two were with the drive. */
     assert_int_equal(stats.prefetch_used_bytes, 4 * MIB + 3 * MIB);
 
+    /* What is in memory is held, as the one guess that half of what leases leave has room for. */
+    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 1);
+    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 2);
+    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), -EAGAIN);
+    ps_store_drop(store, 0, 0);
+    assert_true(touch(store, 0, 0));
+
     /* What is taken back before a drive is asked for it has cost nothing; later, what it was. */
     assert_int_equal(ps_store_prefetch(store, 1, 5, 0.5, &err), 0);
     ps_store_drop(store, 1, 5);

@@ -37,22 +37,19 @@ struct phase {
     uint64_t streamed_bytes; /* of experts */
     uint64_t total_ns, wait_ns, expert_ns, shared_ns;
     uint64_t hits, misses, guesses_read, guesses_right;
-    uint64_t guesses_right_bytes, guesses_vain_bytes;
+    uint64_t guesses_right_bytes, guesses_vain_bytes, guesses_read_bytes;
 };
 
 #define READS_MAX 64
-#define TOKEN_READS_MAX 1024
 
-/* How many layers of the tokens decoded, and how many tokens, had to wait for the reads of so many
- * experts, which nobody had guessed, or not in time; parts of one are rounded. */
+/* How many layers of the tokens decoded had to wait for the reads of so many experts, which nobody
+ * had guessed, or not in time; parts of one are rounded. */
 struct waits {
     struct ps_engine *engine;
     uint64_t expert_bytes;
-    int64_t before_bytes, token_bytes; /* read on demand until the layer before was routed, and
-                                          until the token before was done */
-    uint32_t position;
+    uint64_t before_bytes; /* read on demand until the layer before was routed */
     bool has_begun;
-    uint64_t layers[READS_MAX + 1], tokens[TOKEN_READS_MAX + 1];
+    uint64_t layers[READS_MAX + 1];
 };
 
 /* What the layers chose in the first round, for the oracle of the others. */
@@ -177,29 +174,17 @@ static void routes_tell(struct measurement *m, struct ps_session *session)
     ps_session_oracle(session, route_tell, &m->routes);
 }
 
-/* Counts what was read since `since_bytes`, among numbers of experts up to `most`. */
-static void waits_count(const struct waits *w, int64_t bytes, int64_t since_bytes, uint64_t *counts,
-                        int most)
-{
-    double experts = (double)(bytes - since_bytes) / (double)w->expert_bytes;
-
-    counts[(int)fmin(fmax(experts + 0.5, 0), most)]++;
-}
-
 /* What was read since the last layer was routed, that layer has waited for. */
-static void waits_note(struct waits *w, bool ends_token)
+static void waits_note(struct waits *w)
 {
     struct ps_store_stats stats;
 
     ps_engine_store_stats(w->engine, &stats);
-    int64_t bytes =
-        (int64_t)(stats.streamed_bytes - stats.prefetch_used_bytes - stats.prefetch_vain_bytes);
+    uint64_t bytes = stats.streamed_bytes - stats.prefetch_bytes;
     if (w->has_begun)
-        waits_count(w, bytes, w->before_bytes, w->layers, READS_MAX);
-    if (w->has_begun && ends_token)
-        waits_count(w, bytes, w->token_bytes, w->tokens, TOKEN_READS_MAX);
-    if (!w->has_begun || ends_token)
-        w->token_bytes = bytes;
+        w->layers[ps_min_u64(
+            (uint64_t)((double)(bytes - w->before_bytes) / (double)w->expert_bytes + 0.5),
+            READS_MAX)]++;
     w->before_bytes = bytes;
     w->has_begun = true;
 }
@@ -207,11 +192,8 @@ static void waits_note(struct waits *w, bool ends_token)
 static void waits_take(void *ctx, uint32_t layer, uint32_t position, uint32_t count,
                        const uint32_t *experts, const float *weights)
 {
-    struct waits *w = ctx;
-
-    (void)layer, (void)count, (void)experts, (void)weights;
-    waits_note(w, position != w->position);
-    w->position = position;
+    (void)layer, (void)position, (void)count, (void)experts, (void)weights;
+    waits_note(ctx);
 }
 
 static void waits_begin(struct waits *w, struct ps_session *session)
@@ -224,7 +206,7 @@ static void waits_begin(struct waits *w, struct ps_session *session)
 static void waits_end(struct waits *w, struct ps_session *session)
 {
     ps_session_on_route(session, NULL, NULL);
-    waits_note(w, true);
+    waits_note(w);
 }
 
 /* Adds what has happened between two looks. */
@@ -241,6 +223,7 @@ static void phase_add(struct phase *phase, const struct ps_engine_stats *before,
     phase->guesses_right += after->guesses_right - before->guesses_right;
     phase->guesses_right_bytes += after->guesses_right_bytes - before->guesses_right_bytes;
     phase->guesses_vain_bytes += after->guesses_vain_bytes - before->guesses_vain_bytes;
+    phase->guesses_read_bytes += after->store.prefetch_bytes - before->store.prefetch_bytes;
 }
 
 /* Evaluates `count` tokens in calls of `step` and notes the time and what was read. */
@@ -394,27 +377,29 @@ static json_t *phase_json(const struct measurement *m, const struct phase *phase
     uint32_t rounds = m->args.rounds;
 
     return json_pack(
-        "{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "tokens",
-        (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens), "tokens_per_s",
-        "median", rate_of(m, phase, rounds / 2), "least", rate_of(m, phase, 0), "most",
-        rate_of(m, phase, rounds - 1), "streamed_bytes", (json_int_t)phase->streamed_bytes,
+        "{s:I, s:{s:f, s:f, s:f}, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "tokens", (json_int_t)(phase == &m->prefill ? m->args.prompt : m->args.tokens),
+        "tokens_per_s", "median", rate_of(m, phase, rounds / 2), "least", rate_of(m, phase, 0),
+        "most", rate_of(m, phase, rounds - 1), "streamed_bytes", (json_int_t)phase->streamed_bytes,
         "total_ns", (json_int_t)phase->total_ns, "wait_ns", (json_int_t)phase->wait_ns, "expert_ns",
         (json_int_t)phase->expert_ns, "shared_ns", (json_int_t)phase->shared_ns, "hits",
         (json_int_t)phase->hits, "misses", (json_int_t)phase->misses, "guesses_read",
         (json_int_t)phase->guesses_read, "guesses_right", (json_int_t)phase->guesses_right,
         "guesses_right_bytes", (json_int_t)phase->guesses_right_bytes, "guesses_vain_bytes",
-        (json_int_t)phase->guesses_vain_bytes);
+        (json_int_t)phase->guesses_vain_bytes, "guesses_read_bytes",
+        (json_int_t)phase->guesses_read_bytes);
 }
 
 /* Up to the most that there was. */
-static json_t *counts_json(const uint64_t *counts, int most)
+static json_t *waits_json(const struct waits *w)
 {
     json_t *list = json_array();
+    int most = READS_MAX;
 
-    while (most > 0 && counts[most] == 0)
+    while (most > 0 && w->layers[most] == 0)
         most--;
     for (int i = 0; i <= most; i++)
-        json_array_append_new(list, json_integer((json_int_t)counts[i]));
+        json_array_append_new(list, json_integer((json_int_t)w->layers[i]));
     return list;
 }
 
@@ -423,8 +408,7 @@ static json_t *result_json(const struct measurement *m)
     json_t *decode = phase_json(m, &m->decode);
     char hash[17];
 
-    json_object_set_new(decode, "layers_by_reads", counts_json(m->waits.layers, READS_MAX));
-    json_object_set_new(decode, "tokens_by_reads", counts_json(m->waits.tokens, TOKEN_READS_MAX));
+    json_object_set_new(decode, "layers_by_reads", waits_json(&m->waits));
     snprintf(hash, sizeof(hash), "%016" PRIx64, m->logits_hash);
     return json_pack("{s:o, s:o, s:s, s:I, s:I, s:I, s:s}", "prefill", phase_json(m, &m->prefill),
                      "decode", decode, "logits_hash", hash, "slots",

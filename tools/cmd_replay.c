@@ -127,7 +127,8 @@ static const struct argp_option options[] = {
      "what is guessed: off (default), oracle, recall=R[,precision=P], or trace, as recorded; may "
      "be repeated",
      0},
-    {"depth", KEY_DEPTH, "N", 0, "layers that are guessed ahead (default: 1, of an oracle 3)", 0},
+    {"depth", KEY_DEPTH, "N", 0,
+     "layers that are guessed ahead (default: 1, of an oracle as many as there is room for)", 0},
     {"compute", KEY_COMPUTE, "SPEC", 0,
      "what arithmetic takes: mixer=TIME, shared=TIME and predict=TIME per layer, expert=TIME, "
      "token=TIME; what reads cost the processors: check=TIME per expert, read=TIME, issue=TIME "
