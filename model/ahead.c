@@ -229,8 +229,10 @@ void ps_ahead_guess(struct ps_engine *engine, uint32_t layer, uint32_t n)
         guess_by_oracle(engine, layer, n);
         return;
     }
-    ps_staging_clear(s);
-    a->asked = (struct ps_asked){.due = 0};
+    if (a->asked.sessions > 0)
+        ps_ahead_reset(engine); /* what an oracle has said of another session */
+    else
+        ps_staging_clear(s);
     if (next == engine->config->layer_count)
         return;
     if (n > PS_GUESS_TOKENS) {
