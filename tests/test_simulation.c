@@ -129,13 +129,6 @@ static void test_times(void **state)
     /* Of the one on its way one read had come back, and two were with the drive. */
     assert_int_equal(stats.prefetch_used_bytes, 4 * MIB + 3 * MIB);
 
-    /* What is in memory is held, as the one guess that half of what leases leave has room for. */
-    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 1);
-    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 2);
-    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), -EAGAIN);
-    ps_store_drop(store, 0, 0);
-    assert_true(touch(store, 0, 0));
-
     /* What is taken back before a drive is asked for it has cost nothing; later, what it was. */
     assert_int_equal(ps_store_prefetch(store, 1, 5, 0.5, &err), 0);
     ps_store_drop(store, 1, 5);
@@ -160,6 +153,27 @@ static void test_times(void **state)
     begin_ns = ps_store_sim_now_ns(store);
     assert_false(touch(store, 0, 0));
     assert_near(ps_store_sim_now_ns(store) - begin_ns, 2 * mib_ns + 100000);
+    ps_store_close(&store);
+    ps_volume_close(&volume);
+}
+
+/* What is in memory is held, as the one guess that half of what leases leave has room for. */
+static void test_held(void **state)
+{
+    struct ps_sim_drive drive;
+    struct ps_error err = {0};
+
+    (void)state;
+    ps_sim_drive_init(&drive, 1u << 30, 100000);
+    struct ps_volume *volume = make_volume(&drive, 1);
+    struct ps_store *store = make_store(volume, 4, &drive);
+    assert_false(touch(store, 0, 0));
+    assert_false(touch(store, 1, 3));
+    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 1);
+    assert_int_equal(ps_store_prefetch(store, 0, 0, 0.5, &err), 2);
+    assert_int_equal(ps_store_prefetch(store, 1, 3, 0.5, &err), -EAGAIN);
+    ps_store_drop(store, 0, 0);
+    assert_true(touch(store, 0, 0));
     ps_store_close(&store);
     ps_volume_close(&volume);
 }
@@ -282,9 +296,13 @@ static void test_policies_with_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_drive),      cmocka_unit_test(test_times),
-        cmocka_unit_test(test_processors), cmocka_unit_test(test_uneven_drives),
-        cmocka_unit_test(test_policies),   cmocka_unit_test(test_policies_with_room),
+        cmocka_unit_test(test_drive),
+        cmocka_unit_test(test_times),
+        cmocka_unit_test(test_held),
+        cmocka_unit_test(test_processors),
+        cmocka_unit_test(test_uneven_drives),
+        cmocka_unit_test(test_policies),
+        cmocka_unit_test(test_policies_with_room),
     };
     return cmocka_run_group_tests_name("simulation", tests, NULL, NULL) ? 1 : 0;
 }
