@@ -18,31 +18,6 @@
 /* Test reads of the scheduler need whole blocks. */
 #define TABLE_ALIGN PS_IO_ALIGN_BYTES
 
-/* The scheduler's lock is over all of it, as the issuer changes slots when reads come back. */
-struct ps_store {
-    struct ps_volume *volume;
-    struct ps_scheduler scheduler;
-    struct ps_issuer issuer;
-    struct ps_cache cache;
-    struct ps_store_source source;
-    struct ps_fetch whole[PS_STORE_WHOLE_COUNT]; /* what ps_store_read reads, or has given up */
-    void *tables;
-    uint64_t table_bytes, memory_bytes;
-    uint32_t prefetch_count, lease_count; /* as in the options */
-    uint64_t piece_bytes_max; /* what a drive reads of an object at once is not longer */
-    uint64_t hits, misses, wait_ns;
-};
-
-static void lock(struct ps_store *store)
-{
-    pthread_mutex_lock(&store->scheduler.lock);
-}
-
-static void unlock(struct ps_store *store)
-{
-    pthread_mutex_unlock(&store->scheduler.lock);
-}
-
 struct ps_io *ps_store_io(struct ps_store *store)
 {
     return store->scheduler.io;
@@ -50,14 +25,9 @@ struct ps_io *ps_store_io(struct ps_store *store)
 
 void ps_store_timeout_set(struct ps_store *store, uint32_t timeout_ms)
 {
-    lock(store);
+    ps_store_lock(store);
     store->scheduler.timeout_ns = timeout_ms * UINT64_C(1000000);
-    unlock(store);
-}
-
-uint64_t ps_store_struct_bytes(void)
-{
-    return sizeof(struct ps_store);
+    ps_store_unlock(store);
 }
 
 /* ---- open and close -------------------------------------------------------------------------- */
@@ -334,9 +304,9 @@ int ps_store_read(struct ps_store *store, uint32_t object, void *buf, struct ps_
     if ((uintptr_t)buf % PS_IO_ALIGN_BYTES != 0)
         return ps_error_set(err, -PS_ERR_ARGUMENT, NULL,
                             "the buffer of a read must be aligned to %u bytes", PS_IO_ALIGN_BYTES);
-    lock(store);
+    ps_store_lock(store);
     int rc = read_whole(store, object, buf, err);
-    unlock(store);
+    ps_store_unlock(store);
     return rc;
 }
 
@@ -497,9 +467,9 @@ int ps_store_get(struct ps_store *store, uint32_t group, uint32_t index, struct 
 
     if (object < 0)
         return (int)object;
-    lock(store);
+    ps_store_lock(store);
     int rc = get(store, (uint32_t)object, lease, err);
-    unlock(store);
+    ps_store_unlock(store);
     return rc;
 }
 
@@ -569,23 +539,23 @@ int ps_store_wait(struct ps_store *store, struct ps_lease *leases, size_t lease_
 {
     uint64_t before_ns[PS_WAIT_CAUSE_COUNT];
 
-    lock(store);
+    ps_store_lock(store);
     uint64_t begin_ns = ps_load_wait_begin(&store->scheduler, false);
     memcpy(before_ns, store->scheduler.load.wait_ns, sizeof(before_ns));
     int rc = wait_leases(store, leases, lease_count, err);
     store->wait_ns += ps_load_wait_end(&store->scheduler, false) - begin_ns;
     if (store->scheduler.timeline && lease_count > 0)
         record_wait(store, leases->object, begin_ns, before_ns, rc);
-    unlock(store);
+    ps_store_unlock(store);
     return rc;
 }
 
 void ps_store_put(struct ps_store *store, struct ps_lease *lease)
 {
-    lock(store);
+    ps_store_lock(store);
     if (lease->slices)
         ps_cache_release(&store->cache, ps_cache_follow(&store->cache, lease->slot));
-    unlock(store);
+    ps_store_unlock(store);
     memset(lease, 0, sizeof(*lease));
 }
 
@@ -638,9 +608,9 @@ int ps_store_prefetch(struct ps_store *store, uint32_t group, uint32_t index, do
 
     if (object < 0)
         return (int)object;
-    lock(store);
+    ps_store_lock(store);
     int rc = prefetch(store, (uint32_t)object, chance, err);
-    unlock(store);
+    ps_store_unlock(store);
     return rc;
 }
 
@@ -648,14 +618,14 @@ void ps_store_pace(struct ps_store *store, struct ps_store_pace *pace)
 {
     const struct ps_scheduler *s = &store->scheduler;
 
-    lock(store);
+    ps_store_lock(store);
     *pace = (struct ps_store_pace){
         .idle_ns = s->demand_gap_ns,
         .rate_bytes_per_s = ps_scheduler_rate(s),
         .delay_bytes = (double)PS_PREFETCH_DEPTH * s->queue_count *
                        (double)ps_min_u64(store->piece_bytes_max, PS_PART_BYTES_MAX),
     };
-    unlock(store);
+    ps_store_unlock(store);
 }
 
 uint32_t ps_store_missing(struct ps_store *store, uint32_t group, const uint32_t *indexes,
@@ -663,14 +633,14 @@ uint32_t ps_store_missing(struct ps_store *store, uint32_t group, const uint32_t
 {
     uint32_t missing = 0;
 
-    lock(store);
+    ps_store_lock(store);
     for (uint32_t i = 0; i < count; i++) {
         int64_t object = find_object(store, group, indexes[i], NULL);
         is_missing[i] =
             object >= 0 && ps_cache_find(&store->cache, (uint32_t)object) == PS_CACHE_NONE;
         missing += is_missing[i];
     }
-    unlock(store);
+    ps_store_unlock(store);
     return missing;
 }
 
@@ -689,24 +659,24 @@ static void touch(struct ps_store *store, uint32_t object)
 
 void ps_store_touch(struct ps_store *store, uint32_t group, const uint32_t *indexes, uint32_t count)
 {
-    lock(store);
+    ps_store_lock(store);
     for (uint32_t i = 0; i < count; i++) {
         int64_t object = find_object(store, group, indexes[i], NULL);
         if (object >= 0)
             touch(store, (uint32_t)object);
     }
-    unlock(store);
+    ps_store_unlock(store);
 }
 
 void ps_store_drop(struct ps_store *store, uint32_t group, uint32_t index)
 {
-    lock(store);
+    ps_store_lock(store);
     int64_t object = find_object(store, group, index, NULL);
     uint32_t slot_idx =
         object >= 0 ? ps_cache_find(&store->cache, (uint32_t)object) : PS_CACHE_NONE;
     if (slot_idx != PS_CACHE_NONE && store->cache.slots[slot_idx].is_staged)
         drop_slot(store, slot_idx);
-    unlock(store);
+    ps_store_unlock(store);
 }
 
 /* ---- simulation ------------------------------------------------------------------------------ */
@@ -724,7 +694,7 @@ int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *e
     uint64_t until_ns = ps_scheduler_now_ns(s) + ns;
     int count;
 
-    lock(store);
+    ps_store_lock(store);
     ps_io_sim_compute(s->io, ns);
     ps_io_sim_limit(s->io, until_ns);
     do
@@ -732,7 +702,7 @@ int ps_store_sim_advance(struct ps_store *store, uint64_t ns, struct ps_error *e
     while (count > 0);
     ps_io_sim_limit(s->io, UINT64_MAX);
     ps_io_sim_set_now(s->io, until_ns);
-    unlock(store);
+    ps_store_unlock(store);
     return count < 0 ? engine_error(store, err) : 0;
 }
 
@@ -743,71 +713,12 @@ void ps_store_sim_issue(struct ps_store *store, uint64_t issue_ns)
 
 void ps_store_policy_set(struct ps_store *store, const struct ps_cache_policy *policy)
 {
-    lock(store);
+    ps_store_lock(store);
     store->cache.policy = policy;
-    unlock(store);
+    ps_store_unlock(store);
 }
 
 uint64_t ps_store_sim_busy_ns(const struct ps_store *store, int member)
 {
     return ps_io_sim_busy_ns(store->scheduler.io, member);
-}
-
-/* ---- statistics ------------------------------------------------------------------------------ */
-
-void ps_store_stats(struct ps_store *store, struct ps_store_stats *stats)
-{
-    const struct ps_cache_plan *plan = &store->cache.plan;
-    const struct ps_cache_guesses *guesses = &store->cache.guesses;
-    const struct ps_io *io = store->scheduler.io;
-
-    lock(store);
-    ps_load_step(&store->scheduler, ps_scheduler_now_ns(&store->scheduler));
-    *stats = (struct ps_store_stats){
-        .engine = io->ops->id,
-        .direct = io->direct,
-        .registered_buffers = io->registered,
-        .read_bytes = store->scheduler.read_bytes,
-        .read_count = store->scheduler.read_count,
-        .streamed_bytes = store->scheduler.streamed_bytes,
-        .hits = store->hits,
-        .misses = store->misses,
-        .evictions = store->cache.eviction_count,
-        .prefetches = guesses->used_count + guesses->vain_count,
-        .prefetches_used = guesses->used_count,
-        .prefetch_used_bytes = guesses->used_bytes,
-        .prefetch_vain_bytes = guesses->vain_bytes,
-        .prefetch_bytes = store->scheduler.guess_bytes,
-        .wait_ns = store->wait_ns,
-        .check_ns = store->scheduler.check_ns,
-        .slot_count = plan->slot_count,
-        .cache_bytes = plan->mapped_bytes,
-        .cache_waste_bytes = plan->waste_bytes,
-        .memory_bytes = store->memory_bytes,
-    };
-    memcpy(stats->wait_cause_ns, store->scheduler.load.wait_ns, sizeof(stats->wait_cause_ns));
-    for (int m = 0; m < store->scheduler.member_count; m++) {
-        stats->retries += store->scheduler.tallies[m].retries;
-        stats->errors += store->scheduler.tallies[m].errors;
-    }
-    unlock(store);
-}
-
-void ps_store_member_stats(struct ps_store *store, int member, struct ps_store_member_stats *stats)
-{
-    struct ps_scheduler *s = &store->scheduler;
-    const struct ps_queue *queue = &s->queues[s->queue_of[member]];
-
-    lock(store);
-    ps_load_step(s, ps_scheduler_now_ns(s));
-    *stats = (struct ps_store_member_stats){
-        .read_bytes = s->tallies[member].bytes,
-        .read_count = s->tallies[member].reads,
-        .retries = s->tallies[member].retries,
-        .errors = s->tallies[member].errors,
-        .busy_ns = s->load.busy_ns[s->queue_of[member]],
-        .is_slow = queue->is_slow,
-        .is_off = ps_health_is_off(&s->health[member]),
-    };
-    unlock(store);
 }

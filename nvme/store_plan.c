@@ -154,7 +154,7 @@ bool ps_store_plan_make(struct ps_store_plan *plan, const struct ps_volume *volu
     uint32_t depth = (uint32_t)ps_min_u64(o->queue_depth, QUEUE_DEPTH_MAX);
     plan->scheduler_bytes = ps_scheduler_table_bytes(volume, depth);
     plan->fixed_bytes =
-        ps_store_struct_bytes() + plan->scheduler_bytes + ps_store_whole_place(plan, NULL, none) +
+        sizeof(struct ps_store) + plan->scheduler_bytes + ps_store_whole_place(plan, NULL, none) +
         MALLOC_BYTES + PS_ISSUER_STACK_BYTES +
         ps_io_memory_bytes(o->engine, members, ps_scheduler_engine_depth(volume, depth));
     if (budget_bytes == 0)
